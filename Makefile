@@ -1,0 +1,71 @@
+# Every command of this project. `make` alone explains them.
+# Needs Python 3.11 or newer, make and the package registry; `make ci` needs Java 17 and Maven (or Docker) as well.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo run test quick ci lint types imports format lock wheel clean
+
+help: ## explain every command
+	@echo "make COMMAND, where COMMAND is one of:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## watch the worker on a lively shop for about 20 seconds, with embedded servers
+	@$(BIN)/inventory demo
+
+run: $(INSTALLED) ## run the worker with the INVENTORY_ settings of the environment
+	@$(BIN)/inventory run
+
+test: $(INSTALLED) ## run every test this machine can carry; PYTEST_ARGS="-k name" narrows it
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: $(INSTALLED) ## run the unit tests only (no servers)
+	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+# INVENTORY_REQUIRE_KAFKA turns a missing real broker from a skip into a failure.
+ci: export INVENTORY_REQUIRE_KAFKA := 1
+ci: lint types imports test ## exactly what CI runs: lint, types, imports, every test on real Kafka
+
+lint: $(INSTALLED) ## check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## check types, strictly
+	@$(BIN)/mypy
+
+imports: $(INSTALLED) ## check that imports point one way
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## rewrite files in the house format
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+# The files name neither this machine nor where the packages came from.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock"
+lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again; LOCK_ARGS=--upgrade takes newer ones
+	$(COMPILE) $(LOCK_ARGS) --output-file requirements.txt
+	$(COMPILE) $(LOCK_ARGS) --extra embedded --group dev --constraint requirements.txt --output-file requirements-dev.txt
+
+wheel: $(INSTALLED) ## build the wheel into dist/
+	@$(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist
+
+clean: ## remove the environment and every cache of this checkout
+	rm -rf $(VENV) .cache build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# One environment for everything, made once and again when the pins change. Every package comes with its hash; the
+# project itself is installed last, editable, with the build backend that was installed just before.
+$(INSTALLED): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " \
+	  + sys.version.split()[0] + "; name another with: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
