@@ -1,0 +1,117 @@
+"""What can be asked of the rules: one frozen command per intention, each with the cause behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from domain.model import Cause, Operation, ReferenceType
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOrder:
+    """Reserve all lines of an order, or none; takes over the hold of `cart_id`."""
+
+    cause: Cause
+    order_id: str
+    lines: Mapping[str, int]
+    cart_id: str | None = None
+    user_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PayOrder:
+    """Deduct what the order has reserved."""
+
+    cause: Cause
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder:
+    """Give back the whole order, or only `lines`."""
+
+    cause: Cause
+    order_id: str
+    lines: Mapping[str, int] | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefundOrder:
+    """Put refunded pieces back on the shelf, or with `restock` false mark them as not coming back."""
+
+    cause: Cause
+    order_id: str
+    refund_id: str
+    lines: Mapping[str, int]
+    restock: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCart:
+    """Move the cart's hold to match a snapshot of the cart."""
+
+    cause: Cause
+    cart_id: str
+    lines: Mapping[str, int]
+    user_id: str | None = None
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateProduct:
+    """Make a product known, with its first stock."""
+
+    cause: Cause
+    product_id: str
+    initial_quantity: int = 0
+    threshold: int | None = None
+    operator: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdjustStock:
+    """Correct a product's stock on hand, its threshold, or both; at least one is given."""
+
+    cause: Cause
+    product_id: str
+    operation: Operation | None = None
+    quantity: int = 0
+    threshold: int | None = None
+    reason: str | None = None
+    operator: str | None = None
+    expected_version: int | None = None
+    reference_type: ReferenceType = ReferenceType.MANUAL
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireOrder:
+    """Drop an order's hold if it was due at `horizon`."""
+
+    order_id: str
+    horizon: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireCart:
+    """Drop a cart's hold if it was due at `horizon`."""
+
+    cart_id: str
+    horizon: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetFact:
+    """Withdraw a fact that waited past its deadline; its event goes to the dead letters."""
+
+    order_id: str
+    source: str
+    event_id: str
+
+
+OrderCommand = CreateOrder | PayOrder | CancelOrder | RefundOrder | ExpireOrder | ForgetFact
+CartCommand = UpdateCart | ExpireCart
+StockCommand = CreateProduct | AdjustStock
+Command = OrderCommand | CartCommand | StockCommand
