@@ -1,0 +1,1 @@
+"""The program: command line, settings, wiring and what is seen from outside."""

@@ -1,0 +1,1 @@
+"""One module per command or group of commands; heavy imports stay inside functions, so `--help` is instant."""

@@ -1,0 +1,89 @@
+"""How the program reaches Kafka: the one place that turns settings into client arguments."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+
+from inventory.errors import OperatorError
+from inventory.settings import Settings
+
+CLIENT_ID = "inventory"
+ADMIN_TIMEOUT_SECONDS = 15.0
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Return the keyword arguments that every aiokafka client takes: addresses, TLS, SASL, client id."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_bootstrap_servers,
+        "client_id": CLIENT_ID,
+        "security_protocol": settings.kafka_security_protocol,
+    }
+    if context := ssl_context(settings):
+        options["ssl_context"] = context
+    if settings.kafka_sasl_mechanism and settings.kafka_sasl_password:
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_sasl_username
+        options["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
+    return options
+
+
+def producer_options(settings: Settings) -> dict[str, Any]:
+    """Return the keyword arguments of a producer that loses and repeats nothing: acks=all, idempotent."""
+    return {**client_options(settings), "acks": "all", "enable_idempotence": True}
+
+
+def broker_security(settings: Settings) -> BaseSecurity:
+    """Return the same TLS and SASL settings in the form that FastStream's KafkaBroker takes."""
+    context = ssl_context(settings)
+    if settings.kafka_sasl_mechanism is None or settings.kafka_sasl_password is None:
+        return BaseSecurity(ssl_context=context)
+    kinds = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
+    return kinds[settings.kafka_sasl_mechanism](
+        username=settings.kafka_sasl_username or "",
+        password=settings.kafka_sasl_password.get_secret_value(),
+        ssl_context=context,
+    )
+
+
+def ssl_context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the TLS context, or None where the protocol has no TLS; raises OperatorError for bad files."""
+    if not settings.kafka_security_protocol.endswith("SSL"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+        if settings.kafka_ssl_certfile is not None:
+            # Without a password argument OpenSSL would ask on the terminal for an encrypted key's, and wait.
+            context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile, password="")
+    except (ssl.SSLError, OSError) as error:
+        raise OperatorError(f"the INVENTORY_KAFKA_SSL_ files cannot be used: {error}") from error
+    return context
+
+
+def unreachable(settings: Settings, error: BaseException) -> OperatorError:
+    """Return the one line that a person needs when Kafka does not answer."""
+    detail = str(error) or type(error).__name__
+    return OperatorError(
+        f"Kafka at {settings.kafka_bootstrap_servers} cannot be used: {detail}; check that it runs, "
+        "INVENTORY_KAFKA_BOOTSTRAP_SERVERS and the SASL and TLS settings"
+    )
+
+
+@asynccontextmanager
+async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Give a started admin client; raises OperatorError where Kafka does not answer in 15 seconds."""
+    client = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(ADMIN_TIMEOUT_SECONDS * 1000))
+    try:
+        try:
+            async with asyncio.timeout(ADMIN_TIMEOUT_SECONDS):
+                await client.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise unreachable(settings, error) from error
+        yield client
+    finally:
+        await client.close()

@@ -1,0 +1,144 @@
+"""Logs: one line per happening, for people on a terminal and as JSON elsewhere.
+
+Whatever a caller passes in logging's `extra` becomes a field of its own: event_id, order_id, topic, partition,
+offset and other plain values. A payload is not a plain value, and the names in PAYLOAD_FIELDS are dropped above
+debug level, so a customer's data does not end up in a log collector by accident.
+
+    logger.warning("dead letter", extra={"topic": "order.created", "partition": 3, "offset": 77, "reason": "conflict"})
+"""
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO
+
+from typing_extensions import override
+
+LEADING_FIELDS: Final[tuple[str, ...]] = ("event_id", "order_id", "topic", "partition", "offset")
+PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body", "data", "headers", "record"})
+LONGEST_FIELD = 500
+
+# These say on every connection, rebalance and request what our own lines and metrics say once.
+NOISY_LOGGERS: Final = ("aiokafka", "faststream", "uvicorn", "uvicorn.error", "asyncio", "alembic")
+# These say the same at every level: a line per request, or per probe every few seconds.
+SILENCED_LOGGERS: Final = ("faststream.access.kafka", "uvicorn.access")
+
+_STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_COLOURS: Final = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[1;31m"}
+_RESET: Final = "\x1b[0m"
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "human", "json"]
+
+
+def configure(level: Level = "info", format_: Format = "auto", stream: TextIO | None = None) -> None:
+    """Send every log line of this process to `stream` (standard error) in one form.
+
+    Call it after importing FastStream, which hangs a handler of its own on its logger when imported; give its
+    broker and application `logger=None`, and uvicorn `log_config=None`, so that they do not do so again.
+    """
+    stream = stream or sys.stderr
+    human = format_ == "human" or (format_ == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    colour = human and stream.isatty() and "NO_COLOR" not in os.environ
+    handler.setFormatter(HumanFormatter(colour=colour) if human else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    wanted = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(wanted)
+    noise_level = logging.INFO if wanted <= logging.DEBUG else max(wanted, logging.WARNING)
+    for name in NOISY_LOGGERS:
+        _adopt(name, noise_level)
+    for name in SILENCED_LOGGERS:
+        _adopt(name, logging.CRITICAL)
+    logging.captureWarnings(capture=True)
+
+
+def silence_clients() -> None:
+    """Keep client libraries quiet in a short command, where one error line says it all."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in NOISY_LOGGERS:
+        _adopt(name, logging.CRITICAL + 1)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, message, the record's fields, and error with a traceback."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _time(record).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields(record),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class HumanFormatter(logging.Formatter):
+    """One line to read: time, level, message, then the fields as name=value; a traceback below it."""
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname.lower():<8}"
+        if self._colour and record.levelno in _COLOURS:
+            level = f"{_COLOURS[record.levelno]}{level}{_RESET}"
+        clock = f"{_time(record).astimezone():%H:%M:%S.%f}"[:-3]
+        pairs = "".join(f"  {name}={_readable(value)}" for name, value in fields(record).items())
+        line = f"{clock} {level} {_one_line(record.getMessage())}{pairs}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def fields(record: logging.LogRecord) -> dict[str, str | int | float | bool]:
+    """Return the plain values a caller attached, the leading ones first; payloads only at debug level."""
+    attached = {
+        name: value
+        for name, value in vars(record).items()
+        if name not in _STANDARD_ATTRIBUTES and not name.startswith("_")
+    }
+    names = [name for name in LEADING_FIELDS if name in attached]
+    names += sorted(attached.keys() - set(names))
+    shown: dict[str, str | int | float | bool] = {}
+    for name in names:
+        value = attached[name]
+        if record.levelno > logging.DEBUG and (name in PAYLOAD_FIELDS or not isinstance(value, str | int | float)):
+            continue
+        shown[name] = value if isinstance(value, int | float) else _shortened(str(value))
+    return shown
+
+
+def _adopt(name: str, level: int) -> None:
+    """Make a library's logger speak through our handler, at this level."""
+    logger = logging.getLogger(name)
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(level)
+
+
+def _time(record: logging.LogRecord) -> datetime:
+    return datetime.fromtimestamp(record.created, UTC)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_FIELD else f"{text[:LONGEST_FIELD]}... ({len(text)} characters)"
+
+
+def _readable(value: str | float) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text and text else json.dumps(text)
+
+
+def _one_line(message: str) -> str:
+    """Ids come from outside: a line break in one must not forge a second log line."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)

@@ -1,0 +1,372 @@
+"""Every setting of the program: environment only, prefix `INVENTORY_`, checked before anything starts.
+
+`load_settings()` is the way in: it raises an `OperatorError` that names each wrong variable. A combination
+that would lose events, hand out stock twice or send a secret where it is not asked for does not start.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing_extensions import override
+
+from inventory.durations import format_duration, parse_duration
+from inventory.errors import OperatorError
+
+PREFIX = "INVENTORY_"
+MASK = "***"
+HEARTBEATS_PER_SESSION = 3
+LONGEST_DURATION = timedelta(days=3650)
+
+
+def _duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _in_bounds(value: timedelta) -> timedelta:
+    if not timedelta(0) < value <= LONGEST_DURATION:
+        message = f"must be longer than 0 and at most {format_duration(LONGEST_DURATION)}"
+        raise ValueError(message)
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_in_bounds)]
+SecurityProtocol = Annotated[Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)]
+SaslMechanism = Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], BeforeValidator(_upper)]
+LatePaymentPolicy = Annotated[Literal["reserve_again", "shortfall"], BeforeValidator(_lower)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+LogFormat = Annotated[Literal["auto", "human", "json"], BeforeValidator(_lower)]
+
+
+class Settings(BaseSettings):
+    """The program's settings; each attribute is the variable's name without prefix, in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092", min_length=1, description="Kafka brokers to start from: host:port, separated by commas."
+    )
+    kafka_security_protocol: SecurityProtocol = Field(
+        "PLAINTEXT", description="How to reach Kafka: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
+    )
+    kafka_sasl_mechanism: SaslMechanism | None = Field(
+        None, description="With SASL: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."
+    )
+    kafka_sasl_username: str | None = Field(None, description="With SASL: the user's name.")
+    kafka_sasl_password: SecretStr | None = Field(None, description="With SASL: the password. Never printed.")
+    kafka_ssl_cafile: Path | None = Field(
+        None, description="With TLS: PEM file of the authorities to trust; without it the system's."
+    )
+    kafka_ssl_certfile: Path | None = Field(None, description="With mutual TLS: PEM file of our certificate.")
+    kafka_ssl_keyfile: Path | None = Field(None, description="With mutual TLS: PEM file of our private key.")
+    kafka_group_id: str = Field(
+        "inventory-worker", min_length=1, max_length=255, description="Consumer group that all workers share."
+    )
+    kafka_session_timeout_ms: int = Field(
+        30_000,
+        ge=1000,
+        le=1_800_000,
+        description="Milliseconds without a heartbeat after which Kafka takes a worker for dead.",
+    )
+    kafka_heartbeat_interval_ms: int = Field(
+        3000,
+        ge=100,
+        description="Milliseconds between heartbeats; at most a third of the session timeout.",
+    )
+    kafka_rebalance_timeout_ms: int = Field(
+        60_000,
+        ge=1000,
+        le=3_600_000,
+        description="Milliseconds that a worker has to finish its batch when partitions move.",
+    )
+    kafka_topic_prefix: str = Field(
+        "",
+        max_length=100,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="Put before every topic's name, in and out, where several shops share one cluster.",
+    )
+    kafka_topic_partitions: int = Field(
+        6, ge=1, le=10_000, description="Partitions of each topic that `inventory topics create` makes."
+    )
+    kafka_replication_factor: int = Field(
+        1, ge=1, le=100, description="Copies of each topic that `inventory topics create` makes; 3 in production."
+    )
+    kafka_dlq_retention: Duration = Field(
+        timedelta(days=30),
+        description="How long the dead letter topics that `inventory topics create` makes keep records.",
+    )
+    database_url: str = Field(
+        "postgresql://localhost/inventory", description="PostgreSQL's address, as a postgresql:// URL."
+    )
+    database_pool_size: int = Field(5, ge=2, le=500, description="Most database connections of one process.")
+    redis_url: str | None = Field(
+        None, description="Redis' address (redis://, rediss:// or unix://); without it the cache is off."
+    )
+    cart_reservation_ttl: Duration = Field(
+        timedelta(minutes=30), description="How long a cart holds stock after its last update."
+    )
+    order_reservation_ttl: Duration = Field(
+        timedelta(minutes=15), description="How long an order holds stock while it waits for its payment."
+    )
+    default_low_stock_threshold: int = Field(
+        10,
+        ge=0,
+        le=1_000_000,
+        description="Stock at or below which an alert is published, where the product names no threshold.",
+    )
+    late_payment_policy: LatePaymentPolicy = Field(
+        "reserve_again",
+        description="A payment after the hold expired: reserve_again (deduct if there is stock) or shortfall.",
+    )
+    parked_event_ttl: Duration = Field(
+        timedelta(hours=24),
+        description="How long a payment, cancellation or refund waits for its order before it is dead-lettered.",
+    )
+    batch_max_records: int = Field(1000, ge=1, le=10_000, description="Most records in one transaction.")
+    inbox_retention: Duration = Field(
+        timedelta(days=7), description="How long event ids are remembered to suppress duplicates."
+    )
+    outbox_retention: Duration = Field(
+        timedelta(days=1), description="How long published outbox rows are kept for looking at."
+    )
+    dead_letter_breaker_consecutive: int = Field(
+        200, ge=1, description="Dead letters in a row after which the consumer pauses."
+    )
+    dead_letter_breaker_ratio: float = Field(
+        0.5, gt=0, le=1, description="Share of dead letters among the last records above which the consumer pauses."
+    )
+    dead_letter_breaker_window: int = Field(
+        1000, ge=1, le=1_000_000, description="How many of the last records that share is taken over."
+    )
+    sweep_interval: Duration = Field(
+        timedelta(seconds=1), description="Time between two looks for expired holds and parked events."
+    )
+    relay_poll_interval: Duration = Field(
+        timedelta(seconds=0.5), description="Time between two looks at the outbox when no commit wakes the relay."
+    )
+    relay_batch_size: int = Field(1000, ge=1, le=10_000, description="Most outbox rows published in one step.")
+    audit_interval: Duration = Field(
+        timedelta(minutes=10), description="Time between two audits of the books by a running worker."
+    )
+    retention_interval: Duration = Field(
+        timedelta(minutes=1), description="Time between two steps of pruning the inbox and the outbox."
+    )
+    http_host: str = Field("0.0.0.0", description="Address on which health and metrics are served.")  # noqa: S104 - a container is reached from outside
+    http_port: int = Field(
+        8080, ge=0, le=65_535, description="Port of /livez, /readyz and /metrics; 0 picks a free one."
+    )
+    log_level: LogLevel = Field("info", description="debug, info, warning or error; debug shows payloads.")
+    log_format: LogFormat = Field(
+        "auto", description="human, json, or auto: human on a terminal, JSON lines elsewhere."
+    )
+    shutdown_timeout: Duration = Field(
+        timedelta(seconds=25), description="How long a stop may take to finish the batch and leave the group."
+    )
+
+    @override
+    def __repr_args__(self) -> Any:
+        """Keep secrets out of every repr, log line and traceback."""
+        yield from printable(self).items()
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url_is_postgresql(cls, url: str) -> str:
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in {"postgresql", "postgres", "postgresql+asyncpg"}:
+            message = "must begin with postgresql://"
+            raise ValueError(message)
+        return f"postgresql://{rest}"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_is_redis(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            message = "must begin with redis://, rediss:// or unix://"
+            raise ValueError(message)
+        return url
+
+    @field_validator("kafka_ssl_cafile", "kafka_ssl_certfile", "kafka_ssl_keyfile")
+    @classmethod
+    def _file_exists(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            message = f"there is no file {path}"
+            raise ValueError(message)
+        return path
+
+    @model_validator(mode="after")
+    def _combinations_are_safe(self) -> Self:
+        problems = [*_kafka_security_problems(self), *_timing_problems(self)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment; raises OperatorError with one line per wrong variable."""
+    problems = _unknown_variables(os.environ)
+    settings = None
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        problems += _validation_problems(error)
+    if settings is None or problems:
+        raise OperatorError("\n".join(problems))
+    return settings
+
+
+def variable(field: str) -> str:
+    """Return the environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def printable(settings: Settings) -> dict[str, str]:
+    """Return every setting as text, by field, with passwords masked; what is not set is empty."""
+    return {field: _printable(getattr(settings, field)) for field in Settings.model_fields}
+
+
+def mask_url(url: str) -> str:
+    """Hide the password of a URL, in the user part and in the query; rather too much than too little."""
+    scheme, separator, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    if at and ":" in user:
+        rest = f"{user.partition(':')[0]}:{MASK}@{host}"
+    return re.sub(
+        r"((?:password|passwd|passphrase)=)[^&\s]*", rf"\1{MASK}", scheme + separator + rest, flags=re.IGNORECASE
+    )
+
+
+def _printable(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case SecretStr():
+            return MASK
+        case timedelta():
+            return format_duration(value)
+        case str() if "://" in value:
+            return mask_url(value)
+        case _:
+            return str(value)
+
+
+def _kafka_security_problems(settings: Settings) -> list[str]:
+    protocol = settings.kafka_security_protocol
+    sasl = {
+        "kafka_sasl_mechanism": settings.kafka_sasl_mechanism,
+        "kafka_sasl_username": settings.kafka_sasl_username,
+        "kafka_sasl_password": settings.kafka_sasl_password,
+    }
+    tls = {
+        "kafka_ssl_cafile": settings.kafka_ssl_cafile,
+        "kafka_ssl_certfile": settings.kafka_ssl_certfile,
+        "kafka_ssl_keyfile": settings.kafka_ssl_keyfile,
+    }
+    wanted = f"{variable('kafka_security_protocol')}={protocol}"
+    problems = []
+    for field, value in sasl.items():
+        if protocol.startswith("SASL") and value is None:
+            problems.append(f"{variable(field)} is missing, but {wanted} needs it")
+        if not protocol.startswith("SASL") and value is not None:
+            problems.append(f"{variable(field)} is set, but {wanted} would ignore it; set SASL_SSL")
+    problems += [
+        f"{variable(field)} is set, but {wanted} would ignore it; set SSL or SASL_SSL"
+        for field, value in tls.items()
+        if value is not None and not protocol.endswith("SSL")
+    ]
+    if (settings.kafka_ssl_certfile is None) != (settings.kafka_ssl_keyfile is None):
+        pair = f"{variable('kafka_ssl_certfile')} and {variable('kafka_ssl_keyfile')}"
+        problems.append(f"{pair} go together: set both or neither")
+    return problems
+
+
+def _timing_problems(settings: Settings) -> list[str]:
+    heartbeat = settings.kafka_heartbeat_interval_ms
+    session = settings.kafka_session_timeout_ms
+    rebalance = settings.kafka_rebalance_timeout_ms
+    problems = []
+    if heartbeat * HEARTBEATS_PER_SESSION > session:
+        problems.append(
+            f"{variable('kafka_heartbeat_interval_ms')}={heartbeat} is more than a third of "
+            f"{variable('kafka_session_timeout_ms')}={session}: one lost heartbeat would drop the worker; "
+            f"set at most {session // HEARTBEATS_PER_SESSION}"
+        )
+    if session > rebalance:
+        problems.append(
+            f"{variable('kafka_session_timeout_ms')}={session} is longer than "
+            f"{variable('kafka_rebalance_timeout_ms')}={rebalance}: a dead worker would hold up every rebalance; "
+            f"set at most {rebalance}"
+        )
+    if settings.shutdown_timeout >= timedelta(milliseconds=rebalance):
+        problems.append(
+            f"{variable('shutdown_timeout')}={format_duration(settings.shutdown_timeout)} is not shorter than "
+            f"{variable('kafka_rebalance_timeout_ms')}={rebalance}: partitions would move while the last batch "
+            "is still being committed"
+        )
+    if settings.inbox_retention < settings.parked_event_ttl:
+        problems.append(
+            f"{variable('inbox_retention')}={format_duration(settings.inbox_retention)} is shorter than "
+            f"{variable('parked_event_ttl')}={format_duration(settings.parked_event_ttl)}: "
+            "an event could be forgotten while it waits, and then be applied twice"
+        )
+    if settings.dead_letter_breaker_consecutive > settings.dead_letter_breaker_window:
+        problems.append(
+            f"{variable('dead_letter_breaker_consecutive')}={settings.dead_letter_breaker_consecutive} is more than "
+            f"{variable('dead_letter_breaker_window')}={settings.dead_letter_breaker_window}: it would never trip"
+        )
+    return problems
+
+
+def _validation_problems(error: ValidationError) -> list[str]:
+    problems: list[str] = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["loc"]:
+            message = f"{variable(str(detail['loc'][0]))}: {message[:1].lower()}{message[1:]}"
+        problems += message.split("\n")
+    return problems
+
+
+# Not ours, though they begin with our prefix: what the tests read, and what Kubernetes injects into every pod
+# beside a Service whose name begins with "inventory" (INVENTORY_API_SERVICE_HOST, INVENTORY_API_PORT_80_TCP ...).
+_FOREIGN = re.compile(
+    r"INVENTORY_(?:TEST_\w+|REQUIRE_\w+|(?:\w+_)?SERVICE_(?:HOST|PORT(?:_\w+)?)"
+    r"|(?:\w+_)?PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
+)
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    known = [variable(field) for field in Settings.model_fields]
+    problems = []
+    for name, value in sorted(environment.items()):
+        upper = name.upper()
+        service_link = upper.endswith("_PORT") and "://" in value
+        if not upper.startswith(PREFIX) or upper in known or _FOREIGN.fullmatch(upper) or service_link:
+            continue
+        nearest = get_close_matches(upper, known, n=1, cutoff=0.6)
+        hint = f"did you mean {nearest[0]}?" if nearest else "`inventory settings` lists all of them"
+        problems.append(f"{name} is no setting: {hint}")
+    return problems

@@ -1,0 +1,1 @@
+"""The shell: handlers, the batch consumer, execution, the outbox relay, the expiry sweeper, dead letters."""
