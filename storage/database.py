@@ -1,0 +1,62 @@
+"""Connections to PostgreSQL, with every timeout and planner setting said here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection | PoolConnectionProxy
+    Pool = asyncpg.Pool
+
+# The worker's own statements are index look-ups by arrays of keys, at every table size. A generic
+# plan cached while a table was small or without statistics would scan it whole, and be kept until
+# the next ANALYZE: measured at a factor of 10. These settings leave the planner only the look-ups.
+PLANNER = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_material": "off",
+    "jit": "off",
+}
+
+# A worker that is stopped in the middle of a transaction (SIGSTOP, a paused machine) must not keep
+# its row locks: the server ends it, and the worker finds its batch undone.
+_TIMEOUTS = {
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "15s",
+    "statement_timeout": "60s",
+}
+
+
+def plain_url(url: str) -> str:
+    """Return `url` as libpq and asyncpg read it, without SQLAlchemy's driver name."""
+    return url.replace("postgresql+asyncpg://", "postgresql://", 1)
+
+
+def driver_url(url: str) -> str:
+    """Return `url` as SQLAlchemy reads it, with its driver named."""
+    return plain_url(url).replace("postgresql://", "postgresql+asyncpg://", 1)
+
+
+async def open_pool(url: str, size: int, name: str = "inventory-worker") -> Pool:
+    """Open a pool of at most `size` connections for the worker's statements."""
+    return await asyncpg.create_pool(
+        plain_url(url),
+        min_size=1,
+        max_size=size,
+        timeout=10,
+        command_timeout=60,
+        max_inactive_connection_lifetime=300,
+        server_settings={"application_name": name, **PLANNER, **_TIMEOUTS},
+    )
+
+
+async def connect(url: str, name: str = "inventory") -> asyncpg.Connection:
+    """Open one connection for people's questions: the planner is free, nothing is cut short."""
+    return await asyncpg.connect(
+        plain_url(url), timeout=10, server_settings={"application_name": name}
+    )

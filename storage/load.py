@@ -1,0 +1,205 @@
+"""Lock and load: one statement a table, whatever the batch's size.
+
+Rows are locked in the order of their keys, tables in the order orders, carts, products; all who
+change stock keep that order, so two of them wait for each other but never in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from domain.commands import ExpireCart, ExpireOrder
+from domain.model import (
+    Cart,
+    CartStatus,
+    Cause,
+    Fact,
+    FactKind,
+    Line,
+    Order,
+    OrderStatus,
+    Product,
+    StockStatus,
+)
+
+if TYPE_CHECKING:
+    from storage.database import Connection
+
+EventKey = tuple[str, str]
+"""The identity of an event: (source, event_id)."""
+
+_KNOWN_EVENTS = """
+SELECT i.source, i.event_id, i.digest
+FROM unnest($1::text[], $2::text[]) AS k (event_id, source)
+JOIN inbox i ON i.event_id = k.event_id AND i.source = k.source
+"""
+
+_ORDERS = """
+SELECT order_id, status, user_id, cart_id, lines, paid, refused, waiting, seen, expires_at, version
+FROM orders WHERE order_id = ANY($1::text[]) ORDER BY order_id FOR NO KEY UPDATE
+"""
+
+_CARTS = """
+SELECT cart_id, status, user_id, held, snapshot_version, as_of, converted_at, expires_at, version
+FROM carts WHERE cart_id = ANY($1::text[]) ORDER BY cart_id FOR NO KEY UPDATE
+"""
+
+_PRODUCTS = """
+SELECT product_id, on_hand, reserved, low_stock_threshold, alert_status, version, last_sequence
+FROM inventory WHERE product_id = ANY($1::text[]) ORDER BY product_id FOR NO KEY UPDATE
+"""
+
+# How far in event time every partition has been read; a database that has read nothing expires nothing.
+_HORIZON = "SELECT min(watermark) FROM stream_progress"
+
+_DUE_ORDERS = """
+SELECT order_id FROM orders
+WHERE status = 'reserved' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
+"""
+
+_DUE_CARTS = """
+SELECT cart_id FROM carts
+WHERE status = 'active' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
+"""
+
+_DUE_ON_PRODUCTS = """
+(SELECT 'order' AS kind, order_id AS id, lines AS held, expires_at FROM orders
+ WHERE status = 'reserved' AND expires_at <= $1 AND lines ?| $2::text[]
+ ORDER BY expires_at, order_id LIMIT $3)
+UNION ALL
+(SELECT 'cart', cart_id, held, expires_at FROM carts
+ WHERE status = 'active' AND expires_at <= $1 AND held ?| $2::text[]
+ ORDER BY expires_at, cart_id LIMIT $3)
+"""
+
+_STATUS = {status.value: status for status in OrderStatus}
+_CART_STATUS = {status.value: status for status in CartStatus}
+_STOCK_STATUS = {status.value: status for status in StockStatus}
+
+
+async def known_events(
+    connection: Connection, keys: Collection[EventKey]
+) -> dict[EventKey, bytes]:
+    """Return the digests of those events that the inbox knows."""
+    if not keys:
+        return {}
+    rows = await connection.fetch(_KNOWN_EVENTS, [key[1] for key in keys], [key[0] for key in keys])
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+async def lock_orders(
+    connection: Connection, order_ids: Iterable[str], *, skip_locked: bool = False
+) -> dict[str, Order]:
+    """Lock the orders that exist and return them; with `skip_locked` those free to lock."""
+    ids = list(order_ids)
+    if not ids:
+        return {}
+    rows = await connection.fetch(_skipping(_ORDERS, skip_locked=skip_locked), ids)
+    return {row[0]: _order(row) for row in rows}
+
+
+async def lock_carts(
+    connection: Connection, cart_ids: Iterable[str], *, skip_locked: bool = False
+) -> dict[str, Cart]:
+    """Lock the carts that exist and return them; with `skip_locked` those free to lock."""
+    ids = list(cart_ids)
+    if not ids:
+        return {}
+    rows = await connection.fetch(_skipping(_CARTS, skip_locked=skip_locked), ids)
+    return {row[0]: _cart(row) for row in rows}
+
+
+async def lock_products(connection: Connection, product_ids: Iterable[str]) -> dict[str, Product]:
+    """Lock the products that exist and return them."""
+    ids = list(product_ids)
+    if not ids:
+        return {}
+    rows = await connection.fetch(_PRODUCTS, ids)
+    return {
+        row[0]: Product(row[0], row[1], row[2], row[3], _STOCK_STATUS[row[4]], row[5], row[6])
+        for row in rows
+    }
+
+
+async def horizon(connection: Connection) -> datetime | None:
+    """Return the event time up to which every partition has been read, or None before the first."""
+    value: datetime | None = await connection.fetchval(_HORIZON)
+    return value
+
+
+async def due_orders(connection: Connection, until: datetime, limit: int) -> list[str]:
+    """Return the ids of at most `limit` orders whose holds are due, the oldest first; not locked."""
+    return [row[0] for row in await connection.fetch(_DUE_ORDERS, until, limit)]
+
+
+async def due_carts(connection: Connection, until: datetime, limit: int) -> list[str]:
+    """Return the ids of at most `limit` carts whose holds are due, the oldest first; not locked."""
+    return [row[0] for row in await connection.fetch(_DUE_CARTS, until, limit)]
+
+
+async def due_on_products(
+    connection: Connection, product_ids: Collection[str], limit: int
+) -> dict[str, list[ExpireOrder | ExpireCart]]:
+    """Return the expiries of due holds on the products, by product, the oldest first; not locked."""
+    until = await horizon(connection)
+    if until is None:
+        return {}
+    rows = await connection.fetch(_DUE_ON_PRODUCTS, until, list(product_ids), limit)
+    wanted = set(product_ids)
+    due: dict[str, list[ExpireOrder | ExpireCart]] = {}
+    for row in sorted(rows, key=lambda row: (row[3], row[0], row[1])):
+        expiry = ExpireOrder(row[1], until) if row[0] == "order" else ExpireCart(row[1], until)
+        for product_id in wanted.intersection(orjson.loads(row[2])):
+            due.setdefault(product_id, []).append(expiry)
+    return due
+
+
+def _skipping(statement: str, *, skip_locked: bool) -> str:
+    return f"{statement} SKIP LOCKED" if skip_locked else statement
+
+
+def _order(row: Any) -> Order:  # noqa: ANN401 - asyncpg's Record is untyped
+    waiting = row[7]
+    seen = row[8]
+    return Order(
+        row[0],
+        _STATUS[row[1]],
+        row[2],
+        row[3],
+        {product_id: Line(*counters) for product_id, counters in orjson.loads(row[4]).items()},
+        row[5],
+        row[6],
+        () if waiting is None else tuple(_fact(fact) for fact in orjson.loads(waiting)),
+        () if seen is None else tuple(orjson.loads(seen)),
+        row[9],
+        row[10],
+    )
+
+
+def _fact(fact: dict[str, Any]) -> Fact:
+    at = datetime.fromisoformat(fact["occurred_at"]).astimezone(UTC)
+    return Fact(
+        FactKind(fact["kind"]),
+        Cause(fact["source"], fact["event_id"], at),
+        fact["lines"],
+        fact["refund_id"],
+        fact["restock"],
+    )
+
+
+def _cart(row: Any) -> Cart:  # noqa: ANN401 - asyncpg's Record is untyped
+    return Cart(
+        row[0],
+        _CART_STATUS[row[1]],
+        row[2],
+        orjson.loads(row[3]),
+        row[4],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+    )

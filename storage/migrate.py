@@ -1,0 +1,57 @@
+"""Migrations: bring a database to the newest tables, or say what that would take."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from storage.database import driver_url
+
+if TYPE_CHECKING:
+    from storage.database import Connection
+
+_SCRIPTS = Path(__file__).parent / "migrations"
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Migrate the database at `url` to `revision`. Blocks; runs its own event loop.
+
+    Raises what asyncpg raises when the server cannot be reached.
+    """
+    command.upgrade(_config(url), revision)
+
+
+def upgrade_sql(revision: str = "head") -> str:
+    """Return the SQL that brings an empty database to `revision`; no server is asked."""
+    buffer = io.StringIO()
+    command.upgrade(_config("postgresql://", buffer), revision, sql=True)
+    return buffer.getvalue()
+
+
+def newest_revision() -> str:
+    """Return the revision that this program needs."""
+    head = ScriptDirectory.from_config(_config("postgresql://")).get_current_head()
+    if head is None:
+        raise AssertionError("there are no migrations")
+    return head
+
+
+async def current_revision(connection: Connection) -> str | None:
+    """Return the revision that the database has, or None when it was never migrated."""
+    if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+        return None
+    revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+    return revision
+
+
+def _config(url: str, output: io.StringIO | None = None) -> Config:
+    config = Config(output_buffer=output)
+    config.set_main_option("script_location", str(_SCRIPTS))
+    # configparser expands "%", which passwords in URLs contain.
+    config.set_main_option("sqlalchemy.url", driver_url(url).replace("%", "%%"))
+    return config

@@ -1,0 +1,351 @@
+"""Save: one statement a table, whatever the batch's size.
+
+New rows go in by COPY, changed ones by UPDATE from arrays. Rows are sorted by key, so that two
+workers that make the same new rows wait for each other in one direction only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from domain.model import Cart, Fact, LedgerEntry, Line, Order, Product
+
+if TYPE_CHECKING:
+    from storage.database import Connection
+    from storage.load import EventKey
+
+_UPDATE_PRODUCTS = """
+UPDATE inventory SET on_hand = u.on_hand, reserved = u.reserved,
+    low_stock_threshold = u.threshold, stock_status = u.stock_status,
+    alert_status = u.alert_status, version = u.version, last_sequence = u.last_sequence,
+    updated_at = $9
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
+    $7::bigint[], $8::bigint[])
+    AS u (product_id, on_hand, reserved, threshold, stock_status, alert_status, version,
+        last_sequence)
+WHERE inventory.product_id = u.product_id
+"""
+_PRODUCT_COLUMNS = (
+    "product_id",
+    "on_hand",
+    "reserved",
+    "low_stock_threshold",
+    "stock_status",
+    "alert_status",
+    "version",
+    "last_sequence",
+    "updated_at",
+)
+
+_UPDATE_ORDERS = """
+UPDATE orders SET status = u.status, user_id = u.user_id, cart_id = u.cart_id,
+    lines = u.lines::jsonb, paid = u.paid, refused = u.refused, waiting = u.waiting::jsonb,
+    seen = u.seen::jsonb, expires_at = u.expires_at, version = u.version, updated_at = $12
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::bool[],
+    $8::text[], $9::text[], $10::timestamptz[], $11::bigint[])
+    AS u (order_id, status, user_id, cart_id, lines, paid, refused, waiting, seen, expires_at,
+        version)
+WHERE orders.order_id = u.order_id
+"""
+_ORDER_COLUMNS = (
+    "order_id",
+    "status",
+    "user_id",
+    "cart_id",
+    "lines",
+    "paid",
+    "refused",
+    "waiting",
+    "seen",
+    "expires_at",
+    "version",
+    "updated_at",
+)
+
+_UPDATE_CARTS = """
+UPDATE carts SET status = u.status, user_id = u.user_id, held = u.held::jsonb,
+    snapshot_version = u.snapshot_version, as_of = u.as_of, converted_at = u.converted_at,
+    expires_at = u.expires_at, version = u.version, updated_at = $10
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[],
+    $7::timestamptz[], $8::timestamptz[], $9::bigint[])
+    AS u (cart_id, status, user_id, held, snapshot_version, as_of, converted_at, expires_at,
+        version)
+WHERE carts.cart_id = u.cart_id
+"""
+_CART_COLUMNS = (
+    "cart_id",
+    "status",
+    "user_id",
+    "held",
+    "snapshot_version",
+    "as_of",
+    "converted_at",
+    "expires_at",
+    "version",
+    "updated_at",
+)
+
+_LEDGER_COLUMNS = (
+    "product_id",
+    "sequence",
+    "type",
+    "quantity",
+    "on_hand_before",
+    "on_hand_after",
+    "reserved_before",
+    "reserved_after",
+    "reference_type",
+    "reference_id",
+    "operator",
+    "reason",
+    "event_id",
+    "occurred_at",
+    "recorded_at",
+)
+
+_INBOX_COLUMNS = ("event_id", "source", "digest", "outcome", "reason", "recorded_at")
+
+_SETTLE = """
+UPDATE inbox SET outcome = u.outcome, reason = u.reason
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u (event_id, source, outcome, reason)
+WHERE inbox.event_id = u.event_id AND inbox.source = u.source
+"""
+
+_FORGET = """
+DELETE FROM inbox USING unnest($1::text[], $2::text[]) AS u (event_id, source)
+WHERE inbox.event_id = u.event_id AND inbox.source = u.source
+"""
+
+_OUTBOX_COLUMNS = (
+    "id",
+    "aggregatetype",
+    "aggregateid",
+    "type",
+    "payload",
+    "headers",
+    "occurred_at",
+    "shard",
+    "created_at",
+)
+
+_PROGRESS = """
+INSERT INTO stream_progress AS s (topic, partition, next_offset, watermark, updated_at)
+SELECT u.topic, u.partition, u.next_offset, u.watermark, $5
+FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[])
+    AS u (topic, partition, next_offset, watermark)
+ON CONFLICT (topic, partition) DO UPDATE SET
+    next_offset = greatest(s.next_offset, excluded.next_offset),
+    watermark = greatest(s.watermark, excluded.watermark),
+    updated_at = excluded.updated_at
+"""
+
+
+class InboxRow(NamedTuple):
+    """An event that was judged, and what became of it."""
+
+    event_id: str
+    source: str
+    digest: bytes
+    outcome: str
+    reason: str | None
+
+
+class OutboxRow(NamedTuple):
+    """An outgoing event: topic, key, type, body (JSON text), extra headers (JSON text)."""
+
+    id: UUID
+    topic: str
+    key: str
+    type: str
+    payload: str
+    headers: str | None
+    occurred_at: datetime
+    shard: int
+
+
+class Progress(NamedTuple):
+    """How far a partition has been read: the next offset, and the event time."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    watermark: datetime
+
+
+async def save_products(
+    connection: Connection, products: Iterable[Product], new: Collection[str], now: datetime
+) -> None:
+    """Write the products' stock; those whose ids are in `new` do not exist yet."""
+    rows = sorted(
+        (
+            product.product_id,
+            product.on_hand,
+            product.reserved,
+            product.threshold,
+            product.status.value,
+            product.alert.value,
+            product.version,
+            product.sequence,
+        )
+        for product in products
+    )
+    await _insert_and_update(
+        connection, "inventory", _PRODUCT_COLUMNS, _UPDATE_PRODUCTS, rows, new, now
+    )
+
+
+async def save_orders(
+    connection: Connection, orders: Iterable[Order], new: Collection[str], now: datetime
+) -> None:
+    """Write the orders; those whose ids are in `new` do not exist yet."""
+    rows = [_order_row(order) for order in sorted(orders, key=lambda order: order.order_id)]
+    await _insert_and_update(connection, "orders", _ORDER_COLUMNS, _UPDATE_ORDERS, rows, new, now)
+
+
+async def save_carts(
+    connection: Connection, carts: Iterable[Cart], new: Collection[str], now: datetime
+) -> None:
+    """Write the carts; those whose ids are in `new` do not exist yet."""
+    rows = [_cart_row(cart) for cart in sorted(carts, key=lambda cart: cart.cart_id)]
+    await _insert_and_update(connection, "carts", _CART_COLUMNS, _UPDATE_CARTS, rows, new, now)
+
+
+async def append_ledger(
+    connection: Connection, entries: Sequence[LedgerEntry], now: datetime
+) -> None:
+    """Append the entries to the ledger."""
+    if not entries:
+        return
+    await connection.copy_records_to_table(
+        "inventory_transactions",
+        columns=_LEDGER_COLUMNS,
+        records=[
+            (*entry[:12], entry.cause.event_id, entry.cause.occurred_at, now) for entry in entries
+        ],
+    )
+
+
+async def append_inbox(connection: Connection, rows: Iterable[InboxRow], now: datetime) -> None:
+    """Remember the events; raises UniqueViolationError when another worker was faster with one."""
+    records = [(*row, now) for row in sorted(rows)]
+    if records:
+        await connection.copy_records_to_table("inbox", columns=_INBOX_COLUMNS, records=records)
+
+
+async def settle_inbox(
+    connection: Connection, settled: Sequence[tuple[EventKey, str, str | None]]
+) -> None:
+    """Write what became of events that had waited."""
+    if settled:
+        await connection.execute(
+            _SETTLE,
+            [key[1] for key, _, _ in settled],
+            [key[0] for key, _, _ in settled],
+            [outcome for _, outcome, _ in settled],
+            [reason for _, _, reason in settled],
+        )
+
+
+async def forget_events(connection: Connection, keys: Collection[EventKey]) -> None:
+    """Take events out of the inbox, so that a replay of their dead letters is not suppressed."""
+    if keys:
+        await connection.execute(_FORGET, [key[1] for key in keys], [key[0] for key in keys])
+
+
+async def append_outbox(connection: Connection, rows: Sequence[OutboxRow], now: datetime) -> None:
+    """Queue outgoing events for the relay, in order."""
+    if rows:
+        await connection.copy_records_to_table(
+            "outbox", columns=_OUTBOX_COLUMNS, records=[(*row, now) for row in rows]
+        )
+
+
+async def save_progress(
+    connection: Connection, progress: Sequence[Progress], now: datetime
+) -> None:
+    """Record how far partitions were read; neither offset nor watermark ever goes back."""
+    if progress:
+        rows = sorted(progress)
+        await connection.execute(
+            _PROGRESS,
+            [row.topic for row in rows],
+            [row.partition for row in rows],
+            [row.next_offset for row in rows],
+            [row.watermark for row in rows],
+            now,
+        )
+
+
+async def _insert_and_update(  # noqa: PLR0913, PLR0917 - one body for three tables
+    connection: Connection,
+    table: str,
+    columns: tuple[str, ...],
+    update: str,
+    rows: Sequence[tuple[object, ...]],
+    new: Collection[str],
+    now: datetime,
+) -> None:
+    inserted = [(*row, now) for row in rows if row[0] in new]
+    updated = [row for row in rows if row[0] not in new]
+    if updated:
+        await connection.execute(update, *map(list, zip(*updated, strict=True)), now)
+    if inserted:
+        await connection.copy_records_to_table(table, columns=columns, records=inserted)
+
+
+def _order_row(order: Order) -> tuple[object, ...]:
+    return (
+        order.order_id,
+        order.status.value,
+        order.user_id,
+        order.cart_id,
+        orjson.dumps(order.lines, default=_plain).decode(),
+        order.paid,
+        order.refused,
+        _json_or_none([_fact(fact) for fact in order.waiting]),
+        _json_or_none(list(order.seen)),
+        order.expires_at,
+        order.version,
+    )
+
+
+def _cart_row(cart: Cart) -> tuple[object, ...]:
+    return (
+        cart.cart_id,
+        cart.status.value,
+        cart.user_id,
+        orjson.dumps(cart.held).decode(),
+        cart.snapshot_version,
+        cart.as_of,
+        cart.converted_at,
+        cart.expires_at,
+        cart.version,
+    )
+
+
+def _fact(fact: Fact) -> dict[str, object]:
+    return {
+        "kind": fact.kind.value,
+        "source": fact.cause.source,
+        "event_id": fact.cause.event_id,
+        "occurred_at": fact.cause.occurred_at.isoformat(),
+        "lines": fact.lines,
+        "refund_id": fact.refund_id,
+        "restock": fact.restock,
+    }
+
+
+def _json_or_none(values: list[object] | list[str] | list[dict[str, object]]) -> str | None:
+    return orjson.dumps(values).decode() if values else None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Line):
+        return tuple(value)
+    message = f"{type(value).__name__} has no JSON form here"
+    raise TypeError(message)
