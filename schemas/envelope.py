@@ -14,8 +14,7 @@ Header names are case-insensitive. What is missing is filled in as far as it is 
 import re
 from base64 import b64decode
 from codecs import BOM_UTF8
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -30,6 +29,7 @@ from schemas.topics import TOPICS_IN, TopicIn
 
 MAX_RECORD_BYTES: Final = 1024 * 1024
 MAX_AHEAD_HOURS: Final = 24
+DIGEST_BYTES: Final = 16
 # Room on both sides for adding and subtracting any time to live.
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(3000, 1, 1, tzinfo=UTC)
@@ -37,13 +37,12 @@ LATEST: Final = datetime(3000, 1, 1, tzinfo=UTC)
 Header = tuple[str, bytes | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One valid event. (source, id) is its identity.
 
     `type` is the topic's event type without a producer's prefix. `digest` is 16 bytes over the topic and the validated
     data, not over time or envelope: the same id with another digest is other content, while a producer's retry with a
-    new timestamp is the same event.
+    new timestamp is the same event. (A named tuple, because building one costs a quarter of a frozen dataclass.)
     """
 
     topic: str
@@ -76,6 +75,22 @@ class _Names(NamedTuple):
     data: str
 
 
+class _Tools(NamedTuple):
+    """What each event of a topic needs, looked up once: through the class it costs half a microsecond each time."""
+
+    validate: Callable[[object], IncomingData]
+    to_json: Callable[..., bytes]
+    digest_prefix: bytes
+
+
+_TOOLS = {
+    name: _Tools(
+        topic.contract.__pydantic_validator__.validate_python,
+        topic.contract.__pydantic_serializer__.to_json,
+        f"{name}\n".encode(),
+    )
+    for name, topic in TOPICS_IN.items()
+}
 _BINARY = _Names("header ce_id", "header ce_source", "header ce_type", "header ce_time", "")
 _STRUCTURED = _Names("id", "source", "type", "time", "data")
 _PLAIN = _Names("event_id", "source", "event_type", "occurred_at", "")
@@ -83,7 +98,7 @@ _PLAIN = _Names("event_id", "source", "event_type", "occurred_at", "")
 # Any of these makes it binary mode.
 _CE_REQUIRED = frozenset(("ce_id", "ce_source", "ce_type", "ce_specversion"))
 _RELEVANT = _CE_REQUIRED | {"ce_time", "ce_traceparent", "content-type", "traceparent"}
-_MAX_AHEAD = timedelta(hours=MAX_AHEAD_HOURS)
+_MAX_AHEAD_MS = MAX_AHEAD_HOURS * 3_600_000
 _LATEST_MS = int(LATEST.timestamp() * 1_000)
 _FRAME_BYTES = 5
 
@@ -195,16 +210,16 @@ def _event(topic: TopicIn, envelope: _Envelope, timestamp_ms: int | None) -> Eve
     event_id = _identifier(names.id, envelope.id, problems)
     source = topic.name if source is None else _identifier(names.source, source, problems)
     occurred_at = _time(names, envelope.time, timestamp_ms, problems)
-    contract = topic.contract
+    tools = _TOOLS[topic.name]
     try:
-        data = contract.__pydantic_validator__.validate_python(envelope.data)
+        data = tools.validate(envelope.data)
     except ValidationError as error:
         problems.extend(explain(error, names.data))
         raise _violation("schema_invalid", summary(problems), envelope) from None
     if problems:
         raise _violation("schema_invalid", summary(problems), envelope)
     # Defaults are left out, so that a contract that gains an optional field keeps the digests it had.
-    canonical = contract.__pydantic_serializer__.to_json(data, exclude_defaults=True)
+    canonical = tools.to_json(data, exclude_defaults=True)
     return Event(
         topic.name,
         event_id,
@@ -213,7 +228,7 @@ def _event(topic: TopicIn, envelope: _Envelope, timestamp_ms: int | None) -> Eve
         occurred_at,
         data,
         _checked_trace(envelope.trace),
-        blake2b(b"%b\n%b" % (topic.name.encode(), canonical), digest_size=16).digest(),
+        blake2b(tools.digest_prefix + canonical, digest_size=DIGEST_BYTES).digest(),
     )
 
 
@@ -303,14 +318,13 @@ def _time(names: _Names, value: object, timestamp_ms: int | None, problems: list
     if moment is None:
         problems.append(f"{names.time}: must be a time like 2026-03-01T10:15:30Z, with its offset, got {show(value)}")
         return EARLIEST
-    if recorded is not None and recorded < _LATEST_MS:
-        stamp = EARLIEST + timedelta(milliseconds=recorded)
-        # Bounds the harm of a broken clock: a time far ahead would hold stock for as long.
-        if moment - stamp > _MAX_AHEAD:
-            problems.append(
-                f"{names.time}: must be at most {MAX_AHEAD_HOURS} hours ahead of the record's timestamp "
-                f"{stamp.isoformat()}, got {show(value)}"
-            )
+    # Bounds the harm of a broken clock: a time far ahead would hold stock for as long.
+    if recorded is not None and moment.timestamp() * 1_000 > recorded + _MAX_AHEAD_MS:
+        stamp = (EARLIEST + timedelta(milliseconds=recorded)).isoformat()
+        problems.append(
+            f"{names.time}: must be at most {MAX_AHEAD_HOURS} hours ahead of the record's timestamp {stamp}, "
+            f"got {show(value)}"
+        )
     return moment
 
 
@@ -319,7 +333,9 @@ def _parse_time(value: object) -> datetime | None:
     if not isinstance(value, str) or _RFC_3339.fullmatch(value) is None:
         return None
     try:
-        moment = datetime.fromisoformat(value.upper()).astimezone(UTC)
+        moment = datetime.fromisoformat(value.upper())
+        if moment.tzinfo is not UTC:
+            moment = moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
     return moment if EARLIEST <= moment <= LATEST else None
