@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from inventory.errors import OperatorError
@@ -67,7 +67,8 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
 
 def unreachable(settings: Settings, error: BaseException) -> OperatorError:
     """Return the one line that a person needs when Kafka does not answer."""
-    detail = str(error) or type(error).__name__
+    # aiokafka lists its parsed addresses here; the operator's own spelling stands in front already.
+    detail = "no broker answers" if isinstance(error, KafkaConnectionError) else str(error) or type(error).__name__
     return OperatorError(
         f"Kafka at {settings.kafka_bootstrap_servers} cannot be used: {detail}; check that it runs, "
         "INVENTORY_KAFKA_BOOTSTRAP_SERVERS and the SASL and TLS settings"

@@ -359,14 +359,15 @@ _FOREIGN = re.compile(
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    known = [variable(field) for field in Settings.model_fields]
+    known = {field.upper() for field in Settings.model_fields}
     problems = []
     for name, value in sorted(environment.items()):
         upper = name.upper()
         service_link = upper.endswith("_PORT") and "://" in value
-        if not upper.startswith(PREFIX) or upper in known or _FOREIGN.fullmatch(upper) or service_link:
+        rest = upper.removeprefix(PREFIX)
+        if not upper.startswith(PREFIX) or rest in known or _FOREIGN.fullmatch(upper) or service_link:
             continue
-        nearest = get_close_matches(upper, known, n=1, cutoff=0.6)
-        hint = f"did you mean {nearest[0]}?" if nearest else "`inventory settings` lists all of them"
+        nearest = get_close_matches(rest, known, n=1, cutoff=0.6)
+        hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "`inventory settings` lists all of them"
         problems.append(f"{name} is no setting: {hint}")
     return problems

@@ -2,7 +2,7 @@
 
 | metric | type | labels | what it says |
 |---|---|---|---|
-| `inventory_events_total` | counter | topic, type, outcome | events: applied, duplicate, refused, parked or dead_lettered |
+| `inventory_events_total` | counter | topic, type, outcome | events by what became of them |
 | `inventory_batch_size` | histogram | | records in one transaction |
 | `inventory_batch_duration_seconds` | histogram | stage | time of a batch: decode, load, decide, save, commit, total |
 | `inventory_consumer_lag_records` | gauge | topic, partition | records in Kafka that are not committed yet |

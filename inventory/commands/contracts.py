@@ -1,0 +1,31 @@
+# ruff: noqa: PLC0415 - imports inside, so that --help is instant
+"""`inventory contracts`: the event contracts as files for other languages."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def contracts() -> None:
+    """Write the event contracts as files for other programs and languages."""
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.", file_okay=False)],
+) -> None:
+    """Write one JSON Schema (2020-12) per event and an AsyncAPI 3.0 document."""
+    from inventory.console import print_line
+    from inventory.errors import OperatorError
+    from schemas.export import export as export_contracts
+
+    try:
+        paths = export_contracts(directory)
+    except OSError as error:
+        raise OperatorError(f"{error.filename or directory} cannot be written: {error.strerror or error}") from error
+    for path in paths:
+        print_line(str(path))

@@ -1,0 +1,127 @@
+# ruff: noqa: PLC0415 - imports inside, so that --help is instant
+"""`inventory dlq`: look at the records that were given up, with their original bytes."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+app = typer.Typer(no_args_is_help=True)
+
+MESSAGE_WIDTH = 80
+MAX_LIMIT = 10_000
+
+Topic = Annotated[str | None, typer.Option(help="Only from this topic, e.g. order.created.")]
+Reason = Annotated[str | None, typer.Option(help="Only with this reason, e.g. schema_invalid.")]
+Fingerprint = Annotated[str | None, typer.Option(help="Only from this group (see --group).")]
+Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only since 2h, 7d ... ago or 2026-01-31T08:00Z.")]
+Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="How many at most.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def dlq() -> None:
+    """Look at dead letters: records that were given up, kept with their original bytes."""
+
+
+@app.command("list")
+def list_(  # noqa: PLR0913 - one parameter per option
+    *,
+    topic: Topic = None,
+    reason: Reason = None,
+    fingerprint: Fingerprint = None,
+    since: Since = None,
+    limit: Limit = 50,
+    group: Annotated[
+        bool, typer.Option("--group", help="One line per group of dead letters that failed alike, with its count.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List dead letters, the newest first."""
+    import asyncio
+
+    from inventory import dead_letters
+    from inventory.settings import load_settings
+
+    settings = load_settings()
+    query = dead_letters.Query(topic, reason, fingerprint, _since(since), limit)
+    if group:
+        _print_groups(asyncio.run(dead_letters.groups(settings, query)), as_json=as_json)
+    else:
+        letters, total = asyncio.run(dead_letters.newest(settings, query))
+        _print_letters(letters, total, as_json=as_json)
+
+
+@app.command()
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The id, or a beginning of it that no other has.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show one dead letter whole: why it failed, and its original key, headers and value."""
+    import asyncio
+
+    from inventory import dead_letters
+    from inventory.console import print_json, print_line
+    from inventory.settings import load_settings
+
+    letter = asyncio.run(dead_letters.one(load_settings(), letter_id))
+    if as_json:
+        print_json(letter)
+        return
+    for line in dead_letters.described(letter):
+        print_line(line)
+
+
+def _since(text: str | None) -> "datetime | None":
+    from datetime import UTC, datetime
+
+    from inventory.durations import parse_duration
+
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is neither a length of time like 2h nor a moment like 2026-01-31T08:00Z", param_hint="--since"
+        ) from None
+
+
+def _print_groups(groups: list[dict[str, object]], *, as_json: bool) -> None:
+    from inventory.console import print_json, print_line, print_table
+
+    if as_json:
+        print_json(groups)
+    elif not groups:
+        print_line("no dead letters")
+    else:
+        columns = ("count", "reason", "topic", "first", "last", "fingerprint", "newest", "message")
+        print_table(columns, [[_short(name, group[name]) for name in columns] for group in groups])
+
+
+def _print_letters(letters: list[dict[str, object]], total: int, *, as_json: bool) -> None:
+    from inventory.console import print_json, print_line, print_table
+
+    if as_json:
+        print_json(letters)
+    elif not letters:
+        print_line("no dead letters")
+    else:
+        columns = ("id", "failed_at", "topic", "partition", "offset", "reason", "event_id", "message")
+        print_table(columns, [[_short(name, letter[name]) for name in columns] for letter in letters])
+        if total > len(letters):
+            print_line(f"{len(letters):,} of {total:,}; --limit shows more, --group counts those that failed alike")
+
+
+def _short(column: str, value: object) -> object:
+    if column == "message" and isinstance(value, str) and len(value) > MESSAGE_WIDTH:
+        return value[:MESSAGE_WIDTH] + "..."
+    return value

@@ -1,0 +1,38 @@
+# ruff: noqa: PLC0415 - imports inside, so that --help is instant
+"""`inventory settings`: every setting, its value and where the value came from."""
+
+from typing import Annotated
+
+import typer
+
+
+def show(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the descriptions.")] = False,
+) -> None:
+    """Check the settings and print them; passwords are masked.
+
+    Everything is set by environment variables. Leaves with code 2 and a line per problem where they are wrong.
+    """
+    import os
+
+    from inventory.console import print_json, print_table
+    from inventory.settings import Settings, load_settings, printable, variable
+
+    values = printable(load_settings())
+    # Empty means not set, as in `docker compose` files with ${VARIABLE:-}.
+    given = {name.upper() for name, value in os.environ.items() if value}
+    rows = [
+        (variable(field), value, "environment" if variable(field) in given else "default")
+        for field, value in values.items()
+    ]
+    if as_json:
+        descriptions = [field.description for field in Settings.model_fields.values()]
+        print_json(
+            [
+                {"variable": name, "value": value or None, "source": source, "description": description}
+                for (name, value, source), description in zip(rows, descriptions, strict=True)
+            ]
+        )
+        return
+    print_table(("variable", "value", "from"), rows)

@@ -1,0 +1,42 @@
+# ruff: noqa: PLC0415 - imports inside, so that --help is instant
+"""`inventory topics`: the topics of the contracts in Kafka."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def topics() -> None:
+    """Create the topics that the worker reads and writes."""
+
+
+@app.command()
+def create(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Create the topics that are missing.
+
+    Seven topics that are read, three that are written, and a dead letter topic for each that is read. Existing topics stay as they are; running it again changes nothing. Partitions, copies and how long dead letters
+    are kept are settings.
+    """
+    import asyncio
+    from dataclasses import asdict
+
+    from inventory.console import print_json, print_table, print_warning
+    from inventory.settings import load_settings
+    from inventory.topics import create_topics, partition_warnings
+
+    settings = load_settings()
+    reports = asyncio.run(create_topics(settings))
+    for warning in partition_warnings(settings, reports):
+        print_warning(warning)
+    if as_json:
+        print_json([asdict(report) for report in reports])
+        return
+    print_table(
+        ("topic", "outcome", "partitions"), [(report.topic, report.outcome, report.partitions) for report in reports]
+    )

@@ -1,0 +1,91 @@
+# ruff: noqa: PLC0415 - rich is imported only where there is a terminal to draw on
+"""What commands print: tables and progress on a terminal, plain lines on a pipe, JSON where a script reads."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+LINE_INTERVAL_SECONDS: Final = 5.0
+
+
+# Called with what is being done, how far it is and how far it goes; may be called for every record.
+Progress = Callable[[str, int, int], None]
+
+
+def print_line(text: str = "") -> None:
+    """Print one line of a command's result."""
+    sys.stdout.write(f"{text}\n")
+
+
+def print_json(value: object) -> None:
+    """Print a result for a script."""
+    print_line(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_warning(text: str) -> None:
+    """Print what an operator should know, beside the result and not in it."""
+    sys.stderr.write(f"warning: {text}\n")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows in aligned columns; numbers to the right. On a pipe nothing is cut or wrapped."""
+    texts = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(header, *texts, strict=True)]
+    right = [bool(rows) and all(isinstance(row[place], int | float) for row in rows) for place in range(len(header))]
+    for line in ([name.upper() for name in header], *texts):
+        cells = [
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        print_line("  ".join(cells).rstrip())
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Give a progress display on standard error: bars on a terminal, a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield show
+
+
+class _Lines:
+    """Progress for a pipe or a log: a line at the start, at the end and every few seconds between."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._finished = False
+        self._next = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what == self._what and (self._finished or (done < total and now < self._next)):
+            return
+        self._what = what
+        self._finished = done >= total
+        self._next = now + LINE_INTERVAL_SECONDS
+        sys.stderr.write(f"{what}: {done:,} of {total:,}\n")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    # Ids and messages come from outside: a control character must not reach the terminal.
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

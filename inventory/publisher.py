@@ -1,0 +1,287 @@
+"""Publishes a shop's past to Kafka as if it happened now.
+
+Products come first, and the orders only after the workers have read them: topics have no order between each other,
+and an order of a product that nobody has heard of is refused for good.
+"""
+
+import asyncio
+import contextlib
+import csv
+import gzip
+import io
+import json
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from inventory.console import Progress
+from inventory.errors import OperatorError
+from inventory.history import HistoryEvent, InvoiceLine, invoice_events, product_events, read_lines, survey
+from inventory.kafka import admin_client, producer_options, unreachable
+from inventory.settings import Settings
+from inventory.topics import missing_topics
+
+SOURCE: Final = "inventory.publish"
+MAX_IN_FLIGHT: Final = 2000
+SEND_TIMEOUT_SECONDS: Final = 30.0
+WAIT_POLL_SECONDS: Final = 0.2
+GZIP_MAGIC: Final = b"\x1f\x8b"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to publish and how."""
+
+    path: Path
+    speed: float | None = None
+    initial_stock: int | None = None
+    threshold: int | None = None
+    wait_timeout_seconds: float | None = 60.0
+
+
+@dataclass(slots=True)
+class Summary:
+    """What was published."""
+
+    rows: int
+    products: int
+    invoices: int
+    events: Counter[str]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers by the names that people use for them."""
+        total = self.events.total()
+        return {
+            "rows": self.rows,
+            "products": self.products,
+            "invoices": self.invoices,
+            "orders": self.events["order.created"],
+            "payments": self.events["payment.succeeded"],
+            "refunds": self.events["payment.refunded"],
+            "cancellations": self.events["order.cancelled"],
+            "adjustments": self.events["inventory.adjustment"],
+            "events": total,
+            "seconds": round(self.seconds, 3),
+            "events_per_second": round(total / self.seconds) if self.seconds else 0,
+        }
+
+
+async def publish(settings: Settings, plan: Plan, progress: Progress) -> Summary:
+    """Read the file twice, first for its products, then for its invoices, and publish what it says.
+
+    Raises OperatorError (HistoryError for the file's lines) where the file or Kafka is not as it should be.
+    """
+    found = survey(read_lines(open_rows(plan.path)))
+    await _check_topics(settings)
+    started = time.monotonic()
+    events: Counter[str] = Counter()
+    async with _sender(settings) as sender:
+        for number, event in enumerate(product_events(found, plan.initial_stock, plan.threshold), start=1):
+            await sender.send(event)
+            events[event.topic] += 1
+            progress("products", number, len(found.needed))
+        await sender.flush()
+        if plan.wait_timeout_seconds is not None:
+            await wait_until_read(settings, sender.ends, plan.wait_timeout_seconds, progress)
+        pace = _Pace(plan.speed)
+        for row, event in _invoices(plan.path):
+            await pace.wait_for(event)
+            await sender.send(event)
+            events[event.topic] += 1
+            progress("invoices", row, found.rows)
+        await sender.flush()
+        progress("invoices", found.rows, found.rows)
+    return Summary(found.rows, len(found.needed), found.invoices, events, time.monotonic() - started)
+
+
+def dry_run(plan: Plan) -> Iterator[str]:
+    """Give every event that would be published, in order, as a line of JSON; nothing reaches Kafka."""
+    found = survey(read_lines(open_rows(plan.path)))
+    yield from map(_json_line, product_events(found, plan.initial_stock, plan.threshold))
+    yield from (_json_line(event) for _, event in _invoices(plan.path))
+
+
+def open_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Give the rows of a CSV file, plain or gzip, each with its line number, holding one at a time."""
+    number = 0
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+            raw.seek(0)
+            unpacked = gzip.GzipFile(fileobj=raw) if packed else raw
+            # Spreadsheets begin a file with a byte order mark, which would become part of the first column's name.
+            with io.TextIOWrapper(unpacked, "utf-8-sig", newline="") as text:
+                reader = csv.reader(text, strict=True)
+                for row in reader:
+                    number = reader.line_num
+                    yield number, row
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise OperatorError(f"{path} cannot be read: {detail}") from error
+    except (csv.Error, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise OperatorError(f"{path} is no CSV file in UTF-8 after line {number}: {error}") from error
+
+
+async def wait_until_read(
+    settings: Settings, ends: dict[TopicPartition, int], timeout_seconds: float, progress: Progress
+) -> None:
+    """Wait until the workers' group has committed past these offsets; raises OperatorError after the timeout."""
+    deadline = time.monotonic() + timeout_seconds
+    waiting = set(ends)
+    async with admin_client(settings) as client:
+        while True:
+            try:
+                committed = await client.list_consumer_group_offsets(settings.kafka_group_id, partitions=list(ends))
+                waiting = {
+                    place for place, end in ends.items() if place not in committed or committed[place].offset < end
+                }
+            except (KafkaError, OSError, AttributeError):
+                # No coordinator yet, or (AttributeError) an error code that aiokafka fails to report: ask again.
+                pass
+            progress("waiting for the workers to read the products", len(ends) - len(waiting), len(ends))
+            if not waiting:
+                return
+            if time.monotonic() >= deadline:
+                break
+            await asyncio.sleep(WAIT_POLL_SECONDS)
+    raise OperatorError(
+        f"the workers of group {settings.kafka_group_id} have not read the products after {timeout_seconds:g} s "
+        f"({len(ends) - len(waiting)} of {len(ends)} partitions done): is `inventory run` running? "
+        "Publishing the file again is safe; --wait-timeout waits longer, --no-wait does not wait at all"
+    )
+
+
+class _Sender:
+    """Sends events as CloudEvents in binary mode, a bounded number of them in flight."""
+
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
+        self.ends: dict[TopicPartition, int] = {}
+        self._settings = settings
+        self._producer = producer
+        self._in_flight: deque[asyncio.Future[Any]] = deque()
+        self._last = datetime.min.replace(tzinfo=UTC)
+
+    async def send(self, event: HistoryEvent) -> None:
+        # Strictly growing: a cart's update counts as earlier than the order that takes the cart over.
+        self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                self._in_flight.append(
+                    await self._producer.send(
+                        self._settings.kafka_topic_prefix + event.topic,
+                        key=event.key.encode(),
+                        value=_body(event.data),
+                        headers=binary_headers(event, self._last),
+                    )
+                )
+                while len(self._in_flight) > MAX_IN_FLIGHT:
+                    await self._acknowledged()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise unreachable(self._settings, error) from error
+
+    async def flush(self) -> None:
+        try:
+            while self._in_flight:
+                async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                    await self._acknowledged()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise unreachable(self._settings, error) from error
+
+    async def _acknowledged(self) -> None:
+        metadata = await self._in_flight.popleft()
+        place = TopicPartition(metadata.topic, metadata.partition)
+        self.ends[place] = max(self.ends.get(place, 0), metadata.offset + 1)
+
+
+class _Pace:
+    """Lets events pass at `speed` times the pace of the file; without a speed, as fast as they come."""
+
+    def __init__(self, speed: float | None) -> None:
+        self._speed = speed
+        self._began: tuple[float, datetime] | None = None
+
+    async def wait_for(self, event: HistoryEvent) -> None:
+        if self._speed is None or event.at is None:
+            return
+        if self._began is None:
+            self._began = (time.monotonic(), event.at)
+        began, first = self._began
+        due = began + (event.at - first).total_seconds() / self._speed
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+def binary_headers(event: HistoryEvent, occurred_at: datetime) -> list[tuple[str, bytes]]:
+    """Return the Kafka headers of a CloudEvent in binary mode."""
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event.id.encode()),
+        ("ce_source", SOURCE.encode()),
+        ("ce_type", event.topic.encode()),
+        ("ce_time", occurred_at.isoformat().replace("+00:00", "Z").encode()),
+        ("content-type", b"application/json"),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def _sender(settings: Settings) -> AsyncIterator[_Sender]:
+    producer = AIOKafkaProducer(**producer_options(settings), linger_ms=5)
+    try:
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                await producer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise unreachable(settings, error) from error
+        yield _Sender(settings, producer)
+    finally:
+        # Stopping waits for what is in flight; with the broker gone that must not take for ever.
+        with contextlib.suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                await producer.stop()
+
+
+async def _check_topics(settings: Settings) -> None:
+    async with admin_client(settings) as client:
+        try:
+            missing = await missing_topics(settings, client)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise unreachable(settings, error) from error
+    if missing:
+        raise OperatorError(f"Kafka has no topic {', '.join(missing)}: run `inventory topics create` first")
+
+
+def _invoices(path: Path) -> Iterator[tuple[int, HistoryEvent]]:
+    """Give every event with the number of rows read so far."""
+    rows = 0
+
+    def counted() -> Iterator[InvoiceLine]:
+        nonlocal rows
+        for line in read_lines(open_rows(path)):
+            rows += 1
+            yield line
+
+    for event in invoice_events(counted()):
+        yield rows, event
+
+
+def _body(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _json_line(event: HistoryEvent) -> str:
+    line = {
+        "topic": event.topic,
+        "key": event.key,
+        "event_id": event.id,
+        "invoice_date": event.at.isoformat().replace("+00:00", "Z") if event.at else None,
+        "data": event.data,
+    }
+    return json.dumps(line, ensure_ascii=False)

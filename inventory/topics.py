@@ -1,0 +1,136 @@
+"""Makes the topics of the contracts in Kafka: what comes in, what goes out, and a dead letter topic for each in."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Literal
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
+
+from inventory.errors import OperatorError
+from inventory.kafka import admin_client, unreachable
+from inventory.settings import Settings
+from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
+
+MIB: Final = 1024 * 1024
+# The contract allows 1 MiB. A larger record shall reach the worker and become a dead letter that names its size,
+# and its dead letter carries a few KiB of headers more than it did.
+INCOMING_MAX_BYTES: Final = 4 * MIB
+DEAD_LETTER_MAX_BYTES: Final = 8 * MIB
+# With three copies, acks=all means two of them: one broker may be down and nothing acknowledged is lost.
+COPIES_FOR_TWO_ACKNOWLEDGEMENTS: Final = 3
+ATTEMPTS: Final = 5
+BACKOFF_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class TopicReport:
+    """What became of one topic."""
+
+    topic: str
+    outcome: Literal["created", "exists"]
+    partitions: int
+
+
+def wanted_topics(settings: Settings) -> list[NewTopic]:
+    """List every topic of the contracts as Kafka shall have it."""
+    common: dict[str, str] = {}
+    if settings.kafka_replication_factor >= COPIES_FOR_TWO_ACKNOWLEDGEMENTS:
+        common["min.insync.replicas"] = "2"
+    dead_letter = {
+        "max.message.bytes": str(DEAD_LETTER_MAX_BYTES),
+        "retention.ms": str(settings.kafka_dlq_retention // timedelta(milliseconds=1)),
+    }
+    configurations: dict[str, dict[str, str]] = {
+        **{topic: {"max.message.bytes": str(INCOMING_MAX_BYTES)} for topic in TOPICS_IN},
+        **{topic: {} for topic in TOPICS_OUT},
+        **{dlq_topic(topic): dead_letter for topic in TOPICS_IN},
+    }
+    return [
+        NewTopic(
+            name=settings.kafka_topic_prefix + topic,
+            num_partitions=settings.kafka_topic_partitions,
+            replication_factor=settings.kafka_replication_factor,
+            topic_configs={**common, **configuration},
+        )
+        for topic, configuration in configurations.items()
+    ]
+
+
+async def create_topics(settings: Settings) -> list[TopicReport]:
+    """Create what is missing and leave the rest as it is; raises OperatorError where Kafka cannot or will not."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            async with admin_client(settings) as client:
+                return await _create_missing(client, wanted_topics(settings))
+        except IncompatibleBrokerVersion as error:
+            raise OperatorError(
+                f"Kafka at {settings.kafka_bootstrap_servers} cannot create topics on request; "
+                "is it a test broker that makes them by itself when they are used?"
+            ) from error
+        except (KafkaError, OSError, TimeoutError, AttributeError) as error:
+            # AttributeError: aiokafka asks the controller's address before the cluster has one.
+            if attempt == ATTEMPTS:
+                raise unreachable(settings, error) from error
+        except OperatorError:
+            if attempt == ATTEMPTS:
+                raise
+        await asyncio.sleep(BACKOFF_SECONDS * attempt)
+    raise AssertionError  # the last attempt returns or raises
+
+
+def partition_warnings(settings: Settings, reports: Iterable[TopicReport]) -> list[str]:
+    """Say which topics in have other partition counts than the setting, and what that costs."""
+    incoming = {settings.kafka_topic_prefix + topic for topic in TOPICS_IN}
+    counts = {report.topic: report.partitions for report in reports if report.topic in incoming}
+    warnings = [
+        f"{topic} has {count} partitions, INVENTORY_KAFKA_TOPIC_PARTITIONS says {settings.kafka_topic_partitions}"
+        for topic, count in counts.items()
+        if count != settings.kafka_topic_partitions
+    ]
+    if len(set(counts.values())) > 1:
+        warnings.append(
+            "the topics in have unequal partition counts: everything stays right, but one order's events then meet "
+            "in different workers, which costs speed"
+        )
+    return warnings
+
+
+async def existing_partitions(client: AIOKafkaAdminClient) -> Mapping[str, int]:
+    """Return the partition count of every topic in the cluster, creating none."""
+    # Asking for all: naming a missing topic in a metadata request makes many brokers create it.
+    return {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics()}
+
+
+async def _create_missing(client: AIOKafkaAdminClient, wanted: list[NewTopic]) -> list[TopicReport]:
+    existing = await existing_partitions(client)
+    missing = [topic for topic in wanted if topic.name not in existing]
+    if missing:
+        response: Any = await client.create_topics(missing)
+        for topic, code, message in response.topic_errors:
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                raise OperatorError(f"Kafka did not create {topic}: {message or error.__name__}")
+    return [
+        TopicReport(topic.name, "exists", existing[topic.name])
+        if topic.name in existing
+        else TopicReport(topic.name, "created", topic.num_partitions)
+        for topic in wanted
+    ]
+
+
+async def missing_topics(settings: Settings, client: AIOKafkaAdminClient) -> list[str]:
+    """List the topics in that have to be created before anything is published.
+
+    Empty for a broker without an admin API, like librdkafka's mock cluster: topics appear there when used.
+    """
+    existing = await existing_partitions(client)
+    missing = [name for topic in TOPICS_IN if (name := settings.kafka_topic_prefix + topic) not in existing]
+    try:
+        if missing:
+            await client.create_topics([], validate_only=True)
+    except IncompatibleBrokerVersion:
+        return []
+    return missing
