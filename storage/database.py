@@ -1,16 +1,12 @@
 """Connections to PostgreSQL, with every timeout and planner setting said here."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import asyncpg
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-    Connection = asyncpg.Connection | PoolConnectionProxy
-    Pool = asyncpg.Pool
+# asyncpg is published without types; these names are for the reader.
+Connection: TypeAlias = Any
+Pool: TypeAlias = Any
 
 # The worker's own statements are index look-ups by arrays of keys, at every table size. A generic
 # plan cached while a table was small or without statistics would scan it whole, and be kept until
@@ -57,6 +53,4 @@ async def open_pool(url: str, size: int, name: str = "inventory-worker") -> Pool
 
 async def connect(url: str, name: str = "inventory") -> asyncpg.Connection:
     """Open one connection for people's questions: the planner is free, nothing is cut short."""
-    return await asyncpg.connect(
-        plain_url(url), timeout=10, server_settings={"application_name": name}
-    )
+    return await asyncpg.connect(plain_url(url), timeout=10, server_settings={"application_name": name})

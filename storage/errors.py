@@ -1,7 +1,5 @@
 """Which database errors pass by themselves, which are in the data, and which are bugs."""
 
-from __future__ import annotations
-
 import asyncpg
 
 # The server or the way to it: try again until it is back.

@@ -4,11 +4,9 @@ Rows are locked in the order of their keys, tables in the order orders, carts, p
 change stock keep that order, so two of them wait for each other but never in a circle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -25,9 +23,7 @@ from domain.model import (
     Product,
     StockStatus,
 )
-
-if TYPE_CHECKING:
-    from storage.database import Connection
+from storage.database import Connection
 
 EventKey = tuple[str, str]
 """The identity of an event: (source, event_id)."""
@@ -81,9 +77,7 @@ _CART_STATUS = {status.value: status for status in CartStatus}
 _STOCK_STATUS = {status.value: status for status in StockStatus}
 
 
-async def known_events(
-    connection: Connection, keys: Collection[EventKey]
-) -> dict[EventKey, bytes]:
+async def known_events(connection: Connection, keys: Collection[EventKey]) -> dict[EventKey, bytes]:
     """Return the digests of those events that the inbox knows."""
     if not keys:
         return {}
@@ -102,9 +96,7 @@ async def lock_orders(
     return {row[0]: _order(row) for row in rows}
 
 
-async def lock_carts(
-    connection: Connection, cart_ids: Iterable[str], *, skip_locked: bool = False
-) -> dict[str, Cart]:
+async def lock_carts(connection: Connection, cart_ids: Iterable[str], *, skip_locked: bool = False) -> dict[str, Cart]:
     """Lock the carts that exist and return them; with `skip_locked` those free to lock."""
     ids = list(cart_ids)
     if not ids:
@@ -119,10 +111,7 @@ async def lock_products(connection: Connection, product_ids: Iterable[str]) -> d
     if not ids:
         return {}
     rows = await connection.fetch(_PRODUCTS, ids)
-    return {
-        row[0]: Product(row[0], row[1], row[2], row[3], _STOCK_STATUS[row[4]], row[5], row[6])
-        for row in rows
-    }
+    return {row[0]: Product(row[0], row[1], row[2], row[3], _STOCK_STATUS[row[4]], row[5], row[6]) for row in rows}
 
 
 async def horizon(connection: Connection) -> datetime | None:

@@ -1,19 +1,13 @@
 """Migrations: bring a database to the newest tables, or say what that would take."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from storage.database import driver_url
-
-if TYPE_CHECKING:
-    from storage.database import Connection
+from storage.database import Connection, driver_url
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 

@@ -4,20 +4,16 @@ New rows go in by COPY, changed ones by UPDATE from arrays. Rows are sorted by k
 workers that make the same new rows wait for each other in one direction only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
 
 from domain.model import Cart, Fact, LedgerEntry, Line, Order, Product
-
-if TYPE_CHECKING:
-    from storage.database import Connection
-    from storage.load import EventKey
+from storage.database import Connection
+from storage.load import EventKey
 
 _UPDATE_PRODUCTS = """
 UPDATE inventory SET on_hand = u.on_hand, reserved = u.reserved,
@@ -194,39 +190,29 @@ async def save_products(
         )
         for product in products
     )
-    await _insert_and_update(
-        connection, "inventory", _PRODUCT_COLUMNS, _UPDATE_PRODUCTS, rows, new, now
-    )
+    await _insert_and_update(connection, "inventory", _PRODUCT_COLUMNS, _UPDATE_PRODUCTS, rows, new, now)
 
 
-async def save_orders(
-    connection: Connection, orders: Iterable[Order], new: Collection[str], now: datetime
-) -> None:
+async def save_orders(connection: Connection, orders: Iterable[Order], new: Collection[str], now: datetime) -> None:
     """Write the orders; those whose ids are in `new` do not exist yet."""
     rows = [_order_row(order) for order in sorted(orders, key=lambda order: order.order_id)]
     await _insert_and_update(connection, "orders", _ORDER_COLUMNS, _UPDATE_ORDERS, rows, new, now)
 
 
-async def save_carts(
-    connection: Connection, carts: Iterable[Cart], new: Collection[str], now: datetime
-) -> None:
+async def save_carts(connection: Connection, carts: Iterable[Cart], new: Collection[str], now: datetime) -> None:
     """Write the carts; those whose ids are in `new` do not exist yet."""
     rows = [_cart_row(cart) for cart in sorted(carts, key=lambda cart: cart.cart_id)]
     await _insert_and_update(connection, "carts", _CART_COLUMNS, _UPDATE_CARTS, rows, new, now)
 
 
-async def append_ledger(
-    connection: Connection, entries: Sequence[LedgerEntry], now: datetime
-) -> None:
+async def append_ledger(connection: Connection, entries: Sequence[LedgerEntry], now: datetime) -> None:
     """Append the entries to the ledger."""
     if not entries:
         return
     await connection.copy_records_to_table(
         "inventory_transactions",
         columns=_LEDGER_COLUMNS,
-        records=[
-            (*entry[:12], entry.cause.event_id, entry.cause.occurred_at, now) for entry in entries
-        ],
+        records=[(*entry[:12], entry.cause.event_id, entry.cause.occurred_at, now) for entry in entries],
     )
 
 
@@ -237,9 +223,7 @@ async def append_inbox(connection: Connection, rows: Iterable[InboxRow], now: da
         await connection.copy_records_to_table("inbox", columns=_INBOX_COLUMNS, records=records)
 
 
-async def settle_inbox(
-    connection: Connection, settled: Sequence[tuple[EventKey, str, str | None]]
-) -> None:
+async def settle_inbox(connection: Connection, settled: Sequence[tuple[EventKey, str, str | None]]) -> None:
     """Write what became of events that had waited."""
     if settled:
         await connection.execute(
@@ -260,14 +244,10 @@ async def forget_events(connection: Connection, keys: Collection[EventKey]) -> N
 async def append_outbox(connection: Connection, rows: Sequence[OutboxRow], now: datetime) -> None:
     """Queue outgoing events for the relay, in order."""
     if rows:
-        await connection.copy_records_to_table(
-            "outbox", columns=_OUTBOX_COLUMNS, records=[(*row, now) for row in rows]
-        )
+        await connection.copy_records_to_table("outbox", columns=_OUTBOX_COLUMNS, records=[(*row, now) for row in rows])
 
 
-async def save_progress(
-    connection: Connection, progress: Sequence[Progress], now: datetime
-) -> None:
+async def save_progress(connection: Connection, progress: Sequence[Progress], now: datetime) -> None:
     """Record how far partitions were read; neither offset nor watermark ever goes back."""
     if progress:
         rows = sorted(progress)

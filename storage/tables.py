@@ -3,8 +3,6 @@
 The migrations create them; a test compares the two, so this page is what the database has.
 """
 
-from __future__ import annotations
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -108,8 +106,7 @@ orders = Table(
     Column("updated_at", _TIME, nullable=False),
     PrimaryKeyConstraint("order_id", name="pk_orders"),
     CheckConstraint(
-        "status IN ('pending', 'reserved', 'rejected', 'deducted', 'expired', 'released',"
-        " 'restocked')",
+        "status IN ('pending', 'reserved', 'rejected', 'deducted', 'expired', 'released', 'restocked')",
         name="ck_orders_status",
     ),
 )
@@ -129,9 +126,7 @@ carts = Table(
     Column("version", BigInteger, nullable=False),
     Column("updated_at", _TIME, nullable=False),
     PrimaryKeyConstraint("cart_id", name="pk_carts"),
-    CheckConstraint(
-        "status IN ('active', 'emptied', 'converted', 'expired')", name="ck_carts_status"
-    ),
+    CheckConstraint("status IN ('active', 'emptied', 'converted', 'expired')", name="ck_carts_status"),
 )
 Index("ix_carts_due", carts.c.expires_at, postgresql_where=text("status = 'active'"))
 
@@ -174,6 +169,12 @@ Index(
     outbox.c.shard,
     outbox.c.position,
     postgresql_where=text("published_at IS NULL"),
+)
+Index(
+    "ix_outbox_created_at",
+    outbox.c.created_at,
+    postgresql_using="brin",
+    postgresql_with={"pages_per_range": 16},
 )
 
 dead_letters = Table(

@@ -1,7 +1,5 @@
 """What alembic runs: one connection, one transaction, one migration at a time."""
 
-from __future__ import annotations
-
 import asyncio
 
 from alembic import context
@@ -32,9 +30,7 @@ async def _online(url: str) -> None:
 
 
 def _offline(url: str) -> None:
-    context.configure(
-        url=url, target_metadata=metadata, literal_binds=True, dialect_opts={"paramstyle": "named"}
-    )
+    context.configure(url=url, target_metadata=metadata, literal_binds=True, dialect_opts={"paramstyle": "named"})
     with context.begin_transaction():
         context.run_migrations()
 

@@ -152,6 +152,7 @@ _UPGRADE = (
     ) WITH (fillfactor = 50)
     """,
     "CREATE INDEX ix_outbox_pending ON outbox (shard, position) WHERE published_at IS NULL",
+    "CREATE INDEX ix_outbox_created_at ON outbox USING brin (created_at) WITH (pages_per_range = 16)",
     """
     CREATE TABLE dead_letters (
         position bigint GENERATED ALWAYS AS IDENTITY,

@@ -1,0 +1,36 @@
+"""One module per topic: its rule in words, and a pure mapping from the contract to a command.
+
+The module's name is the topic's with `.` as `_`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from domain.commands import Command
+from domain.model import Cause
+from schemas.envelope import Event
+from workers.handlers import (
+    cart_updated,
+    inventory_adjustment,
+    order_cancelled,
+    order_created,
+    payment_refunded,
+    payment_succeeded,
+    product_created,
+)
+
+_HANDLERS: Mapping[str, Callable[[Any, Cause], Command]] = {
+    "cart.updated": cart_updated.handle,
+    "order.created": order_created.handle,
+    "payment.succeeded": payment_succeeded.handle,
+    "order.cancelled": order_cancelled.handle,
+    "payment.refunded": payment_refunded.handle,
+    "product.created": product_created.handle,
+    "inventory.adjustment": inventory_adjustment.handle,
+}
+
+
+def command_for(event: Event) -> Command:
+    """Return the command that `event` means."""
+    cause = Cause(event.source, event.id, event.occurred_at)
+    return _HANDLERS[event.topic](event.data, cause)

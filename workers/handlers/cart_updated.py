@@ -1,0 +1,14 @@
+"""`cart.updated`: the cart's hold moves to match the snapshot, as far as there is stock, and is renewed.
+
+The newest snapshot wins, by `version` where given, else by time; an empty cart lets go of everything.
+"""
+
+from domain.commands import UpdateCart
+from domain.model import Cause
+from schemas.incoming import CartUpdated
+from workers.handlers.lines import sum_lines
+
+
+def handle(data: CartUpdated, cause: Cause) -> UpdateCart:
+    """Return the command."""
+    return UpdateCart(cause, data.cart_id, sum_lines(data.items), data.user_id, data.version)

@@ -1,0 +1,22 @@
+"""`inventory.adjustment`: stock on hand is corrected by hand, or the low-stock threshold is changed.
+
+Nothing may push the stock on hand below what is reserved; `expected_version` compares and sets.
+"""
+
+from domain.commands import AdjustStock
+from domain.model import Cause, Operation
+from schemas.incoming import InventoryAdjustment
+
+
+def handle(data: InventoryAdjustment, cause: Cause) -> AdjustStock:
+    """Return the command."""
+    return AdjustStock(
+        cause,
+        data.product_id,
+        None if data.operation is None else Operation(data.operation),
+        data.quantity or 0,
+        data.low_stock_threshold,
+        data.reason,
+        data.operator,
+        data.expected_version,
+    )

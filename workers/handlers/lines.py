@@ -1,0 +1,13 @@
+"""Lines of an event, as the domain wants them."""
+
+from collections.abc import Iterable
+
+from schemas.incoming import Item
+
+
+def sum_lines(items: Iterable[Item]) -> dict[str, int]:
+    """Return pieces by product; lines that repeat a product are summed."""
+    lines: dict[str, int] = {}
+    for item in items:
+        lines[item.product_id] = lines.get(item.product_id, 0) + item.quantity
+    return lines

@@ -1,0 +1,10 @@
+"""`product.created`: a product becomes known, with its first stock; a repeat is a duplicate."""
+
+from domain.commands import CreateProduct
+from domain.model import Cause
+from schemas.incoming import ProductCreated
+
+
+def handle(data: ProductCreated, cause: Cause) -> CreateProduct:
+    """Return the command."""
+    return CreateProduct(cause, data.product_id, data.initial_quantity, data.low_stock_threshold)

@@ -1,0 +1,84 @@
+"""From what the domain tells to rows of the outbox: body, type, key, and an id that follows from the cause.
+
+The same consequence of the same cause has the same id, however often and by whomever it is worked
+out, so that a consumer can drop repeats.
+"""
+
+from typing import assert_never
+from uuid import UUID, uuid5
+
+import orjson
+
+from domain.model import (
+    Outcome,
+    ReferenceType,
+    ReservationOutcome,
+    StockAlert,
+    StockStatus,
+)
+from schemas.topics import LOW_STOCK, RESERVATIONS, STOCK_RECOVERED
+from storage.outbox import shard_of
+from storage.save import OutboxRow
+
+SOURCE = "inventory-worker"
+# Any fixed UUID will do; this one is the namespace of all ids the worker makes.
+NAMESPACE = UUID("6d1f3c1e-5d2b-5f0a-9c55-3f0f6a2b7e11")
+
+
+def outbox_row(outcome: Outcome, traceparent: str | None) -> OutboxRow:
+    """Return the outbox row that tells `outcome`."""
+    match outcome:
+        case StockAlert():
+            topic, key, type_, body = _alert(outcome)
+        case ReservationOutcome():
+            topic, key, type_, body = _reservation(outcome)
+        case _:
+            assert_never(outcome)
+    cause = outcome.cause
+    identity = uuid5(NAMESPACE, f"{type_}\x1f{key}\x1f{cause.source}\x1f{cause.event_id}")
+    head = {
+        "event_id": str(identity),
+        "type": type_,
+        "occurred_at": cause.occurred_at,
+        "caused_by": cause.event_id,
+    }
+    return OutboxRow(
+        identity,
+        topic,
+        key,
+        type_,
+        orjson.dumps(head | body, option=orjson.OPT_UTC_Z).decode(),
+        None if traceparent is None else orjson.dumps({"traceparent": traceparent}).decode(),
+        cause.occurred_at,
+        shard_of(key),
+    )
+
+
+def _alert(alert: StockAlert) -> tuple[str, str, str, dict[str, object]]:
+    product = alert.product
+    topic = STOCK_RECOVERED if alert.severity is StockStatus.OK else LOW_STOCK
+    body: dict[str, object] = {
+        "product_id": product.product_id,
+        "available": product.available,
+        "reserved": product.reserved,
+        "on_hand": product.on_hand,
+        "threshold": product.threshold,
+        "severity": alert.severity.value,
+        "version": product.version,
+    }
+    return topic, product.product_id, topic, body
+
+
+def _reservation(outcome: ReservationOutcome) -> tuple[str, str, str, dict[str, object]]:
+    owner = "order_id" if outcome.reference_type is ReferenceType.ORDER else "cart_id"
+    body: dict[str, object] = {owner: outcome.reference_id}
+    if outcome.user_id is not None:
+        body["user_id"] = outcome.user_id
+    if outcome.reason is None:
+        body["lines"] = [
+            {"product_id": product_id, "quantity": quantity} for product_id, quantity in outcome.lines.items()
+        ]
+    else:
+        body["reason"] = outcome.reason.value
+        body["lines"] = [shortage._asdict() for shortage in outcome.shortages]
+    return RESERVATIONS, outcome.reference_id, f"inventory.reservation.{outcome.kind.value}", body
