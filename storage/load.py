@@ -64,11 +64,13 @@ WHERE status = 'active' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
 
 _DUE_ON_PRODUCTS = """
 (SELECT 'order' AS kind, order_id AS id, lines AS held, expires_at FROM orders
- WHERE status = 'reserved' AND expires_at <= $1 AND lines ?| $2::text[]
+ WHERE status = 'reserved' AND expires_at <= $1
+    AND EXISTS (SELECT FROM json_object_keys(lines) k WHERE k = ANY($2::text[]))
  ORDER BY expires_at, order_id LIMIT $3)
 UNION ALL
 (SELECT 'cart', cart_id, held, expires_at FROM carts
- WHERE status = 'active' AND expires_at <= $1 AND held ?| $2::text[]
+ WHERE status = 'active' AND expires_at <= $1
+    AND EXISTS (SELECT FROM json_object_keys(held) k WHERE k = ANY($2::text[]))
  ORDER BY expires_at, cart_id LIMIT $3)
 """
 

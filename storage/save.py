@@ -40,8 +40,8 @@ _PRODUCT_COLUMNS = (
 
 _UPDATE_ORDERS = """
 UPDATE orders SET status = u.status, user_id = u.user_id, cart_id = u.cart_id,
-    lines = u.lines::jsonb, paid = u.paid, refused = u.refused, waiting = u.waiting::jsonb,
-    seen = u.seen::jsonb, expires_at = u.expires_at, version = u.version, updated_at = $12
+    lines = u.lines::json, paid = u.paid, refused = u.refused, waiting = u.waiting::json,
+    seen = u.seen::json, expires_at = u.expires_at, version = u.version, updated_at = $12
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::bool[],
     $8::text[], $9::text[], $10::timestamptz[], $11::bigint[])
     AS u (order_id, status, user_id, cart_id, lines, paid, refused, waiting, seen, expires_at,
@@ -64,7 +64,7 @@ _ORDER_COLUMNS = (
 )
 
 _UPDATE_CARTS = """
-UPDATE carts SET status = u.status, user_id = u.user_id, held = u.held::jsonb,
+UPDATE carts SET status = u.status, user_id = u.user_id, held = u.held::json,
     snapshot_version = u.snapshot_version, as_of = u.as_of, converted_at = u.converted_at,
     expires_at = u.expires_at, version = u.version, updated_at = $10
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[],

@@ -22,7 +22,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 metadata = MetaData()
 
@@ -96,11 +96,11 @@ orders = Table(
     Column("status", Text, nullable=False),
     Column("user_id", Text),
     Column("cart_id", Text),
-    Column("lines", JSONB, nullable=False),
+    Column("lines", JSON, nullable=False),
     Column("paid", Boolean, nullable=False),
     Column("refused", Boolean, nullable=False),
-    Column("waiting", JSONB),
-    Column("seen", JSONB),
+    Column("waiting", JSON),
+    Column("seen", JSON),
     Column("expires_at", _TIME),
     Column("version", BigInteger, nullable=False),
     Column("updated_at", _TIME, nullable=False),
@@ -118,7 +118,7 @@ carts = Table(
     Column("cart_id", _KEY),
     Column("status", Text, nullable=False),
     Column("user_id", Text),
-    Column("held", JSONB, nullable=False),
+    Column("held", JSON, nullable=False),
     Column("snapshot_version", BigInteger),
     Column("as_of", _TIME),
     Column("converted_at", _TIME),

@@ -12,7 +12,8 @@ branch_labels = None
 depends_on = None
 
 # Ids are compared byte by byte (COLLATE "C"): cheaper than a language's order, and the same order in
-# which the worker sorts before it locks. Fill factors leave room for updates in place (HOT).
+# which the worker sorts before it locks. Lines are json, not jsonb: it keeps the order in which the event
+# named them, and what is told later follows that order. Fill factors leave room for updates in place (HOT).
 _UPGRADE = (
     """
     CREATE TABLE inventory (
@@ -79,11 +80,11 @@ _UPGRADE = (
         status text NOT NULL,
         user_id text,
         cart_id text,
-        lines jsonb NOT NULL,
+        lines json NOT NULL,
         paid boolean NOT NULL,
         refused boolean NOT NULL,
-        waiting jsonb,
-        seen jsonb,
+        waiting json,
+        seen json,
         expires_at timestamptz,
         version bigint NOT NULL,
         updated_at timestamptz NOT NULL,
@@ -97,7 +98,7 @@ _UPGRADE = (
         cart_id text COLLATE "C" CONSTRAINT pk_carts PRIMARY KEY,
         status text NOT NULL,
         user_id text,
-        held jsonb NOT NULL,
+        held json NOT NULL,
         snapshot_version bigint,
         as_of timestamptz,
         converted_at timestamptz,
@@ -116,13 +117,13 @@ _UPGRADE = (
             ELSE (l.value ->> 2)::bigint - (l.value ->> 3)::bigint - (l.value ->> 4)::bigint
         END AS quantity,
         o.status, o.expires_at
-    FROM orders o CROSS JOIN LATERAL jsonb_each(o.lines) l
+    FROM orders o CROSS JOIN LATERAL json_each(o.lines) l
     """,
     """
     CREATE VIEW cart_reservations AS
     SELECT c.cart_id, c.user_id, h.key AS product_id, h.value::bigint AS quantity,
         c.status, c.expires_at
-    FROM carts c CROSS JOIN LATERAL jsonb_each_text(c.held) h
+    FROM carts c CROSS JOIN LATERAL json_each_text(c.held) h
     """,
     """
     CREATE TABLE inbox (
