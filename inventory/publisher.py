@@ -147,7 +147,7 @@ async def wait_until_read(
             except (KafkaError, OSError, AttributeError):
                 # No coordinator yet, or (AttributeError) an error code that aiokafka fails to report: ask again.
                 pass
-            progress("waiting for the workers to read the products", len(ends) - len(waiting), len(ends))
+            progress("partitions of products that the workers have read", len(ends) - len(waiting), len(ends))
             if not waiting:
                 return
             if time.monotonic() >= deadline:

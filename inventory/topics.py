@@ -25,6 +25,10 @@ ATTEMPTS: Final = 5
 BACKOFF_SECONDS: Final = 0.5
 
 
+class NoAdminInterfaceError(OperatorError):
+    """The broker takes no orders: it makes topics by itself when they are used, or it is still starting."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicReport:
     """What became of one topic."""
@@ -65,13 +69,7 @@ async def create_topics(settings: Settings) -> list[TopicReport]:
         try:
             async with admin_client(settings) as client:
                 return await _create_missing(client, wanted_topics(settings))
-        except IncompatibleBrokerVersion as error:
-            raise OperatorError(
-                f"Kafka at {settings.kafka_bootstrap_servers} cannot create topics on request; "
-                "is it a test broker that makes them by itself when they are used?"
-            ) from error
-        except (KafkaError, OSError, TimeoutError, AttributeError) as error:
-            # AttributeError: aiokafka asks the controller's address before the cluster has one.
+        except (KafkaError, OSError, TimeoutError) as error:
             if attempt == ATTEMPTS:
                 raise unreachable(settings, error) from error
         except OperatorError:
@@ -81,21 +79,38 @@ async def create_topics(settings: Settings) -> list[TopicReport]:
     raise AssertionError  # the last attempt returns or raises
 
 
-def partition_warnings(settings: Settings, reports: Iterable[TopicReport]) -> list[str]:
-    """Say which topics in have other partition counts than the setting, and what that costs."""
+def partition_warning(settings: Settings, reports: Iterable[TopicReport]) -> str | None:
+    """Say what is wrong with the partition counts of the topics in, and what it costs; None where nothing is."""
     incoming = {settings.kafka_topic_prefix + topic for topic in TOPICS_IN}
     counts = {report.topic: report.partitions for report in reports if report.topic in incoming}
-    warnings = [
-        f"{topic} has {count} partitions, INVENTORY_KAFKA_TOPIC_PARTITIONS says {settings.kafka_topic_partitions}"
-        for topic, count in counts.items()
-        if count != settings.kafka_topic_partitions
-    ]
-    if len(set(counts.values())) > 1:
-        warnings.append(
-            "the topics in have unequal partition counts: everything stays right, but one order's events then meet "
-            "in different workers, which costs speed"
+    distinct = set(counts.values())
+    if len(distinct) > 1:
+        listed = ", ".join(f"{topic} {count}" for topic, count in counts.items())
+        return (
+            f"the topics in have unequal partition counts ({listed}): everything stays right, but one order's events "
+            "then meet in different workers, which costs speed"
         )
-    return warnings
+    if distinct != {settings.kafka_topic_partitions}:
+        return (
+            f"the topics in have {distinct.pop()} partitions each, INVENTORY_KAFKA_TOPIC_PARTITIONS says "
+            f"{settings.kafka_topic_partitions}; topics that exist are left as they are"
+        )
+    return None
+
+
+async def missing_topics(settings: Settings, client: AIOKafkaAdminClient) -> list[str]:
+    """List the topics in that have to be created before anything is published.
+
+    Empty for a broker without an admin API, like librdkafka's mock cluster: topics appear there when used.
+    """
+    existing = await existing_partitions(client)
+    missing = [name for topic in TOPICS_IN if (name := settings.kafka_topic_prefix + topic) not in existing]
+    try:
+        if missing:
+            await _ask_to_create(client, [])
+    except NoAdminInterfaceError:
+        return []
+    return missing
 
 
 async def existing_partitions(client: AIOKafkaAdminClient) -> Mapping[str, int]:
@@ -108,8 +123,7 @@ async def _create_missing(client: AIOKafkaAdminClient, wanted: list[NewTopic]) -
     existing = await existing_partitions(client)
     missing = [topic for topic in wanted if topic.name not in existing]
     if missing:
-        response: Any = await client.create_topics(missing)
-        for topic, code, message in response.topic_errors:
+        for topic, code, message in await _ask_to_create(client, missing):
             error = for_code(code)
             if code and error is not TopicAlreadyExistsError:
                 raise OperatorError(f"Kafka did not create {topic}: {message or error.__name__}")
@@ -121,16 +135,13 @@ async def _create_missing(client: AIOKafkaAdminClient, wanted: list[NewTopic]) -
     ]
 
 
-async def missing_topics(settings: Settings, client: AIOKafkaAdminClient) -> list[str]:
-    """List the topics in that have to be created before anything is published.
-
-    Empty for a broker without an admin API, like librdkafka's mock cluster: topics appear there when used.
-    """
-    existing = await existing_partitions(client)
-    missing = [name for topic in TOPICS_IN if (name := settings.kafka_topic_prefix + topic) not in existing]
+async def _ask_to_create(client: AIOKafkaAdminClient, topics: list[NewTopic]) -> list[tuple[str, int, str | None]]:
     try:
-        if missing:
-            await client.create_topics([], validate_only=True)
-    except IncompatibleBrokerVersion:
-        return []
-    return missing
+        response: Any = await client.create_topics(topics)
+    except (IncompatibleBrokerVersion, AttributeError) as error:
+        # AttributeError: aiokafka reads the controller's address also where the cluster names no controller.
+        raise NoAdminInterfaceError(
+            "Kafka cannot create topics on request: either it is still starting, "
+            "or it is a test broker that makes topics by itself when they are used"
+        ) from error
+    return list(response.topic_errors)

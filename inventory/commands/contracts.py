@@ -11,7 +11,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def contracts() -> None:
-    """Write the event contracts as files for other programs and languages."""
+    """Write the event contracts for other programs."""
 
 
 @app.command()

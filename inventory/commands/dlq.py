@@ -23,7 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback()
 def dlq() -> None:
-    """Look at dead letters: records that were given up, kept with their original bytes."""
+    """Look at dead letters, the records given up."""
 
 
 @app.command("list")

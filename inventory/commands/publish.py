@@ -53,9 +53,9 @@ def publish(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Publish a shop's order history from a CSV file.
 
-    The past is replayed as if it happened now. Products come first; when the workers have read them, each invoice's cart.updated, order.created and
-    payment.succeeded follow in the file's order. C invoices become cancellations and refunds of that customer's
-    earlier orders. Ids follow from the file, so publishing it again is safe.
+    The past is replayed as if it happened now. Products come first; when the workers have read them, each invoice's
+    cart.updated, order.created and payment.succeeded follow in the file's order. C invoices become cancellations and
+    refunds of that customer's earlier orders. Ids follow from the file, so publishing it again is safe.
     """
     from inventory.publisher import Plan
 

@@ -20,19 +20,20 @@ def create(
 ) -> None:
     """Create the topics that are missing.
 
-    Seven topics that are read, three that are written, and a dead letter topic for each that is read. Existing topics stay as they are; running it again changes nothing. Partitions, copies and how long dead letters
-    are kept are settings.
+    Seven topics that are read, three that are written, and a dead letter topic for each that is read. Existing
+    topics stay as they are; running it again changes nothing. Partitions, copies and how long dead letters are kept
+    are settings.
     """
     import asyncio
     from dataclasses import asdict
 
     from inventory.console import print_json, print_table, print_warning
     from inventory.settings import load_settings
-    from inventory.topics import create_topics, partition_warnings
+    from inventory.topics import create_topics, partition_warning
 
     settings = load_settings()
     reports = asyncio.run(create_topics(settings))
-    for warning in partition_warnings(settings, reports):
+    if warning := partition_warning(settings, reports):
         print_warning(warning)
     if as_json:
         print_json([asdict(report) for report in reports])
