@@ -1,0 +1,23 @@
+"""What can go wrong while a development server starts or stops."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LOG_LINES_SHOWN = 15
+
+
+class DevstackError(Exception):
+    """A development server could not be started, reached or stopped."""
+
+
+class ServerFailedError(DevstackError):
+    """A server ended or did not become ready in time; the end of its log is part of the message."""
+
+    def __init__(self, name: str, what: str, log: "Path") -> None:
+        self.name = name
+        self.log = log
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        tail = "\n".join(lines[-_LOG_LINES_SHOWN:]) or "(its log is empty)"
+        super().__init__(f"{name} {what}; the end of its log:\n{tail}")

@@ -1,0 +1,79 @@
+"""The embedded Kafka-protocol broker: librdkafka's mock cluster, from a wheel.
+
+It needs nothing but the wheel and starts in half a second. Its limits: one member per consumer group (the second one's
+SyncGroup fails), data in memory only, four partitions per topic, no admin API.
+
+Run as a module it is the broker's own process: `python -m devstack.kafka_mock ADDRESS_FILE` writes `host:port` there
+and serves until it is ended. In its own process it takes no time from the program that talks to it.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Literal
+
+from devstack.process import ServerProcess, scratch_directory
+
+DESCRIPTION = "embedded mock cluster (one member per group, in memory, no admin API)"
+READY_TIMEOUT_SECONDS = 60.0
+
+_REPOSITORY = Path(__file__).parent.parent
+_START_TIMEOUT_SECONDS = 30.0
+
+
+class MockBroker:
+    """A running mock cluster of one broker; stopping it loses all that it held."""
+
+    kind: Literal["mock"] = "mock"
+    description = DESCRIPTION
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        address_file = directory / "address"
+        self._process = ServerProcess(
+            "the embedded Kafka broker",
+            [sys.executable, "-m", "devstack.kafka_mock", str(address_file)],
+            log=directory / "broker.log",
+            environment={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
+            leash_signal=signal.SIGKILL,
+        )
+        self._process.wait_until(address_file.exists, READY_TIMEOUT_SECONDS)
+        self.bootstrap_servers = address_file.read_text()
+
+    def stop(self) -> None:
+        """End the broker; all that it held is gone."""
+        self._process.end(signal.SIGTERM)
+
+    def close(self) -> None:
+        """End the broker and remove its scratch directory."""
+        self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def start() -> MockBroker:
+    """Start the mock cluster.
+
+    Raises:
+        DevstackError: it did not start.
+    """
+    return MockBroker(scratch_directory("kafka-mock"))
+
+
+def serve(address_file: Path) -> None:
+    """Be the broker: start the cluster, publish its address, wait for SIGTERM."""
+    from confluent_kafka import Producer  # noqa: PLC0415 - only the broker's own process loads librdkafka
+
+    # The cluster lives as long as this producer; the system chooses its port, which the metadata tells.
+    owner = Producer({"bootstrap.servers": "ignored", "test.mock.num.brokers": 1})
+    (broker,) = owner.list_topics(timeout=_START_TIMEOUT_SECONDS).brokers.values()
+    partial = address_file.with_suffix(".partial")
+    partial.write_text(f"{broker.host}:{broker.port}")
+    partial.rename(address_file)
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    serve(Path(sys.argv[1]))

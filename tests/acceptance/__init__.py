@@ -1,0 +1,1 @@
+"""Tests of the whole program, started and used as an operator would."""

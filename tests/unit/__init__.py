@@ -1,0 +1,1 @@
+"""Tests of pure code; they start no server and open no connection."""
