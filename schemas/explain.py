@@ -31,6 +31,8 @@ _CONSTANTS = {None: "null", True: "true", False: "false"}
 def explain(error: ValidationError, prefix: str = "") -> Iterator[str]:
     """Yield one sentence per problem: the field's path, what is wrong with it, what was found there instead."""
     for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # Pydantic counts the valid lines only; why they are not valid is told already.
         path = _path(detail["loc"], prefix)
         sentence = _sentence(detail)
         yield f"{path}: {sentence}" if path else sentence

@@ -28,6 +28,9 @@ from schemas.outgoing import (
     StockRecovered,
 )
 
+# The CloudEvents source of every event that the worker publishes.
+SOURCE: Final = "inventory-worker"
+
 LOW_STOCK: Final = "inventory.low_stock"
 STOCK_RECOVERED: Final = "inventory.stock_recovered"
 RESERVATIONS: Final = "inventory.reservations"

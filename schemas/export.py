@@ -1,0 +1,29 @@
+"""The contracts as files for other teams: one JSON Schema per event, and an AsyncAPI document of every topic."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from schemas.asyncapi import asyncapi_document
+from schemas.json_schema import event_models, event_schema
+
+
+def export(directory: Path) -> list[Path]:
+    """Write every contract below `directory` and return the files in order; what else is there stays."""
+    written = []
+    for name, text in sorted(documents().items()):
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def documents() -> dict[str, str]:
+    """Return every file's text by its path below the directory."""
+    schemas = {f"events/{type_}.json": _render(event_schema(type_)) for type_ in event_models()}
+    return {"asyncapi.json": _render(asyncapi_document()), **schemas}
+
+
+def _render(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
