@@ -367,7 +367,7 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
         rest = upper.removeprefix(PREFIX)
         if not upper.startswith(PREFIX) or rest in known or _FOREIGN.fullmatch(upper) or service_link:
             continue
-        nearest = get_close_matches(rest, known, n=1, cutoff=0.6)
+        nearest = get_close_matches(rest, known, n=1, cutoff=0.5)
         hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "`inventory settings` lists all of them"
         problems.append(f"{name} is no setting: {hint}")
     return problems
