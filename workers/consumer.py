@@ -1,0 +1,463 @@
+"""The consumer: batches of raw records from all topics in, through `execute`, then the offsets.
+
+Built on one FastStream batch subscriber. What FastStream and aiokafka would do with a record they
+cannot read, with an exception, with positions and with rebalances is each taken out of their hands
+here; the reason stands beside each.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+
+from storage import save
+from storage.database import Pool
+from storage.errors import is_unavailable
+from storage.save import Progress
+from workers import metrics
+from workers.breaker import FloodBreaker
+from workers.execute import Report, Rules, Task, execute
+from workers.records import Incoming, Poison, read_records
+
+logger = logging.getLogger(__name__)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EXIT_BUG = 70
+
+# A partition that has been read to its end is as far in event time as the broker's word that there is
+# no more, less what clocks may differ and events may spend on their way.
+CAUGHT_UP_MARGIN = timedelta(seconds=1)
+TICK_SECONDS = 1.0
+FIRST_RETRY_SECONDS = 0.05
+LAST_RETRY_SECONDS = 2.0
+BATCH_TIMEOUT_MS = 200
+# Larger records than this are legal in a topic; Kafka hands out at least one whatever its size.
+PARTITION_FETCH_BYTES = 4 * 1024 * 1024
+MARGIN_BELOW_REBALANCE_TIMEOUT_SECONDS = 5.0
+
+
+class ConsumerOptions(NamedTuple):
+    """What the consumer needs to know of the deployment."""
+
+    topics: Sequence[str]
+    prefix: str
+    group_id: str
+    batch_max_records: int
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+    rebalance_timeout_ms: int
+
+
+async def parse_raw(records: tuple[ConsumerRecord, ...], original: Any) -> KafkaMessage:  # noqa: ANN401 - FastStream's parser
+    """Wrap the batch without touching the records' headers.
+
+    FastStream's own parser decodes every header as UTF-8 before the handler: one null or binary
+    header loses the whole batch. It gets a copy of the first record without headers instead.
+    """
+    message: KafkaMessage = await original((dataclasses.replace(records[0], headers=()),))
+    message.raw_message = records  # type: ignore[assignment] # a batch's raw message is a tuple
+    return message
+
+
+async def decode_raw(message: KafkaMessage) -> list[ConsumerRecord]:
+    """Hand over the raw records; nothing here can fail."""
+    return list(message.raw_message)  # type: ignore[arg-type] # a batch's raw message is a tuple
+
+
+class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is published without types
+    """Applies batches and keeps account of how far every partition has been read.
+
+    `after_commit` is called with each report once its transaction is committed.
+    """
+
+    def __init__(  # noqa: PLR0913 - its surroundings, each by name
+        self,
+        pool: Pool,
+        rules: Rules,
+        options: ConsumerOptions,
+        breaker: FloodBreaker,
+        clock: Callable[[], datetime],
+        after_commit: Callable[[Report], None],
+    ) -> None:
+        self._pool = pool
+        self._rules = rules
+        self._options = options
+        self._breaker = breaker
+        self._clock = clock
+        self._after_commit = after_commit
+        self._busy = asyncio.Lock()
+        self._subscriber: Any = None
+        self._next: dict[TopicPartition, int] = {}
+        self._seen_at_tick: dict[TopicPartition, int] = {}
+        self._batches = 0
+        self._batches_at_tick = 0
+        self._unregistered: set[TopicPartition] = set()
+        self._stopping = False
+        self.assigned: frozenset[TopicPartition] = frozenset()
+        self.paused_because: str | None = None
+        self.last_progress = time.monotonic()
+        self.lag = 0
+
+    # --- wiring ---------------------------------------------------------------------------------
+
+    def subscribe(self, broker: KafkaBroker) -> None:
+        """Register the one batch subscriber over all topics with FastStream."""
+        options = self._options
+        self._subscriber = broker.subscriber(
+            *(options.prefix + topic for topic in options.topics),
+            group_id=options.group_id,
+            batch=True,
+            max_records=options.batch_max_records,
+            batch_timeout_ms=BATCH_TIMEOUT_MS,
+            # Offsets are committed by us, after the transaction, for what was processed: FastStream's
+            # ack and a commit without arguments commit the position, which is ahead of that.
+            ack_policy=AckPolicy.MANUAL,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            # Partition i of every topic goes to one worker: an order's events then meet in one process.
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=options.session_timeout_ms,
+            heartbeat_interval_ms=options.heartbeat_interval_ms,
+            rebalance_timeout_ms=options.rebalance_timeout_ms,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            listener=self,
+            parser=parse_raw,
+            decoder=decode_raw,
+            no_reply=True,
+        )
+        self._subscriber(self.on_batch)
+
+    @property
+    def client(self) -> AIOKafkaConsumer | None:
+        """aiokafka's consumer while FastStream runs it."""
+        return None if self._subscriber is None else self._subscriber.consumer
+
+    def stop(self) -> None:
+        """Finish the batch at hand if the database lets us; do not begin to wait for one that is away."""
+        self._stopping = True
+
+    # --- one batch ------------------------------------------------------------------------------
+
+    async def on_batch(self, records: list[Any]) -> None:
+        """Apply one batch and commit its offsets.
+
+        FastStream swallows whatever a handler raises and goes on behind the lost batch, so nothing is
+        ever raised here: what is not expected ends the process, which is restarted and redelivered.
+        """
+        try:
+            async with self._busy:
+                await self._apply(records)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            logger.critical("A bug stopped this worker; its batch will be delivered again", exc_info=True)
+            logging.shutdown()
+            os._exit(EXIT_BUG)
+
+    async def _apply(self, records: Sequence[ConsumerRecord]) -> None:
+        started = time.perf_counter()
+        self._batches += 1
+        now = self._clock()
+        items = read_records(records, self._options.prefix, now)
+        decoded = time.perf_counter()
+        trouble = self._breaker.admit([isinstance(item, Poison) for item in items])
+        if trouble is not None:
+            self._pause(records, trouble)
+            return
+        progress = self._progress(records, items, now)
+        report = await self._until_applied([_task(item) for item in items], progress)
+        if report is None:
+            return
+        self._unregistered.clear()
+        committing = time.perf_counter()
+        await self._commit(_next_offsets(records))
+        self._after_commit(report)
+        finished = time.perf_counter()
+        _measure(items, report, now)
+        for stage, seconds in report.seconds.items():
+            metrics.BATCH_DURATION.labels(stage).observe(seconds)
+        metrics.BATCH_DURATION.labels("decode").observe(decoded - started)
+        metrics.BATCH_DURATION.labels("offsets").observe(finished - committing)
+        metrics.BATCH_DURATION.labels("total").observe(finished - started)
+        self.last_progress = time.monotonic()
+
+    async def _until_applied(self, tasks: list[Task], progress: list[Progress]) -> Report | None:
+        """Try until the database takes the batch; None when we are asked to stop meanwhile."""
+        delay = FIRST_RETRY_SECONDS
+        since = time.monotonic()
+        told = False
+        while True:
+            try:
+                report = await execute(self._pool, tasks, self._rules, self._clock(), progress=progress)
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                if not told:
+                    logger.warning("The database cannot be used (%s); the batch waits for it", _words(error))
+                    told = True
+                if self._stopping:
+                    return None
+                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                delay = min(delay * 2, LAST_RETRY_SECONDS)
+            else:
+                if told:
+                    logger.info("The database is back after %.1f s", time.monotonic() - since)
+                return report
+
+    async def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit what was processed; where that fails the inbox suppresses the redelivery."""
+        self._next |= offsets
+        client = self.client
+        if client is None:
+            return
+        try:
+            await client.commit(dict(offsets))
+        except (CommitFailedError, IllegalStateError) as error:
+            metrics.COMMIT_LOST.inc()
+            logger.info("The partitions moved before their offsets were committed: %s", _words(error))
+        except (KafkaError, TimeoutError) as error:
+            metrics.COMMIT_LOST.inc()
+            logger.warning("The offsets could not be committed, the next batch's will do: %s", _words(error))
+
+    def _pause(self, records: Sequence[ConsumerRecord], trouble: str) -> None:
+        """Stop consuming and put the batch back; people decide how it goes on."""
+        client = self.client
+        if client is None:
+            return
+        first: dict[TopicPartition, int] = {}
+        for record in records:
+            first.setdefault(TopicPartition(record.topic, record.partition), record.offset)
+        for partition, offset in first.items():
+            if partition in client.assignment():
+                client.seek(partition, offset)
+        client.pause(*client.assignment())
+        self.paused_because = trouble
+        logger.error(
+            "Consumption is paused: %s. Mend the producer or this deployment and restart the worker; if the records "
+            "really are all bad, raise INVENTORY_DEAD_LETTER_BREAKER_CONSECUTIVE and _RATIO and restart",
+            trouble,
+        )
+
+    # --- how far the stream has been read ---------------------------------------------------------
+
+    def _progress(
+        self, records: Sequence[ConsumerRecord], items: Sequence[Incoming | Poison], now: datetime
+    ) -> list[Progress]:
+        """Return, for each partition of the batch, the next offset and how far in event time it was read.
+
+        An event counts at the earlier of its own time and its record's, so that one producer's fast
+        clock does not carry the stream's clock away.
+        """
+        times: dict[TopicPartition, datetime] = {}
+        for record, item in zip(records, items, strict=True):
+            if isinstance(item, Incoming):
+                partition = TopicPartition(record.topic, record.partition)
+                at = min(item.event.occurred_at, item.record.timestamp or now, now)
+                times[partition] = max(times.get(partition, EPOCH), at)
+        offsets = _next_offsets(records)
+        progress = [
+            self._row(partition, offset, max(times.get(partition, EPOCH), self._read_to_the_end(partition, offset)))
+            for partition, offset in offsets.items()
+        ]
+        progress.extend(self._row(partition, 0, EPOCH) for partition in self._unregistered - offsets.keys())
+        return progress
+
+    def _row(self, partition: TopicPartition, offset: int, watermark: datetime) -> Progress:
+        return Progress(partition.topic.removeprefix(self._options.prefix), partition.partition, offset, watermark)
+
+    def _read_to_the_end(self, partition: TopicPartition, next_offset: int) -> datetime:
+        """Return the time up to which the broker said that there is nothing beyond `next_offset`; else the epoch."""
+        client = self.client
+        if client is None or partition not in client.assignment():
+            return EPOCH
+        end, asked = client.highwater(partition), client.last_poll_timestamp(partition)
+        if end is None or asked is None or next_offset < end:
+            return EPOCH
+        return datetime.fromtimestamp(asked / 1000, UTC) - CAUGHT_UP_MARGIN
+
+    async def run_ticks(self) -> None:
+        """Let idle partitions keep up with the time, for as long as the task lives."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                await self.tick()
+            except Exception as error:
+                if not is_unavailable(error) and not isinstance(error, KafkaError):
+                    raise
+                logger.debug("The stream's clock could not be written: %s", _words(error))
+
+    async def tick(self) -> None:
+        """Record for every partition that is read to its end that it is; measure the lag of all."""
+        client = self.client
+        if client is None or self._busy.locked():
+            return
+        async with self._busy:
+            positions = await self._positions(client)
+            self._measure_lag(client, positions)
+            quiet = self._batches == self._batches_at_tick
+            rows = [self._row(partition, 0, EPOCH) for partition in self._unregistered]
+            for partition, position in positions.items():
+                # A position that stood still through a quiet tick has been processed, even where control
+                # records (of producers' transactions) keep it from being the last record's offset plus one.
+                settled = self._next.get(partition) == position or (
+                    quiet and self._seen_at_tick.get(partition) == position
+                )
+                watermark = self._read_to_the_end(partition, position) if settled else EPOCH
+                if watermark > EPOCH:
+                    rows.append(self._row(partition, position, watermark))
+            self._seen_at_tick, self._batches_at_tick = positions, self._batches
+            if rows:
+                async with self._pool.acquire() as connection:
+                    await save.save_progress(connection, rows, self._clock())
+                self._unregistered.clear()
+
+    @staticmethod
+    async def _positions(client: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+        positions: dict[TopicPartition, int] = {}
+        for partition in client.assignment():
+            try:
+                async with asyncio.timeout(0.2):
+                    positions[partition] = await client.position(partition)
+            except (TimeoutError, IllegalStateError):
+                continue
+        return positions
+
+    def _measure_lag(self, client: AIOKafkaConsumer, positions: Mapping[TopicPartition, int]) -> None:
+        total = 0
+        for partition, position in positions.items():
+            end = client.highwater(partition)
+            lag = 0 if end is None else max(end - self._next.get(partition, position), 0)
+            if end is not None and position >= end:
+                lag = 0
+            total += lag
+            topic = partition.topic.removeprefix(self._options.prefix)
+            metrics.CONSUMER_LAG.labels(topic, str(partition.partition)).set(lag)
+            asked = client.last_poll_timestamp(partition)
+            if asked is not None:
+                metrics.LAST_POLL.set(asked / 1000)
+        if total == 0 or total < self.lag:
+            self.last_progress = time.monotonic()
+        self.lag = total
+
+    # --- rebalances -----------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Let the batch at hand finish before its partitions go to others, within Kafka's patience.
+
+        Where it does not finish in time, the inbox suppresses what the next owner has applied by then.
+        """
+        limit = max(self._options.rebalance_timeout_ms / 1000 - MARGIN_BELOW_REBALANCE_TIMEOUT_SECONDS, 1.0)
+        try:
+            async with asyncio.timeout(limit), self._busy:
+                pass
+        except TimeoutError:
+            logger.warning("A batch was still running when its partitions moved on")
+        self._next.clear()
+        self._seen_at_tick.clear()
+        for partition in revoked:
+            topic = partition.topic.removeprefix(self._options.prefix)
+            with contextlib.suppress(KeyError):
+                metrics.CONSUMER_LAG.remove(topic, str(partition.partition))
+        self.assigned = frozenset()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Make every partition of every topic known to the stream's clock before the first is read."""
+        client = self.client
+        self.assigned = frozenset(assigned)
+        self.last_progress = time.monotonic()
+        logger.info("This worker has %d partitions", len(assigned))
+        if client is None:
+            return
+        if self.paused_because is not None:
+            client.pause(*assigned)
+        for topic in self._options.topics:
+            name = self._options.prefix + topic
+            for number in client.partitions_for_topic(name) or ():
+                self._unregistered.add(TopicPartition(name, number))
+        try:
+            await _within(5.0, self._register)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            logger.warning("The partitions will be registered with the first batch: %s", _words(error))
+
+    async def _register(self) -> None:
+        rows = [self._row(partition, 0, EPOCH) for partition in self._unregistered]
+        async with self._pool.acquire() as connection:
+            await save.save_progress(connection, rows, self._clock())
+        self._unregistered.clear()
+
+
+def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: Any) -> KafkaBroker:  # noqa: ANN401 - FastStream's options
+    """Return FastStream's broker: it runs the consumer; its own producer is not used."""
+    return KafkaBroker(
+        bootstrap_servers,
+        graceful_timeout=graceful_timeout,
+        logger=None,
+        apply_types=False,
+        **options,
+    )
+
+
+def _task(item: Incoming | Poison) -> Task:
+    if isinstance(item, Poison):
+        return Task(letter=item.letter)
+    event = item.event
+    return Task(item.command, event.digest, item.record, event.type, event.traceparent)
+
+
+def _next_offsets(records: Sequence[ConsumerRecord]) -> dict[TopicPartition, int]:
+    offsets: dict[TopicPartition, int] = {}
+    for record in records:
+        partition = TopicPartition(record.topic, record.partition)
+        offsets[partition] = max(offsets.get(partition, 0), record.offset + 1)
+    return offsets
+
+
+def _measure(items: Sequence[Incoming | Poison], report: Report, now: datetime) -> None:
+    metrics.BATCH_SIZE.observe(len(items))
+    counts: dict[tuple[str, str, str], int] = {}
+    for item, verdict in zip(items, report.verdicts, strict=True):
+        if isinstance(item, Poison):
+            labels = (item.letter.record.topic, "unknown", verdict.outcome)
+        else:
+            labels = (item.event.topic, item.event.type, verdict.outcome)
+            metrics.EVENT_AGE.observe(max((now - item.event.occurred_at).total_seconds(), 0.0))
+        counts[labels] = counts.get(labels, 0) + 1
+    for labels, count in counts.items():
+        metrics.EVENTS.labels(*labels).inc(count)
+    for letter in report.dead_letters:
+        metrics.DEAD_LETTERS.labels(letter.record.topic, letter.reason).inc()
+        # The message quotes values of the payload, which do not belong into a log: `inventory dlq show` has it.
+        logger.warning(
+            "A record became dead letter %s (%s)",
+            letter.id,
+            letter.reason,
+            extra={
+                "event_id": letter.event_id,
+                "topic": letter.record.topic,
+                "partition": letter.record.partition,
+                "offset": letter.record.offset,
+            },
+        )
+
+
+async def _within(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(seconds):
+        await action()
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,316 @@
+"""The relay: publishes the outbox and the dead letters, woken by the commit that wrote them.
+
+Every worker can relay. A share of the keys has one relay at a time (`storage.outbox`), so the events of
+one key are published in the order in which they were written. A row leaves the queue only after the
+broker acknowledged it: what is published twice after a crash has the same id.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import orjson
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    UnknownTopicOrPartitionError,
+)
+
+from schemas.topics import dlq_topic
+from storage import dead_letters, outbox
+from storage.database import connect
+from storage.dead_letters import DeadLetter
+from storage.errors import is_contention, is_unavailable
+from storage.outbox import DEAD_LETTER_SHARD, SHARDS, PendingEvent
+from workers.outgoing import SOURCE
+
+logger = logging.getLogger(__name__)
+
+SEND_TIMEOUT_SECONDS = 30.0
+REBALANCE_SECONDS = 2.0
+DEAD_LETTERS_AT_ONCE = 100
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 5.0
+# Dead letters carry whole records, of up to the largest size a broker is usually let take.
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+MAX_HEADER_TEXT = 2000
+
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+_OURS = ("__dlq.", "x-dlq-", "x-original-topic")
+
+Headers = list[tuple[str, bytes]]
+
+
+class Relay:
+    """Publishes for the shards it holds; `wake()` after each commit, `run()` until cancelled."""
+
+    def __init__(  # noqa: PLR0913 - its surroundings, each by name
+        self,
+        database_url: str,
+        producer_options: dict[str, Any],
+        *,
+        prefix: str,
+        group_id: str,
+        version: str,
+        poll_seconds: float,
+        batch_size: int,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._database_url = database_url
+        self._producer_options = producer_options
+        self._prefix = prefix
+        self._group_id = group_id
+        self._version = version
+        self._poll_seconds = poll_seconds
+        self._batch_size = batch_size
+        self._clock = clock
+        self._woken = asyncio.Event()
+        self._connection: asyncpg.Connection | None = None
+        self._producer: AIOKafkaProducer | None = None
+        self._shards: set[int] = set()
+        self._next_rebalance = 0.0
+
+    def wake(self) -> None:
+        """Say that there is something to publish."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Publish for as long as the task lives; whatever fails is tried again, anew where need be."""
+        delay = FIRST_RETRY_SECONDS
+        try:
+            while True:
+                try:
+                    if await self.run_once() == 0:
+                        await self._wait()
+                    delay = FIRST_RETRY_SECONDS
+                except (KafkaError, TimeoutError) as error:
+                    logger.warning("The relay cannot publish (%s); trying again", _words(error))
+                    await self._drop_producer()
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, LAST_RETRY_SECONDS)
+                except Exception as error:
+                    if not (is_unavailable(error) or is_contention(error)):
+                        raise
+                    logger.warning("The relay cannot read the outbox (%s); trying again", _words(error))
+                    await self._drop_connection()
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, LAST_RETRY_SECONDS)
+        finally:
+            await self.close()
+
+    async def run_once(self) -> int:
+        """Publish one step of what waits; returns how many outgoing events and dead letters that were."""
+        connection = await self._connected()
+        await self._rebalance(connection)
+        published = 0
+        shards = sorted(self._shards - {DEAD_LETTER_SHARD})
+        if shards:
+            published = await self._publish_events(connection, shards)
+        if DEAD_LETTER_SHARD in self._shards:
+            published += await self._publish_dead_letters(connection)
+        return published
+
+    async def close(self) -> None:
+        """Give everything back."""
+        await self._drop_producer()
+        await self._drop_connection()
+
+    async def _wait(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._poll_seconds):
+                await self._woken.wait()
+        self._woken.clear()
+
+    # --- outgoing events --------------------------------------------------------------------------
+
+    async def _publish_events(self, connection: asyncpg.Connection, shards: list[int]) -> int:
+        rows = await outbox.pending(connection, shards, self._batch_size)
+        if not rows:
+            return 0
+        producer = await self._started_producer()
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            sent = [
+                await producer.send(
+                    self._prefix + row.topic,
+                    row.payload.encode(),
+                    key=row.key.encode(),
+                    headers=event_headers(row),
+                )
+                for row in rows
+            ]
+            results = await asyncio.gather(*sent, return_exceptions=True)
+        done = _acknowledged(rows, results)
+        if done:
+            await outbox.mark_published(connection, done, self._clock())
+        _raise_first(results)
+        return len(done)
+
+    # --- dead letters -----------------------------------------------------------------------------
+
+    async def _publish_dead_letters(self, connection: asyncpg.Connection) -> int:
+        letters = await dead_letters.pending_dead_letters(connection, DEAD_LETTERS_AT_ONCE)
+        if not letters:
+            return 0
+        producer = await self._started_producer()
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            results = await asyncio.gather(
+                *(self._send_dead_letter(producer, letter) for _, letter in letters), return_exceptions=True
+            )
+        done = []
+        for (position, letter), result in zip(letters, results, strict=True):
+            if not isinstance(result, BaseException):
+                done.append(position)
+            elif isinstance(result, _TOO_LARGE):
+                logger.error("Dead letter %s is too large for its topic and stays in the table only", letter.id)
+                await dead_letters.mark_unpublishable(connection, position, _words(result))
+        if done:
+            await dead_letters.mark_published(connection, done, self._clock())
+        _raise_first([result for result in results if not isinstance(result, _TOO_LARGE)])
+        return len(done)
+
+    async def _send_dead_letter(self, producer: AIOKafkaProducer, letter: DeadLetter) -> None:
+        record = letter.record
+        topic = self._prefix + dlq_topic(record.topic)
+        partitions = await producer.partitions_for(topic)
+        if not partitions:
+            raise UnknownTopicOrPartitionError(f"there is no topic {topic}; `inventory topics create` makes it")
+        await producer.send_and_wait(
+            topic,
+            record.value,
+            key=record.key,
+            partition=record.partition % len(partitions),
+            timestamp_ms=None if record.timestamp is None else round(record.timestamp.timestamp() * 1000),
+            headers=dead_letter_headers(letter, self._prefix, self._group_id, self._version),
+        )
+
+    # --- shards, connection, producer -------------------------------------------------------------
+
+    async def _rebalance(self, connection: asyncpg.Connection) -> None:
+        """Every now and then take a fair share of the shards: what is free, or give back what is too much."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_rebalance:
+            return
+        self._next_rebalance = now + REBALANCE_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+        fair = -(-(SHARDS + 1) // max(await outbox.count_relays(connection), 1))
+        for shard in sorted(self._shards)[fair:]:
+            await outbox.give_back_shard(connection, shard)
+            self._shards.remove(shard)
+        missing = [shard for shard in range(SHARDS + 1) if shard not in self._shards]
+        random.shuffle(missing)
+        for shard in missing:
+            if len(self._shards) >= fair:
+                break
+            if await outbox.take_shard(connection, shard):
+                self._shards.add(shard)
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._connection is not None and not self._connection.is_closed():
+            return self._connection
+        await self._drop_connection()
+        self._connection = await connect(self._database_url, "inventory-relay")
+        await outbox.join_relays(self._connection)
+        await self._connection.add_listener(outbox.CHANNEL, lambda *_: self._woken.set())
+        self._next_rebalance = 0.0
+        return self._connection
+
+    async def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        self._shards.clear()
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await connection.close(timeout=2)
+
+    async def _started_producer(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = AIOKafkaProducer(
+                **self._producer_options,
+                max_request_size=MAX_REQUEST_BYTES,
+                request_timeout_ms=int(SEND_TIMEOUT_SECONDS * 1000),
+            )
+            try:
+                await producer.start()
+            except BaseException:
+                await producer.stop()
+                raise
+            self._producer = producer
+        return self._producer
+
+    async def _drop_producer(self) -> None:
+        """Let go of the producer: after an error that it does not retry, aiokafka's can be left unusable (#1017)."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(5):
+                    await producer.stop()
+
+
+def event_headers(event: PendingEvent) -> Headers:
+    """Return the CloudEvents headers (binary mode) of an outgoing event."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(event.id).encode()),
+        ("ce_source", SOURCE.encode()),
+        ("ce_type", event.type.encode()),
+        ("ce_time", event.occurred_at.isoformat().replace("+00:00", "Z").encode()),
+        ("content-type", b"application/json"),
+    ]
+    if event.headers is not None:
+        headers.extend((name, str(value).encode()) for name, value in orjson.loads(event.headers).items())
+    return headers
+
+
+def dead_letter_headers(letter: DeadLetter, prefix: str, group_id: str, version: str) -> Headers:
+    """Return the record's own headers byte for byte, and ours behind them; those of an earlier death give way."""
+    record = letter.record
+    headers: list[tuple[str, Any]] = [
+        (name, value) for name, value in record.headers if not name.lower().startswith(_OURS)
+    ]
+    ours = {
+        "__dlq.errors.topic": prefix + record.topic,
+        "__dlq.errors.partition": record.partition,
+        "__dlq.errors.offset": record.offset,
+        "__dlq.errors.group": group_id,
+        "__dlq.errors.delivery.count": letter.delivery_count,
+        "__dlq.errors.message": letter.message[:MAX_HEADER_TEXT],
+        "x-original-topic": prefix + record.topic,
+        "x-dlq-version": 1,
+        "x-dlq-id": letter.id,
+        "x-dlq-reason": letter.reason,
+        "x-dlq-exception-class": letter.exception_class,
+        "x-dlq-stacktrace": letter.stacktrace,
+        "x-dlq-fingerprint": letter.fingerprint,
+        "x-dlq-failed-at": letter.failed_at.isoformat(),
+        "x-dlq-original-timestamp": None if record.timestamp is None else record.timestamp.isoformat(),
+        "x-dlq-event-id": letter.event_id,
+        "x-dlq-event-type": letter.event_type,
+        "x-dlq-service-version": version,
+        "x-dlq-redrive-count": letter.redrive_count,
+    }
+    headers.extend((name, str(value).encode()) for name, value in ours.items() if value is not None)
+    return headers
+
+
+def _acknowledged(rows: Sequence[PendingEvent], results: Sequence[object]) -> list[int]:
+    """Return the positions the broker has, without those of keys of which it lacks one: order is kept per key."""
+    failed = {row.key for row, result in zip(rows, results, strict=True) if isinstance(result, BaseException)}
+    return [row.position for row in rows if row.key not in failed]
+
+
+def _raise_first(results: Sequence[object]) -> None:
+    for result in results:
+        if isinstance(result, InvalidTopicError | UnknownTopicOrPartitionError):
+            logger.error("A topic is missing: %s; `inventory topics create` makes all of them", result)
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

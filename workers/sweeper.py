@@ -1,0 +1,92 @@
+"""The sweeper: drops holds that are due and gives up facts whose order never came, by the stream's clock.
+
+The clock is the event time up to which every partition has been read (`stream_progress`), not the
+wall's: after an outage the payments that wait in Kafka are read before any hold is dropped.
+Many sweepers work side by side; rows that one is working on are left out by the others.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+from domain.commands import ExpireCart, ExpireOrder, ForgetFact
+from storage import dead_letters, load
+from storage.database import Pool
+from storage.errors import is_contention, is_unavailable
+from workers import metrics
+from workers.execute import Report, Rules, Task, execute
+
+logger = logging.getLogger(__name__)
+
+SWEEP_LIMIT = 500
+
+
+class Swept(NamedTuple):
+    """What one look found: holds dropped, facts given up."""
+
+    expired: int
+    given_up: int
+
+
+class Sweeper:
+    """Looks every `interval_seconds`; `run_once()` is one look of at most 500 orders, carts and facts each."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        rules: Rules,
+        interval_seconds: float,
+        clock: Callable[[], datetime],
+        after_commit: Callable[[Report], None],
+    ) -> None:
+        self._pool = pool
+        self._rules = rules
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._after_commit = after_commit
+
+    async def run(self) -> None:
+        """Sweep for as long as the task lives; a database that is away is waited for."""
+        while True:
+            try:
+                swept = await self.run_once()
+                if swept.expired or swept.given_up:
+                    logger.info("Dropped %d expired holds, gave up %d early facts", *swept)
+                if max(swept) >= SWEEP_LIMIT:
+                    continue
+            except Exception as error:
+                if not (is_unavailable(error) or is_contention(error)):
+                    raise
+                logger.debug("Not swept: %s", error)
+            await asyncio.sleep(self._interval_seconds)
+
+    async def run_once(self) -> Swept:
+        """Drop what is due now and return how much that was."""
+        async with self._pool.acquire() as connection:
+            horizon = await load.horizon(connection)
+            if horizon is None:
+                return Swept(0, 0)
+            orders = await load.due_orders(connection, horizon, SWEEP_LIMIT)
+            carts = await load.due_carts(connection, horizon, SWEEP_LIMIT)
+            facts = await dead_letters.overdue(connection, horizon, SWEEP_LIMIT)
+        tasks = [
+            *(Task(ExpireOrder(order_id, horizon)) for order_id in orders),
+            *(Task(ExpireCart(cart_id, horizon)) for cart_id in carts),
+            *(
+                Task(
+                    ForgetFact(fact.order_id, fact.source, fact.event_id),
+                    record=fact.record,
+                    event_type=fact.event_type,
+                )
+                for fact in facts
+            ),
+        ]
+        if not tasks:
+            return Swept(0, 0)
+        report = await execute(self._pool, tasks, self._rules, self._clock(), skip_locked=True)
+        self._after_commit(report)
+        for letter in report.dead_letters:
+            metrics.DEAD_LETTERS.labels(letter.record.topic, letter.reason).inc()
+        return Swept(report.expired, len(report.dead_letters))
