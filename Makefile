@@ -46,11 +46,12 @@ format: $(INSTALLED) ## rewrite files in the house format
 	@$(BIN)/ruff format .
 
 # The files name neither this machine nor where the packages came from.
-COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again; LOCK_ARGS=--upgrade takes newer ones
-	$(COMPILE) $(LOCK_ARGS) --output-file requirements.txt
-	$(COMPILE) $(LOCK_ARGS) --extra embedded --group dev --constraint requirements.txt --output-file requirements-dev.txt
+	$(COMPILE) $(LOCK_ARGS) pyproject.toml --output-file requirements.txt
+	$(COMPILE) $(LOCK_ARGS) --group build --output-file requirements-build.txt
+	$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra embedded --group dev --constraint requirements.txt --output-file requirements-dev.txt
 
 wheel: $(INSTALLED) ## build the wheel into dist/
 	@$(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist

@@ -1,7 +1,5 @@
 """Carts: the hold follows the newest snapshot, and an order takes its cart's hold over."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -46,11 +44,7 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
             moves.reserve(product_id, taken)
             held[product_id] = held.get(product_id, 0) + taken
         if missing > available:
-            reason = (
-                Reason.INSUFFICIENT_STOCK
-                if product_id in state.products
-                else Reason.UNKNOWN_PRODUCT
-            )
+            reason = Reason.INSUFFICIENT_STOCK if product_id in state.products else Reason.UNKNOWN_PRODUCT
             shortages.append(Shortage(product_id, wanted, held.get(product_id, 0), reason))
     cart = Cart(
         cart_id=command.cart_id,
@@ -64,6 +58,7 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         version=1 if known is None else known.version + 1,
     )
     outcomes: list[Outcome] = []
+    shortages.sort(key=_is_known)
     if shortages:
         outcomes.append(_outcome(OutcomeKind.CART_SHORTAGE, cart, command.cause, shortages))
     alerts = moves.close()
@@ -73,11 +68,7 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         cart=cart,
         entries=tuple(moves.entries),
         outcomes=(*outcomes, *alerts),
-        short=tuple(
-            shortage.product_id
-            for shortage in shortages
-            if shortage.reason is Reason.INSUFFICIENT_STOCK
-        ),
+        short=tuple(shortage.product_id for shortage in shortages if shortage.reason is Reason.INSUFFICIENT_STOCK),
     )
 
 
@@ -128,14 +119,17 @@ def convert_cart(moves: Movements, cart: Cart | None, command: CreateOrder) -> C
 
 
 def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
-    """Drop the hold of a cart that was due at the horizon; anything else is left alone."""
+    """Drop the hold of a cart that was due at the horizon; anything else is left alone.
+
+    The cause is the deadline of this version of the cart: two snapshots can have the same deadline.
+    """
     cart = state.carts.get(command.cart_id)
     if cart is None or cart.status is not CartStatus.ACTIVE:
         return Decision(Disposition.DUPLICATE)
     due = cart.expires_at
     if due is None or due > command.horizon:
         return Decision(Disposition.DUPLICATE)
-    cause = Cause("inventory-worker", f"expired:cart:{cart.cart_id}:{due.isoformat()}", due)
+    cause = Cause("inventory-worker", f"expired:cart:{cart.cart_id}:{due.isoformat()}:{cart.version}", due)
     moves = Movements(state.products, cause, ReferenceType.CART, cart.cart_id)
     for product_id, quantity in cart.held.items():
         moves.release(product_id, quantity)
@@ -170,9 +164,12 @@ def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
     )
 
 
-def _outcome(
-    kind: OutcomeKind, cart: Cart, cause: Cause, shortages: list[Shortage]
-) -> ReservationOutcome:
+def _is_known(shortage: Shortage) -> bool:
+    """Sort unknown products first, as `Reason` has it."""
+    return shortage.reason is not Reason.UNKNOWN_PRODUCT
+
+
+def _outcome(kind: OutcomeKind, cart: Cart, cause: Cause, shortages: list[Shortage]) -> ReservationOutcome:
     return ReservationOutcome(
         kind,
         ReferenceType.CART,

@@ -1,7 +1,5 @@
 """What can be asked of the rules: one frozen command per intention, each with the cause behind it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime

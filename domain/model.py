@@ -6,8 +6,6 @@ All values are immutable. The small ones that every event makes several of (`Lin
 Quantities are integers of pieces; times are aware UTC datetimes; ids are non-empty strings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,17 +14,21 @@ from typing import NamedTuple
 
 
 class Reason(StrEnum):
-    """Why something was refused; where several apply, the first in this order is given."""
+    """Why something was refused; where several apply, the first in this order is given.
 
-    STALE_VERSION = "stale_version"
+    First whether the thing is known, then whether the request knows its newest state, then whether the order can
+    take the event at all, then whether the numbers fit what is recorded, and last whether there is stock.
+    """
+
     UNKNOWN_PRODUCT = "unknown_product"
-    INSUFFICIENT_STOCK = "insufficient_stock"
-    BELOW_RESERVED = "below_reserved"
+    STALE_VERSION = "stale_version"
     ORDER_REJECTED = "order_rejected"
     ORDER_CANCELLED = "order_cancelled"
     RESERVATION_EXPIRED = "reservation_expired"
     CANCELLATION_EXCEEDS_ORDER = "cancellation_exceeds_order"
     REFUND_EXCEEDS_DEDUCTED = "refund_exceeds_deducted"
+    BELOW_RESERVED = "below_reserved"
+    INSUFFICIENT_STOCK = "insufficient_stock"
 
 
 class StockStatus(StrEnum):
@@ -146,7 +148,8 @@ class Line(NamedTuple):
     """One product of an order, as counters that only the rules move.
 
     `released + deducted <= reserved`, `restocked + withheld <= deducted`, `cancelled <= requested`.
-    `withheld` are pieces that were refunded and do not come back to the shelf.
+    `cancelled` are pieces cancelled before they were deducted, or put back because the whole order was
+    cancelled afterwards. `withheld` are pieces that were refunded and do not come back to the shelf.
     """
 
     requested: int
@@ -171,6 +174,11 @@ class Line(NamedTuple):
     def outside(self) -> int:
         """What left the shelf and can still come back."""
         return self.deducted - self.restocked - self.withheld
+
+    @property
+    def undone(self) -> int:
+        """What the whole order's cancellation put back; a refund without restock still finds it there."""
+        return self.deducted - self.wanted
 
 
 class FactKind(StrEnum):
@@ -344,12 +352,9 @@ def check_order(order: Order) -> None:
     """Raise AssertionError unless every line's counters are possible."""
     for product_id, line in order.lines.items():
         if not (
-            0 <= line.cancelled <= line.requested
-            and 0 <= line.released
-            and 0 <= line.deducted
+            min(line) >= 0
+            and line.cancelled <= line.requested
             and line.released + line.deducted <= line.reserved
-            and 0 <= line.restocked
-            and 0 <= line.withheld
             and line.restocked + line.withheld <= line.deducted
         ):
             message = f"order {order.order_id}, line {product_id} is impossible: {line}"

@@ -4,8 +4,6 @@ One `Movements` lives for one decision. It is the only place where stock changes
 `before` and `after` cannot disagree with the stock.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from domain.model import (
@@ -16,6 +14,7 @@ from domain.model import (
     ReferenceType,
     StockAlert,
     StockStatus,
+    judge,
 )
 
 _SEVERITY = {StockStatus.OK: 0, StockStatus.LOW: 1, StockStatus.OUT: 2}
@@ -122,13 +121,12 @@ class Movements:
         """
         alerts: list[StockAlert] = []
         for product_id, product in self.touched.items():
-            if not 0 <= product.reserved <= product.on_hand:
+            on_hand, reserved, alert = product.on_hand, product.reserved, product.alert
+            if not 0 <= reserved <= on_hand:
                 message = f"a move would make the stock of {product_id} impossible: {product}"
                 raise AssertionError(message)
-            status = product.status
-            if status is product.alert:
-                continue
-            if status is not StockStatus.OK and _SEVERITY[status] < _SEVERITY[product.alert]:
+            status = judge(on_hand - reserved, product.threshold)
+            if status is alert or (status is not StockStatus.OK and _SEVERITY[status] < _SEVERITY[alert]):
                 continue
             told = product._replace(alert=status)
             self.touched[product_id] = told

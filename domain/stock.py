@@ -1,7 +1,5 @@
 """Products: made known once, adjusted by people, judged against their thresholds."""
 
-from __future__ import annotations
-
 from domain.commands import AdjustStock, CreateProduct
 from domain.model import (
     Decision,

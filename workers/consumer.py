@@ -67,13 +67,13 @@ async def parse_raw(records: tuple[ConsumerRecord, ...], original: Any) -> Kafka
     header loses the whole batch. It gets a copy of the first record without headers instead.
     """
     message: KafkaMessage = await original((dataclasses.replace(records[0], headers=()),))
-    message.raw_message = records  # type: ignore[assignment] # a batch's raw message is a tuple
+    message.raw_message = records
     return message
 
 
 async def decode_raw(message: KafkaMessage) -> list[ConsumerRecord]:
     """Hand over the raw records; nothing here can fail."""
-    return list(message.raw_message)  # type: ignore[arg-type] # a batch's raw message is a tuple
+    return list(message.raw_message)
 
 
 class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is published without types
@@ -82,7 +82,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
     `after_commit` is called with each report once its transaction is committed.
     """
 
-    def __init__(  # noqa: PLR0913 - its surroundings, each by name
+    def __init__(
         self,
         pool: Pool,
         rules: Rules,
@@ -141,7 +141,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
 
     @property
     def client(self) -> AIOKafkaConsumer | None:
-        """aiokafka's consumer while FastStream runs it."""
+        """Aiokafka's consumer while FastStream runs it."""
         return None if self._subscriber is None else self._subscriber.consumer
 
     def stop(self) -> None:

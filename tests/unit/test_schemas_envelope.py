@@ -1,6 +1,7 @@
 """A record in any of the three envelopes becomes the same event."""
 
 import base64
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,18 +35,22 @@ CE_JSON = [("content-type", b"application/cloudevents+json")]
 
 
 def plain(**changes: Any) -> Event:
+    """Decode the order as plain JSON, with changes to its body."""
     return decode("order.created", orjson.dumps({**PLAIN, **changes}), [], NOON)
 
 
 def binary(**changes: bytes | None) -> Event:
+    """Decode the order in binary mode, with changes to its headers."""
     return decode("order.created", orjson.dumps(DATA), list({**HEADERS, **changes}.items()), NOON)
 
 
 def structured(**changes: Any) -> Event:
+    """Decode the order in structured mode, with changes to its envelope."""
     return decode("order.created", orjson.dumps({**STRUCTURED, **changes}), CE_JSON, NOON)
 
 
 def without(mapping: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the mapping without some of its keys."""
     return {name: value for name, value in mapping.items() if name not in names}
 
 
@@ -86,7 +91,7 @@ def test_a_missing_source_is_the_topic() -> None:
 def test_binary_mode_needs_an_id_only() -> None:
     """Type, source and time have safe values when only ce_id is given."""
     event = decode("order.created", orjson.dumps(DATA), [("ce_id", b"e-1")], NOON)
-    assert ("e-1", "order.created", "order.created") == (event.id, event.source, event.type)
+    assert (event.id, event.source, event.type) == ("e-1", "order.created", "order.created")
     assert datetime(2026, 3, 1, 12, tzinfo=UTC) == event.occurred_at
 
 
@@ -110,11 +115,15 @@ def test_a_type_may_carry_a_prefix(type_: str) -> None:
 @pytest.mark.parametrize("type_", ["order.deleted", "xorder.created", "order.created.v2", "Order.Created", ""])
 def test_any_other_type_is_unknown(type_: str) -> None:
     """Nothing is applied under a name that nobody agreed on."""
-    attempts = [lambda: binary(ce_type=type_.encode()), lambda: structured(type=type_), lambda: plain(event_type=type_)]
+    attempts: list[Callable[[], Event]] = [
+        lambda: binary(ce_type=type_.encode()),
+        lambda: structured(type=type_),
+        lambda: plain(event_type=type_),
+    ]
     for attempt in attempts:
         with pytest.raises(ContractViolation) as caught:
             attempt()
-        assert ("unknown_type", "e-1", "/shop") == (caught.value.reason, caught.value.event_id, caught.value.source)
+        assert (caught.value.reason, caught.value.event_id, caught.value.source) == ("unknown_type", "e-1", "/shop")
 
 
 def test_a_plain_field_called_type_may_be_the_producers_own() -> None:
