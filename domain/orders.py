@@ -384,7 +384,7 @@ def _conclude(  # noqa: PLR0913 - a decision is these facts
     short: tuple[str, ...] = (),
 ) -> Decision:
     """Judge the refunds that waited for this, close the books and put the decision together."""
-    outcomes = () if outcome is None else (outcome,)
+    outcomes: tuple[Outcome, ...] = () if outcome is None else (outcome,)
     if draft.waiting and draft.status is not OrderStatus.PENDING and (draft.paid or draft.refused):
         judged, told = _judge_waiting_refunds(moves, draft)
         settled += judged
