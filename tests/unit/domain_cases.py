@@ -1,0 +1,301 @@
+"""How the tests of the domain speak: events as published become commands, and a shop folds them one by one.
+
+The mapping stands here a second time, beside `workers.handlers`, so that the tests of the rules need nothing but the
+rules.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from domain.commands import (
+    AdjustStock,
+    CancelOrder,
+    Command,
+    CreateOrder,
+    CreateProduct,
+    ExpireCart,
+    ExpireOrder,
+    PayOrder,
+    RefundOrder,
+    UpdateCart,
+)
+from domain.decide import Expiry, step
+from domain.model import (
+    Cause,
+    Decision,
+    EntryType,
+    LedgerEntry,
+    Operation,
+    OrderStatus,
+    Outcome,
+    Policy,
+    Product,
+    State,
+    check_order,
+    check_product,
+)
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+Event = dict[str, Any]
+Lines = Mapping[str, int]
+
+
+def at(minutes: float) -> datetime:
+    """Return the time so many minutes after noon."""
+    return NOON + timedelta(minutes=minutes)
+
+
+# --- events as published ------------------------------------------------------------------------
+
+
+def event(topic: str, event_id: str, minutes: float, /, **data: Any) -> Event:
+    """Return an event as a team would publish it; fields that are None are left out."""
+    return {
+        "topic": topic,
+        "id": event_id,
+        "source": "shop",
+        "occurred_at": at(minutes),
+        "data": {name: value for name, value in data.items() if value is not None},
+    }
+
+
+def _items(lines: Lines | None) -> list[dict[str, Any]] | None:
+    return None if lines is None else [{"product_id": p, "quantity": n} for p, n in lines.items()]
+
+
+def product(product_id: str, quantity: int = 100, threshold: int | None = None, minutes: float = 0) -> Event:
+    """Return a `product.created`."""
+    return event(
+        "product.created",
+        f"product-{product_id}",
+        minutes,
+        product_id=product_id,
+        initial_quantity=quantity,
+        low_stock_threshold=threshold,
+    )
+
+
+def created(lines: Lines, order: str = "o", cart: str | None = None, minutes: float = 0) -> Event:
+    """Return an `order.created`."""
+    return event(
+        "order.created", f"created-{order}", minutes, order_id=order, cart_id=cart, user_id="u", items=_items(lines)
+    )
+
+
+def paid(order: str = "o", minutes: float = 1) -> Event:
+    """Return a `payment.succeeded`."""
+    return event("payment.succeeded", f"paid-{order}", minutes, order_id=order)
+
+
+def cancelled(lines: Lines | None = None, order: str = "o", name: str = "", minutes: float = 2) -> Event:
+    """Return an `order.cancelled`: of the whole order, or of `lines`."""
+    return event("order.cancelled", f"cancelled-{order}{name}", minutes, order_id=order, items=_items(lines))
+
+
+def refunded(
+    lines: Lines, name: str = "r", order: str = "o", *, restock: bool | None = None, minutes: float = 3
+) -> Event:
+    """Return a `payment.refunded` with the refund id `name`."""
+    return event(
+        "payment.refunded",
+        f"refunded-{order}-{name}",
+        minutes,
+        order_id=order,
+        refund_id=name,
+        items=_items(lines),
+        restock=restock,
+    )
+
+
+def cart(lines: Lines, minutes: float = 0, version: int | None = None, cart_id: str = "c") -> Event:
+    """Return a `cart.updated`."""
+    return event(
+        "cart.updated",
+        f"cart-{cart_id}-{minutes}-{version}",
+        minutes,
+        cart_id=cart_id,
+        user_id="u",
+        version=version,
+        items=_items(lines),
+    )
+
+
+def adjusted(product_id: str, operation: str | None = None, quantity: int | None = None, **more: Any) -> Event:
+    """Return an `inventory.adjustment`."""
+    return event(
+        "inventory.adjustment",
+        f"adjusted-{product_id}-{operation}-{quantity}-{sorted(more.items())}",
+        5,
+        product_id=product_id,
+        operation=operation,
+        quantity=quantity,
+        reason="count",
+        operator="ann",
+        **more,
+    )
+
+
+# --- events to commands -------------------------------------------------------------------------
+
+
+def command(published: Event) -> Command:  # noqa: PLR0911 - one return a topic
+    """Return what an event asks of the rules."""
+    cause = Cause(published["source"], published["id"], published["occurred_at"])
+    data = published["data"]
+    lines: dict[str, int] = Counter()
+    for item in data.get("items", ()):
+        lines[item["product_id"]] += item["quantity"]
+    lines = dict(lines)
+    match published["topic"]:
+        case "product.created":
+            return CreateProduct(
+                cause, data["product_id"], data.get("initial_quantity", 0), data.get("low_stock_threshold")
+            )
+        case "inventory.adjustment":
+            operation = data.get("operation")
+            return AdjustStock(
+                cause,
+                data["product_id"],
+                None if operation is None else Operation(operation),
+                data.get("quantity", 0),
+                data.get("low_stock_threshold"),
+                data.get("reason"),
+                data.get("operator"),
+                data.get("expected_version"),
+            )
+        case "cart.updated":
+            return UpdateCart(cause, data["cart_id"], lines, data.get("user_id"), data.get("version"))
+        case "order.created":
+            return CreateOrder(cause, data["order_id"], lines, data.get("cart_id"), data.get("user_id"))
+        case "payment.succeeded":
+            return PayOrder(cause, data["order_id"])
+        case "order.cancelled":
+            return CancelOrder(cause, data["order_id"], lines if "items" in data else None, data.get("reason"))
+        case "payment.refunded":
+            return RefundOrder(cause, data["order_id"], data["refund_id"], lines, data.get("restock", True))
+        case topic:
+            raise ValueError(topic)
+
+
+# --- a shop over the domain ---------------------------------------------------------------------
+
+
+class Books:
+    """A state that events are folded into, with everything that was ever written and told."""
+
+    def __init__(self, *given: Event, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self.state = State({}, {}, {})
+        self.decisions: list[Decision] = []
+        for published in given:
+            self.take(published)
+
+    @property
+    def entries(self) -> list[LedgerEntry]:
+        """Every ledger entry, in the order of writing."""
+        return [entry for decision in self.decisions for entry in decision.entries]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Everything told, in order."""
+        return [outcome for decision in self.decisions for outcome in decision.outcomes]
+
+    def take(self, published: Event, horizon: datetime | None = None) -> Decision:
+        """Fold one event; with a horizon, holds due by then give way to it. Returns the event's own decision."""
+        return self.obey(command(published), horizon)
+
+    def obey(self, asked: Command, horizon: datetime | None = None) -> Decision:
+        """Fold one command."""
+        due = {} if horizon is None else self.due(horizon)
+        decisions = list(step(self.state, asked, self.policy, due))
+        self.decisions += decisions
+        return decisions[-1]
+
+    def due(self, horizon: datetime) -> Mapping[str, Sequence[Expiry]]:
+        """Return by product the expiries of holds that are due, oldest first."""
+        holds: list[tuple[datetime, str, str, Expiry, Iterable[str]]] = [
+            (order.expires_at, "order", order.order_id, ExpireOrder(order.order_id, horizon), order.lines)
+            for order in self.state.orders.values()
+            if order.status is OrderStatus.RESERVED and order.expires_at is not None and order.expires_at <= horizon
+        ]
+        holds += [
+            (held.expires_at, "cart", held.cart_id, ExpireCart(held.cart_id, horizon), held.held)
+            for held in self.state.carts.values()
+            if held.expires_at is not None and held.expires_at <= horizon
+        ]
+        due: dict[str, list[Expiry]] = defaultdict(list)
+        for *_, expiry, product_ids in sorted(holds, key=lambda hold: hold[:3]):
+            for product_id in product_ids:
+                due[product_id].append(expiry)
+        return due
+
+    def stock(self, product_id: str = "p") -> tuple[int, int]:
+        """Return (on_hand, reserved) of a product."""
+        found = self.state.products[product_id]
+        return (found.on_hand, found.reserved)
+
+    def check(self) -> None:
+        """Raise AssertionError unless stock, lines and ledger are possible and agree with each other."""
+        for found in self.state.products.values():
+            check_product(found)
+            rebuilt = rebuild(entry for entry in self.entries if entry.product_id == found.product_id)
+            assert rebuilt == (found.on_hand, found.reserved, found.sequence)
+        for order in self.state.orders.values():
+            check_order(order)
+        assert holds_by_product(self.state) == {
+            found.product_id: found.reserved for found in self.state.products.values() if found.reserved
+        }
+
+
+_SIGNS = {
+    EntryType.IN: (1, 0),
+    EntryType.RESERVE: (0, 1),
+    EntryType.RELEASE: (0, -1),
+}
+
+
+def rebuild(entries: Iterable[LedgerEntry]) -> tuple[int, int, int]:
+    """Replay one product's ledger from nothing; returns on_hand, reserved and the last sequence.
+
+    Raises AssertionError for a hole in the sequence, a `before` that is not the last `after`, a quantity that is not
+    positive, or a change that the entry's type does not allow.
+    """
+    on_hand = reserved = sequence = 0
+    for entry in entries:
+        sequence += 1
+        assert entry.sequence == sequence
+        assert entry.quantity > 0
+        assert (entry.on_hand_before, entry.reserved_before) == (on_hand, reserved)
+        change = (entry.on_hand_after - on_hand, entry.reserved_after - reserved)
+        quantity = entry.quantity
+        match entry.type:
+            case EntryType.OUT:
+                assert change in {(-quantity, -quantity), (-quantity, 0)}
+            case EntryType.ADJUST:
+                assert change in {(quantity, 0), (-quantity, 0)}
+            case kind:
+                on_hand_sign, reserved_sign = _SIGNS[kind]
+                assert change == (on_hand_sign * quantity, reserved_sign * quantity)
+        on_hand, reserved = entry.on_hand_after, entry.reserved_after
+        assert 0 <= reserved <= on_hand
+    return on_hand, reserved, sequence
+
+
+def holds_by_product(state: State) -> dict[str, int]:
+    """Add up what orders and carts hold of each product."""
+    held: Counter[str] = Counter()
+    for order in state.orders.values():
+        for product_id, line in order.lines.items():
+            held[product_id] += line.held
+    for found in state.carts.values():
+        held.update(found.held)
+    return {product_id: quantity for product_id, quantity in held.items() if quantity}
+
+
+def shelf(product_id: str, on_hand: int, reserved: int = 0, threshold: int = 0) -> Product:
+    """Return a product as it might have been loaded."""
+    books = Books(product(product_id, on_hand, threshold))
+    found = books.state.products[product_id]
+    return found._replace(reserved=reserved)

@@ -1,0 +1,536 @@
+"""The rules against an independent oracle, step by step, and what must hold whatever happens."""
+
+from collections import Counter
+from copy import deepcopy
+from datetime import datetime
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from domain.commands import Command, ExpireCart, ExpireOrder, ForgetFact
+from domain.decide import decide
+from domain.model import (
+    Decision,
+    Disposition,
+    EntryType,
+    LatePaymentPolicy,
+    Policy,
+    ReservationOutcome,
+    State,
+    StockAlert,
+    StockStatus,
+)
+from oracle.shop import Edge, Settings, Shop, Short, Verdict, must_tell
+from oracle.shop import Outcome as Told
+from tests.unit.domain_cases import (
+    Books,
+    Event,
+    at,
+    cancelled,
+    command,
+    created,
+    event,
+    paid,
+    product,
+    refunded,
+)
+
+PRODUCTS = ("a", "b", "c")
+ORDERS = ("o1", "o2", "o3")
+CARTS = ("c1", "c2")
+
+lines = st.dictionaries(st.sampled_from((*PRODUCTS, "unheard-of")), st.integers(1, 4), min_size=1, max_size=3)
+known_lines = st.dictionaries(st.sampled_from(PRODUCTS), st.integers(1, 4), min_size=1, max_size=3)
+orders = st.sampled_from(ORDERS)
+carts = st.sampled_from(CARTS)
+minutes = st.integers(0, 60)
+
+
+def _items(asked: dict[str, int]) -> list[dict[str, Any]]:
+    return [{"product_id": product_id, "quantity": quantity} for product_id, quantity in asked.items()]
+
+
+# --- the oracle's words for what the domain says ------------------------------------------------
+
+
+def _cause(event_id: str) -> str:
+    """Expiries are named by their deadline as well; the oracle names them by their owner."""
+    return ":".join(event_id.split(":")[:3]) if event_id.startswith("expired:") else event_id
+
+
+def _outcomes(decision: Decision) -> list[Told]:
+    return [
+        Told(
+            outcome.kind,
+            (outcome.reference_type, outcome.reference_id),
+            _cause(outcome.cause.event_id),
+            tuple(sorted(outcome.lines.items())),
+            outcome.reason,
+            tuple(Short(*shortage) for shortage in outcome.shortages),
+        )
+        for outcome in decision.outcomes
+        if isinstance(outcome, ReservationOutcome)
+    ]
+
+
+def _edges(decision: Decision) -> set[Edge]:
+    return {
+        Edge(
+            alert.severity,
+            alert.product.product_id,
+            alert.product.on_hand,
+            alert.product.reserved,
+            alert.product.threshold,
+            _cause(alert.cause.event_id),
+        )
+        for alert in decision.outcomes
+        if isinstance(alert, StockAlert)
+    }
+
+
+def _agree(verdict: Verdict, decision: Decision) -> None:
+    assert (verdict.disposition, verdict.reason) == (decision.disposition, decision.reason)
+    assert verdict.outcomes == _outcomes(decision)
+    assert set(verdict.edges) == _edges(decision)
+    assert len(verdict.edges) == sum(isinstance(told, StockAlert) for told in decision.outcomes)
+    assert sorted(map(str, verdict.settled)) == sorted(
+        str((fact.cause.event_id, str(fact.disposition), None if fact.reason is None else str(fact.reason)))
+        for fact in decision.settled
+    )
+
+
+class ShopMachine(RuleBasedStateMachine):
+    """Anything that can happen in a small shop with scarce stock, each step judged by the oracle."""
+
+    late_payment = LatePaymentPolicy.RESERVE_AGAIN
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.books = Books(policy=Policy(default_threshold=3, late_payment=self.late_payment))
+        self.oracle = Shop(Settings(default_threshold=3, late_payment=self.late_payment))
+        self.history: list[Event] = []
+
+    # --- what can happen
+
+    @rule(product_id=st.sampled_from(PRODUCTS), quantity=st.integers(0, 12), threshold=st.none() | st.integers(0, 5))
+    def make_product(self, product_id: str, quantity: int, threshold: int | None) -> None:
+        """Make a product known, or repeat one."""
+        self._publish(
+            "product.created", 0, product_id=product_id, initial_quantity=quantity, low_stock_threshold=threshold
+        )
+
+    @rule(
+        product_id=st.sampled_from(PRODUCTS),
+        change=st.none() | st.tuples(st.sampled_from(("ADD", "SUBTRACT", "SET")), st.integers(0, 8)),
+        threshold=st.none() | st.integers(0, 8),
+        expected_version=st.none() | st.integers(1, 6),
+    )
+    def adjust(
+        self, product_id: str, change: tuple[str, int] | None, threshold: int | None, expected_version: int | None
+    ) -> None:
+        """Correct stock, threshold or both."""
+        operation, quantity = change or (None, None)
+        self._publish(
+            "inventory.adjustment",
+            0,
+            product_id=product_id,
+            operation=operation,
+            quantity=quantity,
+            low_stock_threshold=threshold,
+            expected_version=expected_version,
+        )
+
+    @rule(
+        cart_id=carts,
+        asked=st.just({}) | lines,
+        version=st.none() | st.integers(1, 5),
+        minute=minutes,
+        overdue=st.booleans(),
+    )
+    def update_cart(
+        self, cart_id: str, asked: dict[str, int], version: int | None, minute: int, *, overdue: bool
+    ) -> None:
+        """Publish a cart's snapshot, newer or older than the last."""
+        self._publish("cart.updated", minute, overdue=overdue, cart_id=cart_id, version=version, items=_items(asked))
+
+    @rule(
+        order_id=orders,
+        cart_id=st.none() | carts,
+        asked=lines | known_lines,
+        minute=minutes,
+        overdue=st.booleans(),
+    )
+    def create_order(
+        self, order_id: str, cart_id: str | None, asked: dict[str, int], minute: int, *, overdue: bool
+    ) -> None:
+        """Place an order, with or without a cart."""
+        self._publish("order.created", minute, overdue=overdue, order_id=order_id, cart_id=cart_id, items=_items(asked))
+
+    @rule(order_id=orders, minute=minutes, overdue=st.booleans())
+    def pay(self, order_id: str, minute: int, *, overdue: bool) -> None:
+        """Pay an order in whatever state."""
+        self._publish("payment.succeeded", minute, overdue=overdue, order_id=order_id)
+
+    @rule(order_id=orders)
+    def cancel(self, order_id: str) -> None:
+        """Cancel a whole order in whatever state."""
+        self._publish("order.cancelled", 0, order_id=order_id)
+
+    @rule(order_id=orders, asked=known_lines)
+    def cancel_lines(self, order_id: str, asked: dict[str, int]) -> None:
+        """Cancel some pieces, of what was ordered or not."""
+        self._publish("order.cancelled", 0, order_id=order_id, items=_items(asked))
+
+    @rule(order_id=orders, refund=st.integers(1, 5), asked=known_lines, restock=st.none() | st.booleans())
+    def refund(self, order_id: str, refund: int, asked: dict[str, int], *, restock: bool | None) -> None:
+        """Refund some pieces, in whatever state."""
+        self._publish(
+            "payment.refunded", 0, order_id=order_id, refund_id=f"r{refund}", items=_items(asked), restock=restock
+        )
+
+    @precondition(lambda self: self.history)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """Deliver an earlier event again."""
+        self._take(data.draw(st.sampled_from(self.history)), None)
+
+    @precondition(lambda self: self.history)
+    @rule(order_id=orders, minute=st.integers(0, 90))
+    def expire_order(self, order_id: str, minute: int) -> None:
+        """Sweep one order at some horizon."""
+        verdict = self.oracle.expire_order(order_id, at(minute))
+        _agree(verdict, self._obey(ExpireOrder(order_id, at(minute))))
+
+    @precondition(lambda self: self.history)
+    @rule(cart_id=carts, minute=st.integers(0, 90))
+    def expire_cart(self, cart_id: str, minute: int) -> None:
+        """Sweep one cart at some horizon."""
+        verdict = self.oracle.expire_cart(cart_id, at(minute))
+        _agree(verdict, self._obey(ExpireCart(cart_id, at(minute))))
+
+    @precondition(lambda self: self.history)
+    @rule(data=st.data(), order_id=orders)
+    def forget(self, data: st.DataObject, order_id: str) -> None:
+        """Let a waiting fact's deadline pass."""
+        chosen = data.draw(st.sampled_from(self.history))
+        forgotten = self.oracle.forget(order_id, (chosen["source"], chosen["id"]))
+        decision = self._obey(ForgetFact(order_id, chosen["source"], chosen["id"]))
+        assert decision.disposition is (Disposition.APPLIED if forgotten else Disposition.DUPLICATE)
+
+    # --- what must hold after each step
+
+    @invariant()
+    def books_are_balanced(self) -> None:
+        """Stock, lines, holds and ledger are possible and agree."""
+        self.books.check()
+
+    @invariant()
+    def the_oracle_sees_the_same_stock(self) -> None:
+        """Stock, settings, versions and ledger sums are the oracle's."""
+        seen = {
+            product_id: (found.on_hand, found.reserved, found.threshold, found.alert, found.version, found.sequence)
+            for product_id, found in self.books.state.products.items()
+        }
+        expected = {
+            product_id: (shelf.on_hand, shelf.reserved, shelf.threshold, shelf.told, shelf.version, shelf.entries)
+            for product_id, shelf in self.oracle.shelves.items()
+        }
+        assert expected == seen
+        sums: dict[str, Counter[str]] = {product_id: Counter() for product_id in expected}
+        for entry in self.books.entries:
+            signed = entry.on_hand_after - entry.on_hand_before if entry.type is EntryType.ADJUST else entry.quantity
+            sums[entry.product_id][entry.type] += signed
+        assert {p: {k: n for k, n in shelf.ledger.items() if n} for p, shelf in self.oracle.shelves.items()} == {
+            p: {k: n for k, n in found.items() if n} for p, found in sums.items()
+        }
+
+    @invariant()
+    def the_oracle_sees_the_same_orders_and_carts(self) -> None:
+        """Every order's status and held pieces, and every cart's hold, are the oracle's."""
+        assert {o.order_id: o.status for o in self.oracle.orders.values() if o.requested or o.waiting or o.paid} == {
+            o.order_id: o.status for o in self.books.state.orders.values() if o.lines or o.waiting or o.paid
+        }
+        for order in self.oracle.orders.values():
+            known = self.books.state.orders.get(order.order_id)
+            held = {} if known is None else {p: line.held for p, line in known.lines.items() if line.held}
+            assert held == {p: n for p, (n, _) in order.where.items() if n}
+        assert {c.cart_id: (c.status, c.held, c.expires_at) for c in self.oracle.carts.values()} == {
+            c.cart_id: (c.status, c.held, c.expires_at) for c in self.books.state.carts.values()
+        }
+
+    # --- how a step is taken
+
+    def _publish(self, topic: str, minute: int, *, overdue: bool = False, **data: Any) -> None:
+        published = event(topic, f"{topic}-{len(self.history)}", minute, **data)
+        self.history.append(published)
+        self._take(published, at(20) if overdue else None)
+
+    def _take(self, published: Event, horizon: datetime | None) -> None:
+        verdict = self.oracle.apply(published, horizon)
+        already = len(self.books.decisions)
+        decision = self._obey(command(published), horizon)
+        _agree(verdict, decision)
+        *expired, _ = self.books.decisions[already:]
+        assert len(verdict.expired) == len(expired)
+        for fallen, dropped in zip(verdict.expired, expired, strict=True):
+            _agree(fallen, dropped)
+
+    def _obey(self, asked: Command, horizon: datetime | None = None) -> Decision:
+        _decides_purely(self.books.state, asked, self.books.policy)
+        return self.books.obey(asked, horizon)
+
+
+def _decides_purely(state: State, asked: Command, policy: Policy) -> None:
+    """Decide over a state that cannot be written to, twice; both must say the same and leave it as it was."""
+    before = deepcopy((state, asked))
+    frozen = State(*(MappingProxyType(part) for part in state))  # type: ignore[arg-type]
+    assert decide(frozen, asked, policy) == decide(frozen, asked, policy)
+    assert (state, asked) == before
+
+
+class ShortfallShopMachine(ShopMachine):
+    """The same shop, where a late payment is never served."""
+
+    late_payment = LatePaymentPolicy.SHORTFALL
+
+
+_machine = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestShop = ShopMachine.TestCase
+TestShop.settings = _machine
+TestShortfallShop = ShortfallShopMachine.TestCase
+TestShortfallShop.settings = settings(_machine, max_examples=60)
+
+
+# --- permutation and duplication ----------------------------------------------------------------
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[Event]:
+    """Draw one order's events that agree with each other: nothing is given back that was not ordered."""
+    ordered = draw(known_lines)
+    facts = [created(ordered)]
+    left = dict(ordered)
+    for number in range(draw(st.integers(0, 3))):
+        part = {p: n for p in left if (n := draw(st.integers(0, left[p])))}
+        if not part:
+            continue
+        for product_id, quantity in part.items():
+            left[product_id] -= quantity
+        if draw(st.booleans()):
+            facts.append(cancelled(part, name=str(number)))
+        else:
+            facts.append(refunded(part, f"r{number}", restock=draw(st.sampled_from((None, True, False)))))
+    if draw(st.integers(0, 3)):
+        facts.append(paid())
+    if draw(st.booleans()):
+        facts.append(cancelled())
+    return facts
+
+
+def _end(facts: list[Event], policy: Policy | None = None) -> dict[str, tuple[int, int]]:
+    books = Books(*(product(product_id, 50) for product_id in PRODUCTS), *facts, policy=policy)
+    books.check()
+    return {product_id: books.stock(product_id) for product_id in PRODUCTS}
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), story=stories())
+def test_any_permutation_and_duplication_of_an_orders_events_ends_in_the_same_stock(
+    data: st.DataObject, story: list[Event]
+) -> None:
+    """However an order's events are shuffled and repeated, the stock at the end is the same."""
+    repeated = [*story, *data.draw(st.lists(st.sampled_from(story), max_size=4))]
+    assert _end(story) == _end(data.draw(st.permutations(repeated)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), story=stories())
+def test_the_stock_at_the_end_is_what_the_facts_add_up_to(data: st.DataObject, story: list[Event]) -> None:
+    """What is gone at the end is what was paid and neither cancelled nor put back, counted from the facts alone."""
+    gone: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    withheld: Counter[str] = Counter()
+    topics = [fact["topic"] for fact in story]
+    is_paid = "payment.succeeded" in topics
+    is_cancelled = any(fact["topic"] == "order.cancelled" and "items" not in fact["data"] for fact in story)
+    for fact in story:
+        for item in fact["data"].get("items", ()):
+            product_id, quantity = item["product_id"], item["quantity"]
+            if fact["topic"] == "order.created":
+                (gone if is_paid else held)[product_id] += quantity
+            elif fact["topic"] == "order.cancelled":
+                (gone if is_paid else held)[product_id] -= quantity
+            elif is_paid and fact["data"].get("restock", True):
+                gone[product_id] -= quantity
+            elif is_paid:
+                withheld[product_id] += quantity
+    if is_cancelled:
+        gone, held = withheld, Counter()
+    expected = {p: (50 - gone[p], held[p]) for p in PRODUCTS}
+    assert expected == _end(data.draw(st.permutations(story)))
+
+
+# --- cuts ---------------------------------------------------------------------------------------
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Event]:
+    """Draw a stream of events about few products, orders and carts, with scarce stock."""
+    stream = [product(product_id, draw(st.integers(0, 10)), draw(st.integers(0, 4))) for product_id in PRODUCTS]
+    for number in range(draw(st.integers(1, 25))):
+        topic = draw(
+            st.sampled_from(
+                ("cart.updated", "order.created", "payment.succeeded", "order.cancelled", "payment.refunded")
+            )
+        )
+        data: dict[str, Any] = {"cart_id": draw(carts)} if topic == "cart.updated" else {"order_id": draw(orders)}
+        if topic != "payment.succeeded" and (topic != "order.cancelled" or draw(st.booleans())):
+            data["items"] = _items(draw(known_lines))
+        if topic == "order.created":
+            data["cart_id"] = draw(st.none() | carts)
+        if topic == "payment.refunded":
+            data["refund_id"] = draw(st.sampled_from(("r1", "r2")))
+            data["restock"] = draw(st.none() | st.booleans())
+        stream.append(event(topic, f"e{number}", draw(minutes), **data))
+    return stream
+
+
+def _load(stored: State, batch: list[Event]) -> State:
+    """Return the rows that a batch names or that its owners' rows name, as a database would give them."""
+    order_ids = {fact["data"].get("order_id") for fact in batch}
+    found_orders = {o: order for o, order in stored.orders.items() if o in order_ids}
+    cart_ids = {fact["data"].get("cart_id") for fact in batch}
+    found_carts = {c: cart for c, cart in stored.carts.items() if c in cart_ids}
+    named = {item["product_id"] for fact in batch for item in fact["data"].get("items", ())}
+    named |= {fact["data"].get("product_id") for fact in batch}
+    for order in found_orders.values():
+        named |= order.lines.keys()
+        named |= {product_id for fact in order.waiting for product_id in fact.lines or {}}
+    for held in found_carts.values():
+        named |= held.held.keys()
+    return State({p: row for p, row in stored.products.items() if p in named}, found_orders, found_carts)
+
+
+def _save(stored: State, state: State) -> None:
+    stored.products.update(state.products)
+    stored.orders.update(state.orders)
+    stored.carts.update(state.carts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), stream=streams())
+def test_results_do_not_depend_on_how_the_stream_was_cut(data: st.DataObject, stream: list[Event]) -> None:
+    """Batches that each load only the rows they name end in the state, ledger and outcomes of one single batch."""
+    whole = Books(*stream)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(stream)))) | {0, len(stream)})
+    stored, decisions = State({}, {}, {}), []
+    for start, stop in pairwise(cuts):
+        books = Books()
+        books.state = _load(stored, stream[start:stop])
+        for published in stream[start:stop]:
+            books.take(published)
+        _save(stored, books.state)
+        decisions += books.decisions
+    assert (whole.state, whole.decisions) == (stored, decisions)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), stream=streams())
+def test_streams_that_share_nothing_do_not_feel_each_other(data: st.DataObject, stream: list[Event]) -> None:
+    """Two shops' events, merged in any way, end as each shop alone would, and each tells the same."""
+    other = [_renamed(published) for published in stream]
+    merged = list(stream)
+    places = sorted(data.draw(st.lists(st.integers(0, len(stream)), min_size=len(other), max_size=len(other))))
+    for offset, (place, published) in enumerate(zip(places, other, strict=True)):
+        merged.insert(place + offset, published)
+    together, alone, apart = Books(*merged), Books(*stream), Books(*other)
+    _save(alone.state, apart.state)
+    assert alone.state == together.state
+    assert sorted(map(repr, together.outcomes)) == sorted(map(repr, alone.outcomes + apart.outcomes))
+
+
+def _renamed(published: Event) -> Event:
+    data: dict[str, Any] = {
+        name: f"x{value}" if name in {"order_id", "cart_id", "product_id"} else value
+        for name, value in published["data"].items()
+    }
+    if "items" in data:
+        data["items"] = [{**item, "product_id": f"x{item['product_id']}"} for item in data["items"]]
+    return {**published, "id": f"x{published['id']}", "data": data}
+
+
+# --- what must hold in every stream -------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(stream=streams())
+def test_an_alert_is_told_exactly_once_per_edge(stream: list[Event]) -> None:
+    """The alerts of a product are the edges of its status after each event: none missing, none repeated."""
+    books = Books()
+    told: dict[str, str] = {}
+    expected: list[tuple[str, str]] = []
+    for published in stream:
+        decision = books.take(published)
+        for product_id, found in books.state.products.items():
+            if must_tell(told.setdefault(product_id, "ok"), found.status):
+                told[product_id] = found.status
+                expected.append((product_id, found.status))
+        seen = [(alert.product.product_id, str(alert.severity)) for alert in _alerts(decision)]
+        assert sorted(expected) == sorted(seen)
+        expected.clear()
+
+
+@settings(max_examples=200, deadline=None)
+@given(stream=streams())
+def test_nothing_appears_or_vanishes(stream: list[Event]) -> None:
+    """Initial stock plus what came in minus what went out is what is on hand, and it is never oversold."""
+    books = Books()
+    for published in stream:
+        books.take(published)
+        flows: Counter[str] = Counter()
+        for entry in books.entries:
+            flows[entry.product_id] += {EntryType.IN: 1, EntryType.OUT: -1}.get(entry.type, 0) * entry.quantity
+        for product_id, found in books.state.products.items():
+            assert flows[product_id] == found.on_hand
+            assert 0 <= found.reserved <= found.on_hand
+
+
+@settings(max_examples=200, deadline=None)
+@given(stream=streams())
+def test_the_ledger_rebuilds_the_state(stream: list[Event]) -> None:
+    """Replaying each product's entries gives its stock; sequences have no holes and each before is the last after."""
+    books = Books(*stream)
+    books.check()
+
+
+@settings(max_examples=100, deadline=None)
+@given(stream=streams())
+def test_a_repeated_event_moves_nothing(stream: list[Event]) -> None:
+    """Every event about orders and products, given again at once, writes no entry and tells nothing."""
+    books = Books()
+    for published in stream:
+        books.take(published)
+        if published["topic"] == "cart.updated":
+            continue  # snapshots are idempotent by state, not by silence: the same one renews the same hold
+        again = books.take(published)
+        refused_before = again.disposition is Disposition.REFUSED
+        assert again.disposition in {Disposition.DUPLICATE, Disposition.CONFLICT, Disposition.REFUSED}
+        assert not refused_before
+        assert (again.entries, again.outcomes, again.products) == ((), (), {})
+
+
+def _alerts(decision: Decision) -> list[StockAlert]:
+    return [outcome for outcome in decision.outcomes if isinstance(outcome, StockAlert)]
+
+
+@pytest.mark.parametrize("status", list(StockStatus))
+def test_the_oracle_and_the_domain_name_the_same_statuses(status: StockStatus) -> None:
+    """A status that the oracle does not know would never be compared."""
+    assert status in {"ok", "low", "out"}
