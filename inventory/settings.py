@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,6 +30,7 @@ from inventory.errors import OperatorError
 PREFIX = "INVENTORY_"
 MASK = "***"
 HEARTBEATS_PER_SESSION = 3
+LIKE_ENOUGH = 0.8
 LONGEST_DURATION = timedelta(days=3650)
 
 
@@ -359,7 +360,7 @@ _FOREIGN = re.compile(
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    known = {field.upper() for field in Settings.model_fields}
+    known = [field.upper() for field in Settings.model_fields]
     problems = []
     for name, value in sorted(environment.items()):
         upper = name.upper()
@@ -367,7 +368,14 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
         rest = upper.removeprefix(PREFIX)
         if not upper.startswith(PREFIX) or rest in known or _FOREIGN.fullmatch(upper) or service_link:
             continue
-        nearest = get_close_matches(rest, known, n=1, cutoff=0.5)
-        hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "`inventory settings` lists all of them"
+        nearest = max(known, key=lambda setting: _likeness(setting, rest))
+        alike = _likeness(nearest, rest) >= LIKE_ENOUGH
+        hint = f"did you mean {PREFIX}{nearest}?" if alike else "`inventory settings` lists all of them"
         problems.append(f"{name} is no setting: {hint}")
     return problems
+
+
+def _likeness(one: str, other: str) -> float:
+    """Compare names by whole words as well as by letters: CART_TTL is nearer CART_RESERVATION_TTL than SWEEP_TTL."""
+    words, other_words = set(one.split("_")), set(other.split("_"))
+    return len(words & other_words) / len(words | other_words) + SequenceMatcher(None, one, other).ratio()
