@@ -1,0 +1,1 @@
+"""Checks of the published contracts with other people's tools."""

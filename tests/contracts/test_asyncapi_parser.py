@@ -1,0 +1,92 @@
+"""The official AsyncAPI parser finds nothing to complain about; needs Node.js 20 and the npm registry once."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+HERE = Path(__file__).parent / "asyncapi-parser"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "contracts" / "asyncapi.json"
+INSTALL_TIMEOUT_S = 150
+PARSE_TIMEOUT_S = 60
+
+
+@pytest.fixture(scope="module")
+def node() -> str:
+    """Node.js with the parser installed from the lock file, once for each lock file."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        missing("Node.js is not installed")
+    installed = HERE / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
+        # No scripts: one of the dependencies only has one in order to report that it was installed.
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        result = subprocess.run(
+            command, cwd=HERE, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
+        )
+        if result.returncode != 0:
+            missing(f"npm ci failed: {result.stderr[-500:]}")
+    return node
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip on a laptop, fail in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"the AsyncAPI parser is required in CI: {reason}")
+    pytest.skip(f"the AsyncAPI parser was not run: {reason}")
+
+
+def parse(node: str, document: Path) -> subprocess.CompletedProcess[str]:
+    """Run the check; its last line of output is a summary."""
+    return subprocess.run(
+        [node, str(HERE / "check.mjs"), str(document)],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        timeout=PARSE_TIMEOUT_S,
+        check=False,
+    )
+
+
+def test_the_parser_accepts_the_document(node: str) -> None:
+    """No error, no warning, and everything in it is understood."""
+    result = parse(node, DOCUMENT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    document = json.loads(DOCUMENT.read_text())
+    expected = {
+        "version": "3.0.0",
+        "channels": len(document["channels"]),
+        "operations": len(document["operations"]),
+        "messages": len(document["components"]["messages"]),
+        "serious": 0,
+    }
+    assert expected == summary
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("operations/receive_order_created/channel/$ref", "#/channels/nowhere"),
+        ("components/schemas/Item/properties/quantity/type", "many"),
+        ("components/messages/order.created.binary/bindings/kafka/bindingVersion", 5),
+    ],
+)
+def test_the_check_can_fail(node: str, tmp_path: Path, place: str, value: object) -> None:
+    """A dangling reference, a schema that is none and a malformed binding are found."""
+    document = json.loads(DOCUMENT.read_text())
+    *steps, last = [int(step) if step.isdigit() else step for step in place.split("/")]
+    target = document
+    for step in steps:
+        target = target[step]
+    assert last in target
+    target[last] = value
+    broken = tmp_path / "asyncapi.json"
+    broken.write_text(json.dumps(document))
+    result = parse(node, broken)
+    assert result.returncode == 1, result.stdout
+    assert json.loads(result.stdout.splitlines()[-1])["serious"] > 0
