@@ -11,7 +11,7 @@ from typing import Final
 import typer
 
 from inventory import logs
-from inventory.commands import contracts, dlq, publish, settings, topics
+from inventory.commands import contracts, dlq, publish, run, settings, topics
 from inventory.errors import OperatorError
 
 EXIT_OPERATOR: Final = 2
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 # One line per command. Their modules import at the top only what `--help` needs.
+app.command("run")(run.run)
 app.command("settings")(settings.show)
 app.add_typer(topics.app, name="topics")
 app.add_typer(contracts.app, name="contracts")

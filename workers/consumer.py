@@ -107,6 +107,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._stopping = False
         self.assigned: frozenset[TopicPartition] = frozenset()
         self.paused_because: str | None = None
+        self.waits_for_database = False
         self.last_progress = time.monotonic()
         self.lag = 0
 
@@ -143,6 +144,15 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
     def client(self) -> AIOKafkaConsumer | None:
         """Aiokafka's consumer while FastStream runs it."""
         return None if self._subscriber is None else self._subscriber.consumer
+
+    def last_poll_age(self) -> float | None:
+        """Return the seconds since Kafka last answered for one of our partitions; None before the first."""
+        client = self.client
+        if client is None:
+            return None
+        asked = [client.last_poll_timestamp(partition) for partition in client.assignment()]
+        known = [timestamp for timestamp in asked if timestamp is not None]
+        return time.time() - max(known) / 1000 if known else None
 
     def stop(self) -> None:
         """Finish the batch at hand if the database lets us; do not begin to wait for one that is away."""
@@ -206,12 +216,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                     raise
                 if not told:
                     logger.warning("The database cannot be used (%s); the batch waits for it", _words(error))
-                    told = True
+                    told = self.waits_for_database = True
                 if self._stopping:
                     return None
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 delay = min(delay * 2, LAST_RETRY_SECONDS)
             else:
+                self.waits_for_database = False
                 if told:
                     logger.info("The database is back after %.1f s", time.monotonic() - since)
                 return report

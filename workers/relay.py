@@ -73,6 +73,7 @@ class Relay:
         self._batch_size = batch_size
         self._clock = clock
         self._woken = asyncio.Event()
+        self._idle = asyncio.Event()
         self._connection: asyncpg.Connection | None = None
         self._producer: AIOKafkaProducer | None = None
         self._shards: set[int] = set()
@@ -82,13 +83,21 @@ class Relay:
         """Say that there is something to publish."""
         self._woken.set()
 
+    async def drained(self) -> None:
+        """Wait until a look at our shards found nothing more to publish."""
+        self._idle.clear()
+        self.wake()
+        await self._idle.wait()
+
     async def run(self) -> None:
         """Publish for as long as the task lives; whatever fails is tried again, anew where need be."""
         delay = FIRST_RETRY_SECONDS
         try:
             while True:
                 try:
+                    self._woken.clear()
                     if await self.run_once() == 0:
+                        self._idle.set()
                         await self._wait()
                     delay = FIRST_RETRY_SECONDS
                 except (KafkaError, TimeoutError) as error:
@@ -127,7 +136,6 @@ class Relay:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._poll_seconds):
                 await self._woken.wait()
-        self._woken.clear()
 
     # --- outgoing events --------------------------------------------------------------------------
 

@@ -1,0 +1,303 @@
+"""The composition root of `inventory run`: builds the parts, starts them, and stops them in order.
+
+    settings -> pool, rules -> consumer, relay, sweeper, maintenance, cache -> HTTP port
+
+A stop finishes the batch at hand, commits its offsets, leaves the group, publishes what the outbox
+has, and only then closes the connections.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import asyncpg
+import uvicorn
+from faststream.asgi import AsgiFastStream
+from faststream.specification import AsyncAPI
+from prometheus_client import make_asgi_app
+from typing_extensions import override
+
+from domain.model import LatePaymentPolicy, Policy
+from inventory import kafka
+from inventory.database import connection, unreachable
+from inventory.errors import OperatorError
+from inventory.health import Health
+from inventory.settings import Settings
+from schemas.topics import TOPICS_IN
+from storage.database import Pool, open_pool
+from workers.breaker import FloodBreaker
+from workers.consumer import Consumer, ConsumerOptions, build_broker
+from workers.execute import Report, Rules
+from workers.relay import Relay
+from workers.sweeper import Sweeper
+
+logger = logging.getLogger(__name__)
+
+ROLES: Final = ("consumer", "relay", "sweeper")
+EXIT_BUG: Final = 70
+EXIT_STOPPED_AT_ONCE: Final = 130
+FLUSH_SECONDS: Final = 5.0
+
+
+def service_version() -> str:
+    """Return the version of the installed program."""
+    try:
+        return version("inventory-worker")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return the rules that the settings describe."""
+    return Rules(
+        Policy(
+            cart_ttl=settings.cart_reservation_ttl,
+            order_ttl=settings.order_reservation_ttl,
+            default_threshold=settings.default_low_stock_threshold,
+            late_payment=LatePaymentPolicy(settings.late_payment_policy),
+        ),
+        settings.parked_event_ttl,
+    )
+
+
+async def run(settings: Settings, roles: Collection[str] = ROLES) -> None:
+    """Run a worker until SIGTERM or SIGINT; a second signal stops at once.
+
+    Raises OperatorError when PostgreSQL or Kafka cannot be used at the start.
+    """
+    stop = asyncio.Event()
+    with _signals(stop):
+        async with worker(settings, roles):
+            await stop.wait()
+            logger.info("Stopping: the batch at hand is finished first")
+
+
+@asynccontextmanager
+async def worker(settings: Settings, roles: Collection[str] = ROLES) -> AsyncIterator["Worker"]:
+    """Run a worker inside the block; on leaving it, stop it in order."""
+    await _check_database(settings)
+    if "consumer" in roles:
+        await _check_topics(settings)
+    running = Worker(settings, roles)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(running.stop)
+        await running.start()
+        logger.info("Ready: %s on port %d", ", ".join(roles), running.port)
+        yield running
+
+
+class Worker:
+    """The parts of one process, and how they start and stop."""
+
+    def __init__(self, settings: Settings, roles: Collection[str]) -> None:
+        self._settings = settings
+        self._roles = roles
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pool: Pool | None = None
+        self._broker: Any = None
+        self._server: uvicorn.Server | None = None
+        self._server_task: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[Report], None]] = []
+        self.consumer: Consumer | None = None
+        self.relay: Relay | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Start everything, the consumer last."""
+        settings = self._settings
+        rules = rules_of(settings)
+        self._pool = pool = await _open_pool(settings)
+        if "relay" in self._roles:
+            self.relay = self._make_relay()
+            self._listeners.append(lambda report: self.relay.wake() if self.relay and report.outgoing else None)
+            self._spawn("relay", self.relay.run())
+        if "sweeper" in self._roles:
+            seconds = settings.sweep_interval.total_seconds()
+            self._spawn("sweeper", Sweeper(pool, rules, seconds, _now, self._after_commit).run())
+        if "consumer" in self._roles:
+            self.consumer = self._make_consumer(pool, rules)
+        self._broker = build_broker(
+            settings.kafka_bootstrap_servers,
+            graceful_timeout=settings.shutdown_timeout.total_seconds(),
+            security=kafka.broker_security(settings),
+            client_id=kafka.CLIENT_ID,
+        )
+        await self._serve()
+        if self.consumer is not None:
+            self.consumer.subscribe(self._broker)
+            await self._broker.start()
+            self._spawn("consumer's clock", self.consumer.run_ticks())
+
+    async def stop(self) -> None:
+        """Stop in order: no more batches, then what they left to publish, then the connections."""
+        if self.consumer is not None:
+            self.consumer.stop()
+            await self._broker.stop()
+        if self.relay is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self.relay.drained()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None and self._server_task is not None:
+            self._server.should_exit = True
+            await self._server_task
+        if self._pool is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._pool.close()
+        logger.info("Stopped")
+
+    def _after_commit(self, report: Report) -> None:
+        for listener in self._listeners:
+            listener(report)
+
+    def _make_consumer(self, pool: Pool, rules: Rules) -> Consumer:
+        settings = self._settings
+        return Consumer(
+            pool,
+            rules,
+            ConsumerOptions(
+                topics=tuple(TOPICS_IN),
+                prefix=settings.kafka_topic_prefix,
+                group_id=settings.kafka_group_id,
+                batch_max_records=settings.batch_max_records,
+                session_timeout_ms=settings.kafka_session_timeout_ms,
+                heartbeat_interval_ms=settings.kafka_heartbeat_interval_ms,
+                rebalance_timeout_ms=settings.kafka_rebalance_timeout_ms,
+            ),
+            FloodBreaker(
+                settings.dead_letter_breaker_consecutive,
+                settings.dead_letter_breaker_ratio,
+                settings.dead_letter_breaker_window,
+            ),
+            _now,
+            self._after_commit,
+        )
+
+    def _make_relay(self) -> Relay:
+        settings = self._settings
+        return Relay(
+            settings.database_url,
+            kafka.producer_options(settings),
+            prefix=settings.kafka_topic_prefix,
+            group_id=settings.kafka_group_id,
+            version=service_version(),
+            poll_seconds=settings.relay_poll_interval.total_seconds(),
+            batch_size=settings.relay_batch_size,
+            clock=_now,
+        )
+
+    async def _serve(self) -> None:
+        """Serve health and metrics; FastStream's application carries the routes."""
+        settings = self._settings
+        if self._pool is None:
+            raise AssertionError("the pool is opened before the port")
+        health = Health(self._pool, self.consumer)
+        app = AsgiFastStream(
+            self._broker,
+            asgi_routes=[("/livez", health.livez), ("/readyz", health.readyz), ("/metrics", make_asgi_app())],
+            # Given here, not through `as_asgi()`, which drops the title.
+            specification=AsyncAPI(title="Inventory worker", version=service_version()),
+            logger=None,
+        )
+        config = uvicorn.Config(
+            app, host=settings.http_host, port=settings.http_port, lifespan="off", log_config=None, access_log=False
+        )
+        self._server = _Server(config)
+        self._server_task = asyncio.create_task(self._server.serve(), name="http")
+        while not self._server.started:
+            if self._server_task.done():
+                raise OperatorError(
+                    f"port {settings.http_port} on {settings.http_host} cannot be opened; "
+                    "set INVENTORY_HTTP_PORT to a free one (0 picks one)"
+                )
+            await asyncio.sleep(0.01)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+
+    def _spawn(self, name: str, work: Awaitable[None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                # A part that died would leave the others running half a program.
+                logger.critical("A bug stopped the %s and with it this worker", name, exc_info=True)
+                logging.shutdown()
+                os._exit(EXIT_BUG)
+
+        self._tasks.append(asyncio.create_task(guarded(), name=name))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the worker's decide when everything stops."""
+
+    @override
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` at the first SIGTERM or SIGINT; leave the process at the second."""
+    loop = asyncio.get_running_loop()
+
+    def handle() -> None:
+        if stop.is_set():
+            logger.warning("Stopped at once, by a second signal; what was not committed will be delivered again")
+            logging.shutdown()
+            os._exit(EXIT_STOPPED_AT_ONCE)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _open_pool(settings: Settings) -> Pool:
+    try:
+        return await open_pool(settings.database_url, settings.database_pool_size)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise unreachable(settings, error) from error
+
+
+async def _check_database(settings: Settings) -> None:
+    """Raise OperatorError unless the database answers and has the tables of this version."""
+    from storage import migrate  # noqa: PLC0415 - alembic is only needed here
+
+    async with connection(settings) as opened:
+        found = await migrate.current_revision(opened)
+    if found is None:
+        raise OperatorError("the database has no inventory tables: run `inventory migrate` first")
+    if found != migrate.newest_revision():
+        raise OperatorError(
+            f"the database is at revision {found} and this program needs {migrate.newest_revision()}: "
+            "run `inventory migrate` first"
+        )
+
+
+async def _check_topics(settings: Settings) -> None:
+    """Raise OperatorError unless Kafka answers and has every topic that is read."""
+    async with kafka.admin_client(settings) as admin:
+        there = set(await admin.list_topics())
+    missing = sorted(topic for topic in TOPICS_IN if settings.kafka_topic_prefix + topic not in there)
+    if missing:
+        raise OperatorError(f"Kafka lacks {', '.join(missing)}: run `inventory topics create` first")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
