@@ -1,7 +1,6 @@
 """Carts: the hold follows the newest snapshot, and an order takes its cart's hold over."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 
 from domain.commands import CreateOrder, ExpireCart, UpdateCart
@@ -99,7 +98,7 @@ def convert_cart(moves: Movements, cart: Cart | None, command: CreateOrder) -> C
     at = command.cause.occurred_at
     if cart is not None and cart.as_of is not None and cart.as_of > at:
         converted_at = at if cart.converted_at is None else max(cart.converted_at, at)
-        return replace(cart, converted_at=converted_at, version=cart.version + 1)
+        return cart._replace(converted_at=converted_at, version=cart.version + 1)
     if cart is not None and cart.held:
         moves.reference_type, moves.reference_id = ReferenceType.CART, command.cart_id
         for product_id, quantity in cart.held.items():

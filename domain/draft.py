@@ -86,11 +86,12 @@ class OrderDraft:
     def reserve(self, moves: Movements) -> None:
         """Hold what is wanted of every line."""
         for product_id, line in self.lines.items():
-            requested, cancelled, reserved, *rest = line
+            requested, cancelled, reserved, released, deducted, restocked, withheld = line
             wanted = requested - cancelled
             if wanted:
                 moves.reserve(product_id, wanted)
-                self.lines[product_id] = Line(requested, cancelled, reserved + wanted, *rest)
+                reserved += wanted
+                self.lines[product_id] = Line(requested, cancelled, reserved, released, deducted, restocked, withheld)
 
     def deduct(self, moves: Movements) -> dict[str, int]:
         """Take off the shelf what is held; returns those pieces."""

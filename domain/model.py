@@ -1,13 +1,13 @@
 """What the rules speak of: products, orders, carts, ledger entries, outcomes and decisions.
 
-All values are immutable. The small ones that every event makes several of (`Line`, `Product`,
-`LedgerEntry`) are named tuples, because building one costs a quarter of a frozen dataclass.
+All values are immutable. Those that every event makes are named tuples, because building one costs a quarter of a
+frozen dataclass.
 
 Quantities are integers of pieces; times are aware UTC datetimes; ids are non-empty strings.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -199,8 +199,7 @@ class Fact(NamedTuple):
     restock: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """Everything known about an order.
 
     `seen` holds the business identities of partial cancellations and refunds that were judged, so
@@ -211,7 +210,7 @@ class Order:
     status: OrderStatus = OrderStatus.PENDING
     user_id: str | None = None
     cart_id: str | None = None
-    lines: Mapping[str, Line] = field(default_factory=dict)
+    lines: Mapping[str, Line] = {}
     paid: bool = False
     refused: bool = False
     waiting: tuple[Fact, ...] = ()
@@ -220,8 +219,7 @@ class Order:
     version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cart:
+class Cart(NamedTuple):
     """A cart and what it holds: pieces by product. `as_of` is the time of the newest snapshot applied."""
 
     cart_id: str

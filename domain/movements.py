@@ -80,16 +80,15 @@ class Movements:
     ) -> None:
         """Change the stock and write the entry."""
         before = self.touched.get(product_id)
+        first = before is None
         if before is None:
             before = self._known[product_id]
-            version = before.version + 1
-        else:
-            version = before.version
-        on_hand = before.on_hand + on_hand_change
-        reserved = before.reserved + reserved_change
-        sequence = before.sequence + 1
+        _, on_hand, reserved, threshold, alert, version, sequence = before
+        sequence += 1
+        on_hand_after = on_hand + on_hand_change
+        reserved_after = reserved + reserved_change
         self.touched[product_id] = Product(
-            product_id, on_hand, reserved, before.threshold, before.alert, version, sequence
+            product_id, on_hand_after, reserved_after, threshold, alert, version + first, sequence
         )
         self.entries.append(
             LedgerEntry(
@@ -97,10 +96,10 @@ class Movements:
                 sequence,
                 kind,
                 quantity,
-                before.on_hand,
                 on_hand,
-                before.reserved,
+                on_hand_after,
                 reserved,
+                reserved_after,
                 self.reference_type,
                 self.reference_id,
                 operator,
