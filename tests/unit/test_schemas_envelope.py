@@ -224,6 +224,8 @@ def test_the_trace_is_carried_and_never_held_against_an_event() -> None:
     for bad in (None, b"", b"\xff\xfe", b"00-zz", TRACE.encode() + b"-extra"):
         assert binary(traceparent=bad).traceparent is None
     assert structured(traceparent=["deep"]).traceparent is None
+    twice = [("ce_id", b"e-1"), ("traceparent", TRACE.encode()), ("traceparent", b"another")]
+    assert decode("order.created", orjson.dumps(DATA), twice, NOON).traceparent == TRACE
 
 
 def test_headers_that_mean_nothing_here_are_never_looked_at() -> None:
