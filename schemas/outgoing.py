@@ -8,16 +8,17 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+# In order of precedence: where several apply, the first is given.
 RefusalReason = Literal[
-    "stale_version",
     "unknown_product",
-    "insufficient_stock",
-    "below_reserved",
+    "stale_version",
     "order_rejected",
     "order_cancelled",
     "reservation_expired",
     "cancellation_exceeds_order",
     "refund_exceeds_deducted",
+    "below_reserved",
+    "insufficient_stock",
 ]
 REFUSAL_REASONS: tuple[str, ...] = get_args(RefusalReason)
 
