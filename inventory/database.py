@@ -2,21 +2,21 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 
 from inventory.errors import OperatorError
 from inventory.settings import Settings, mask_url
+from storage.database import Connection, connect
 
-CONNECT_TIMEOUT_SECONDS = 10.0
+CLOSE_TIMEOUT_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def connection(settings: Settings) -> AsyncIterator[Any]:
+async def connection(settings: Settings) -> AsyncIterator[Connection]:
     """Give one asyncpg connection; raises OperatorError where the server or our tables are not there."""
     try:
-        connected = await asyncpg.connect(settings.database_url, timeout=CONNECT_TIMEOUT_SECONDS)
+        connected = await connect(settings.database_url)
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise unreachable(settings, error) from error
     try:
@@ -27,7 +27,7 @@ async def connection(settings: Settings) -> AsyncIterator[Any]:
         raise unreachable(settings, error) from error
     finally:
         try:
-            await connected.close(timeout=CONNECT_TIMEOUT_SECONDS)
+            await connected.close(timeout=CLOSE_TIMEOUT_SECONDS)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             connected.terminate()
 

@@ -26,7 +26,7 @@ _MATCHING: Final = """
 """
 _COLUMNS: Final = """
     id, topic, "partition", "offset", reason, message, exception_class, fingerprint, event_id, event_type, source,
-    delivery_count, redrive_count, record_timestamp, failed_at, published_at
+    delivery_count, redrive_count, record_timestamp, failed_at, published_at, publish_error
 """
 _NEWEST: Final = f"SELECT {_COLUMNS} {_MATCHING} ORDER BY failed_at DESC, id LIMIT $5"
 _COUNT: Final = f"SELECT count(*) {_MATCHING}"
@@ -100,7 +100,7 @@ def readable(content: bytes | None) -> dict[str, Any]:
 def described(letter: Mapping[str, Any]) -> Iterator[str]:
     """Describe one dead letter from `one` in lines for a terminal."""
     place = f"{letter['topic']}, partition {letter['partition']}, offset {letter['offset']}"
-    published = letter["published_at"] or "not yet published to the dead letter topic"
+    published = letter["published_at"] or letter["publish_error"] or "not yet, the relay will do so"
     facts = {
         "id": letter["id"],
         "record": place,

@@ -92,7 +92,7 @@ async def publish(settings: Settings, plan: Plan, progress: Progress) -> Summary
         await sender.flush()
         if plan.wait_timeout_seconds is not None:
             await wait_until_read(settings, sender.ends, plan.wait_timeout_seconds, progress)
-        pace = _Pace(plan.speed)
+        pace = Pace(plan.speed)
         for row, event in _invoices(plan.path):
             await pace.wait_for(event)
             await sender.send(event)
@@ -171,6 +171,7 @@ class _Sender:
         self._last = datetime.min.replace(tzinfo=UTC)
 
     async def send(self, event: HistoryEvent) -> None:
+        """Hand the event to Kafka, waiting for older ones where too many are under way."""
         # Strictly growing: a cart's update counts as earlier than the order that takes the cart over.
         self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
         try:
@@ -189,6 +190,7 @@ class _Sender:
             raise unreachable(self._settings, error) from error
 
     async def flush(self) -> None:
+        """Wait until Kafka has acknowledged everything sent so far."""
         try:
             while self._in_flight:
                 async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
@@ -202,7 +204,7 @@ class _Sender:
         self.ends[place] = max(self.ends.get(place, 0), metadata.offset + 1)
 
 
-class _Pace:
+class Pace:
     """Lets events pass at `speed` times the pace of the file; without a speed, as fast as they come."""
 
     def __init__(self, speed: float | None) -> None:
@@ -210,6 +212,7 @@ class _Pace:
         self._began: tuple[float, datetime] | None = None
 
     async def wait_for(self, event: HistoryEvent) -> None:
+        """Return when the event is due."""
         if self._speed is None or event.at is None:
             return
         if self._began is None:

@@ -21,7 +21,7 @@ INCOMING_MAX_BYTES: Final = 4 * MIB
 DEAD_LETTER_MAX_BYTES: Final = 8 * MIB
 # With three copies, acks=all means two of them: one broker may be down and nothing acknowledged is lost.
 COPIES_FOR_TWO_ACKNOWLEDGEMENTS: Final = 3
-ATTEMPTS: Final = 5
+ATTEMPTS: Final = 3
 BACKOFF_SECONDS: Final = 0.5
 
 
