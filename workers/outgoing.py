@@ -20,7 +20,6 @@ from schemas.topics import LOW_STOCK, RESERVATIONS, STOCK_RECOVERED
 from storage.outbox import shard_of
 from storage.save import OutboxRow
 
-SOURCE = "inventory-worker"
 # Any fixed UUID will do; this one is the namespace of all ids the worker makes.
 NAMESPACE = UUID("6d1f3c1e-5d2b-5f0a-9c55-3f0f6a2b7e11")
 

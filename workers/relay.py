@@ -24,13 +24,12 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from schemas.topics import dlq_topic
+from schemas.topics import SOURCE, dlq_topic
 from storage import dead_letters, outbox
 from storage.database import connect
 from storage.dead_letters import DeadLetter
 from storage.errors import is_contention, is_unavailable
 from storage.outbox import DEAD_LETTER_SHARD, SHARDS, PendingEvent
-from workers.outgoing import SOURCE
 
 logger = logging.getLogger(__name__)
 
