@@ -1,0 +1,113 @@
+"""Expiry, given/when/then: holds fall by the horizon that is passed in, and give way when they stand in the way."""
+
+import pytest
+
+from domain.commands import ExpireOrder
+from domain.model import Disposition, OrderStatus, Policy, ReservationOutcome
+from tests.unit.domain_cases import Books, Event, at, cancelled, cart, created, paid, product
+
+
+def _kinds(books: Books) -> list[str]:
+    return [outcome.kind for outcome in books.outcomes if isinstance(outcome, ReservationOutcome)]
+
+
+@pytest.mark.parametrize(("minute", "is_due"), [(14.99, False), (15, True), (60, True)])
+def test_an_orders_hold_falls_when_it_is_due(minute: float, *, is_due: bool) -> None:
+    """At or after its deadline the hold is released and told; before it, nothing happens."""
+    books = Books(product("p", 10), created({"p": 4}))
+    decision = books.obey(ExpireOrder("o", at(minute)))
+    if is_due:
+        assert (["reserved", "expired"], (10, 0), OrderStatus.EXPIRED) == (
+            _kinds(books),
+            books.stock(),
+            books.state.orders["o"].status,
+        )
+    else:
+        assert (Disposition.DUPLICATE, (10, 4)) == (decision.disposition, books.stock())
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        (),
+        (paid(),),
+        (created({"p": 4}), paid()),
+        (created({"p": 4}), cancelled()),
+        (created({"p": 11}),),
+        (created({"p": 4}, minutes=600),),
+    ],
+    ids=["unheard of", "only paid", "deducted", "released", "rejected", "placed later"],
+)
+def test_an_order_without_a_due_hold_does_not_expire(known: tuple[Event, ...]) -> None:
+    """Sweeping it is a duplicate and moves nothing: a payment that came first wins."""
+    books = Books(product("p", 10), *known)
+    before = books.stock()
+    assert (Disposition.DUPLICATE, before) == (books.obey(ExpireOrder("o", at(60))).disposition, books.stock())
+
+
+def test_an_expiry_says_the_same_whoever_carries_it_out() -> None:
+    """Its cause is the deadline, not the sweep: two sweepers at two times would tell the very same event."""
+    early, late = (Books(product("p", 10), created({"p": 4})) for _ in range(2))
+    assert early.obey(ExpireOrder("o", at(15))) == late.obey(ExpireOrder("o", at(99)))
+
+
+@pytest.mark.parametrize(
+    ("holder", "horizon", "gives_way"),
+    [
+        (created({"p": 8}, "old"), 15, True),
+        (created({"p": 8}, "old"), 14, False),
+        (cart({"p": 8}), 30, True),
+        (cart({"p": 8}), 29, False),
+    ],
+    ids=["due order", "order in time", "due cart", "cart in time"],
+)
+@pytest.mark.parametrize("asks", ["order", "cart", "late payment"])
+def test_holds_that_are_due_give_way_to_what_would_run_short(
+    holder: Event, horizon: float, asks: str, *, gives_way: bool
+) -> None:
+    """Expiry is true when read: a hold that is due falls before an order, a cart or a late payment is refused."""
+    books = Books(product("p", 10))
+    if asks == "late payment":
+        books.take(created({"p": 5}, minutes=-60))
+        books.obey(ExpireOrder("o", at(-30)))
+    books.take(holder)
+    want = {
+        "order": created({"p": 5}, minutes=40),
+        "cart": cart({"p": 5}, 40, cart_id="new"),
+        "late payment": paid(minutes=40),
+    }[asks]
+    books.take(want, at(horizon))
+    served = {"order": (10, 5), "cart": (10, 5), "late payment": (5, 0)}[asks]
+    assert gives_way == (books.stock() == served)
+    books.check()
+
+
+def test_holds_that_are_due_stay_when_nothing_runs_short() -> None:
+    """Reading does not sweep: with enough stock the hold is left to the sweeper."""
+    books = Books(product("p", 20), created({"p": 8}, "old"))
+    books.take(created({"p": 5}, minutes=40), at(40))
+    assert (20, 13) == books.stock()
+
+
+def test_only_holds_on_the_short_products_give_way() -> None:
+    """A hold that is due on another product is none of this order's business."""
+    books = Books(product("p", 10), product("q", 10), created({"p": 8}, "old"), created({"q": 8}, "other"))
+    books.take(created({"p": 5, "q": 1}, minutes=40), at(40))
+    assert (OrderStatus.EXPIRED, OrderStatus.RESERVED) == (
+        books.state.orders["old"].status,
+        books.state.orders["other"].status,
+    )
+
+
+def test_a_hold_dropped_in_vain_stays_dropped() -> None:
+    """It was due: the order is refused all the same when even that is not enough."""
+    books = Books(product("p", 10), created({"p": 8}, "old"))
+    decision = books.take(created({"p": 11}, minutes=40), at(40))
+    assert (Disposition.REFUSED, (10, 0)) == (decision.disposition, books.stock())
+
+
+def test_the_deadline_is_the_policys() -> None:
+    """The time to live is a setting."""
+    books = Books(product("p", 10), policy=Policy(order_ttl=at(5) - at(0)))
+    books.take(created({"p": 1}))
+    assert at(5) == books.state.orders["o"].expires_at

@@ -1,0 +1,563 @@
+"""Orders, given/when/then: every cell of the design's table, refusals in their order, exact line arithmetic."""
+
+from typing import NamedTuple
+
+import pytest
+
+from domain.commands import ExpireOrder, ForgetFact
+from domain.model import (
+    Disposition,
+    EntryType,
+    LatePaymentPolicy,
+    Line,
+    OrderStatus,
+    OutcomeKind,
+    Policy,
+    Reason,
+    ReferenceType,
+    ReservationOutcome,
+    Shortage,
+)
+from tests.unit.domain_cases import Books, Event, adjusted, at, cancelled, created, paid, product, refunded
+
+EXPIRE = "expire"
+
+CREATE = created({"p": 4})
+PAY = paid()
+CANCEL = cancelled()
+
+Given = tuple[Event | str, ...]
+
+
+def given(*events: Event | str, on_hand: int = 10, policy: Policy | None = None) -> Books:
+    """Return a shop with `on_hand` pieces of p where the events happened; EXPIRE sweeps the order."""
+    books = Books(product("p", on_hand, 0), policy=policy)
+    for published in events:
+        if isinstance(published, str):
+            books.obey(ExpireOrder("o", at(24 * 60)))
+        else:
+            books.take(published)
+    return books
+
+
+class Cell(NamedTuple):
+    """One cell of the table: what was known, what comes, and what must follow."""
+
+    name: str
+    given: Given
+    when: Event
+    disposition: str
+    told: str | None
+    reason: str | None
+    entries: str
+    stock: tuple[int, int]
+    status: str
+    on_hand: int = 10
+    late: str = "reserve_again"
+
+
+CELLS = [
+    Cell("nothing, created", (), CREATE, "applied", "reserved", None, "RESERVE 4", (10, 4), "reserved"),
+    Cell(
+        "nothing, created, scarce",
+        (),
+        CREATE,
+        "refused",
+        "rejected",
+        "insufficient_stock",
+        "",
+        (3, 0),
+        "rejected",
+        on_hand=3,
+    ),
+    Cell("nothing, paid", (), PAY, "parked", None, None, "", (10, 0), "pending"),
+    Cell("nothing, cancelled", (), CANCEL, "parked", None, None, "", (10, 0), "pending"),
+    Cell("paid, created", (PAY,), CREATE, "applied", "deducted", None, "RESERVE 4, OUT 4", (6, 0), "deducted"),
+    Cell(
+        "paid, created, scarce",
+        (PAY,),
+        CREATE,
+        "refused",
+        "shortfall",
+        "insufficient_stock",
+        "",
+        (3, 0),
+        "rejected",
+        on_hand=3,
+    ),
+    Cell("paid, paid", (PAY,), PAY, "duplicate", None, None, "", (10, 0), "pending"),
+    Cell("paid, cancelled", (PAY,), CANCEL, "parked", None, None, "", (10, 0), "pending"),
+    Cell("paid and cancelled, created", (PAY, CANCEL), CREATE, "applied", "released", None, "", (10, 0), "released"),
+    Cell("cancelled, created", (CANCEL,), CREATE, "applied", "released", None, "", (10, 0), "released"),
+    Cell("cancelled, paid", (CANCEL,), PAY, "refused", "shortfall", "order_cancelled", "", (10, 0), "pending"),
+    Cell("cancelled, cancelled", (CANCEL,), CANCEL, "duplicate", None, None, "", (10, 0), "pending"),
+    Cell("reserved, created", (CREATE,), CREATE, "duplicate", None, None, "", (10, 4), "reserved"),
+    Cell("reserved, paid", (CREATE,), PAY, "applied", "deducted", None, "OUT 4", (6, 0), "deducted"),
+    Cell("reserved, cancelled", (CREATE,), CANCEL, "applied", "released", None, "RELEASE 4", (10, 0), "released"),
+    Cell("rejected, created", (CREATE,), CREATE, "duplicate", None, None, "", (3, 0), "rejected", on_hand=3),
+    Cell(
+        "rejected, paid",
+        (CREATE,),
+        PAY,
+        "refused",
+        "shortfall",
+        "order_rejected",
+        "",
+        (3, 0),
+        "rejected",
+        on_hand=3,
+    ),
+    Cell("rejected, cancelled", (CREATE,), CANCEL, "applied", "released", None, "", (3, 0), "released", on_hand=3),
+    Cell("deducted, created", (CREATE, PAY), CREATE, "duplicate", None, None, "", (6, 0), "deducted"),
+    Cell("deducted, paid", (CREATE, PAY), PAY, "duplicate", None, None, "", (6, 0), "deducted"),
+    Cell("deducted, cancelled", (CREATE, PAY), CANCEL, "applied", "restocked", None, "IN 4", (10, 0), "restocked"),
+    Cell(
+        "deducted and refunded, cancelled",
+        (CREATE, PAY, refunded({"p": 3})),
+        CANCEL,
+        "applied",
+        "restocked",
+        None,
+        "IN 1",
+        (10, 0),
+        "restocked",
+    ),
+    Cell("expired, created", (CREATE, EXPIRE), CREATE, "duplicate", None, None, "", (10, 0), "expired"),
+    Cell(
+        "expired, paid",
+        (CREATE, EXPIRE),
+        PAY,
+        "applied",
+        "deducted",
+        None,
+        "RESERVE 4, OUT 4",
+        (6, 0),
+        "deducted",
+    ),
+    Cell(
+        "expired, paid, sold meanwhile",
+        (CREATE, EXPIRE, adjusted("p", "SET", 3)),
+        PAY,
+        "refused",
+        "shortfall",
+        "reservation_expired",
+        "",
+        (3, 0),
+        "expired",
+    ),
+    Cell(
+        "expired, paid, never late",
+        (CREATE, EXPIRE),
+        PAY,
+        "refused",
+        "shortfall",
+        "reservation_expired",
+        "",
+        (10, 0),
+        "expired",
+        late="shortfall",
+    ),
+    Cell("expired, cancelled", (CREATE, EXPIRE), CANCEL, "applied", "released", None, "", (10, 0), "released"),
+    Cell("released, created", (CREATE, CANCEL), CREATE, "duplicate", None, None, "", (10, 0), "released"),
+    Cell(
+        "released, paid",
+        (CREATE, CANCEL),
+        PAY,
+        "refused",
+        "shortfall",
+        "order_cancelled",
+        "",
+        (10, 0),
+        "released",
+    ),
+    Cell("released, cancelled", (CREATE, CANCEL), CANCEL, "duplicate", None, None, "", (10, 0), "released"),
+    Cell("restocked, created", (CREATE, PAY, CANCEL), CREATE, "duplicate", None, None, "", (10, 0), "restocked"),
+    Cell("restocked, paid", (CREATE, PAY, CANCEL), PAY, "duplicate", None, None, "", (10, 0), "restocked"),
+    Cell("restocked, cancelled", (CREATE, PAY, CANCEL), CANCEL, "duplicate", None, None, "", (10, 0), "restocked"),
+    Cell(
+        "rejected and cancelled, paid",
+        (CREATE, CANCEL),
+        PAY,
+        "refused",
+        "shortfall",
+        "order_cancelled",
+        "",
+        (3, 0),
+        "released",
+        on_hand=3,
+    ),
+]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_each_cell_of_the_table(cell: Cell) -> None:
+    """What was known and what comes decide disposition, outcome, reason, ledger, stock and status."""
+    books = given(*cell.given, on_hand=cell.on_hand, policy=Policy(late_payment=LatePaymentPolicy(cell.late)))
+    decision = books.take(cell.when)
+    told = [outcome for outcome in decision.outcomes if isinstance(outcome, ReservationOutcome)]
+    seen = (
+        decision.disposition,
+        [(outcome.kind, outcome.reason) for outcome in told],
+        decision.reason,
+        ", ".join(f"{entry.type} {entry.quantity}" for entry in decision.entries),
+        books.stock(),
+        books.state.orders["o"].status,
+    )
+    outcomes = [] if cell.told is None else [(cell.told, cell.reason)]
+    assert (cell.disposition, outcomes, cell.reason, cell.entries, cell.stock, cell.status) == seen
+    books.check()
+
+
+@pytest.mark.parametrize(
+    "known",
+    [(CREATE,), (CREATE, PAY), (CREATE, CANCEL), (CREATE, EXPIRE), (PAY, CREATE), (CREATE, PAY, CANCEL)],
+    ids=["reserved", "deducted", "released", "expired", "paid first", "restocked"],
+)
+@pytest.mark.parametrize("other", [{"p": 3}, {"q": 4}, {"p": 4, "q": 1}], ids=["quantity", "product", "one more"])
+def test_an_order_created_again_with_other_lines_is_a_conflict(known: Given, other: dict[str, int]) -> None:
+    """The same order with other lines is no repeat: it is told as a conflict and moves nothing, in any state."""
+    books = given(*known)
+    before = books.stock()
+    decision = books.take(created(other))
+    assert (Disposition.CONFLICT, before, ()) == (decision.disposition, books.stock(), decision.outcomes)
+
+
+# --- created ------------------------------------------------------------------------------------
+
+
+def test_a_rejected_order_stays_rejected_when_stock_came_in_meanwhile() -> None:
+    """A refusal sticks: the redelivered order is a duplicate, however much stock there is by then."""
+    books = given(CREATE, adjusted("p", "ADD", 50), on_hand=3)
+    decision = books.take(CREATE)
+    assert (Disposition.DUPLICATE, OrderStatus.REJECTED) == (decision.disposition, books.state.orders["o"].status)
+
+
+def test_all_lines_are_reserved_or_none() -> None:
+    """One short line refuses the whole order, and no piece of the other lines moves."""
+    books = Books(product("p", 10), product("q", 1), created({"p": 4, "q": 2}))
+    assert ((10, 0), (1, 0)) == (books.stock("p"), books.stock("q"))
+
+
+def test_a_refusal_lists_every_line_that_is_short() -> None:
+    """The outcome names each short line with what was asked for and what is there; unknown products come first."""
+    books = Books(product("p", 3), product("q", 1), product("r", 9))
+    decision = books.take(created({"p": 4, "x": 1, "r": 2, "q": 2}))
+    [outcome] = [told for told in decision.outcomes if isinstance(told, ReservationOutcome)]
+    assert (
+        Shortage("x", 1, 0, Reason.UNKNOWN_PRODUCT),
+        Shortage("p", 4, 3, Reason.INSUFFICIENT_STOCK),
+        Shortage("q", 2, 1, Reason.INSUFFICIENT_STOCK),
+    ) == outcome.shortages
+
+
+def test_only_stock_that_expiry_could_free_is_called_short() -> None:
+    """A product nobody knows cannot be helped by expiring holds, so it is not among the short ones."""
+    books = Books(product("p", 3))
+    assert ("p",) == books.take(created({"p": 4, "x": 1})).short
+
+
+def test_exactly_all_the_stock_can_be_ordered() -> None:
+    """The last piece is for sale."""
+    books = given(created({"p": 10}))
+    assert (10, 10) == books.stock()
+
+
+def test_an_order_expires_its_time_to_live_after_it_was_placed() -> None:
+    """The deadline counts from the event's own time."""
+    books = given(created({"p": 1}, minutes=7))
+    assert at(22) == books.state.orders["o"].expires_at
+
+
+def test_entries_name_the_order_and_its_event() -> None:
+    """A ledger entry says for which order it was made and by which event."""
+    [entry] = given(CREATE).decisions[-1].entries
+    assert (ReferenceType.ORDER, "o", "created-o", EntryType.RESERVE) == (
+        entry.reference_type,
+        entry.reference_id,
+        entry.cause.event_id,
+        entry.type,
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "status"),
+    [((PAY, CREATE), "applied"), ((CANCEL, CREATE), "applied"), ((cancelled({"p": 5}), CREATE), "refused")],
+    ids=["payment", "cancellation", "too large a cancellation"],
+)
+def test_the_order_settles_the_facts_that_waited_for_it(known: Given, status: str) -> None:
+    """When the order comes, each early fact is reported with what became of it, and no longer waits."""
+    books = given(*known)
+    [settled] = books.decisions[-1].settled
+    early = known[0]
+    assert isinstance(early, dict)
+    assert (early["id"], status, ()) == (
+        settled.cause.event_id,
+        settled.disposition,
+        books.state.orders["o"].waiting,
+    )
+
+
+# --- cancellations of lines ---------------------------------------------------------------------
+
+ORDER_OF_FIVE = created({"p": 5, "q": 2})
+
+
+def _five(*events: Event | str) -> Books:
+    books = Books(product("p", 10, 0), product("q", 10, 0))
+    for published in events:
+        if isinstance(published, str):
+            books.obey(ExpireOrder("o", at(24 * 60)))
+        else:
+            books.take(published)
+    return books
+
+
+def _line(books: Books, product_id: str = "p") -> Line:
+    return books.state.orders["o"].lines[product_id]
+
+
+@pytest.mark.parametrize(
+    ("events", "stock", "line"),
+    [
+        ((ORDER_OF_FIVE, cancelled({"p": 2})), (10, 3), Line(5, cancelled=2, reserved=5, released=2)),
+        ((cancelled({"p": 2}), ORDER_OF_FIVE), (10, 3), Line(5, cancelled=2, reserved=3)),
+        ((cancelled({"p": 2}), PAY, ORDER_OF_FIVE), (7, 0), Line(5, cancelled=2, reserved=3, deducted=3)),
+        (
+            (ORDER_OF_FIVE, cancelled({"p": 2}), PAY),
+            (7, 0),
+            Line(5, cancelled=2, reserved=5, released=2, deducted=3),
+        ),
+        ((ORDER_OF_FIVE, PAY, cancelled({"p": 2})), (7, 0), Line(5, reserved=5, deducted=5, restocked=2)),
+        (
+            (ORDER_OF_FIVE, cancelled({"p": 2}), EXPIRE, PAY),
+            (7, 0),
+            Line(5, cancelled=2, reserved=8, released=5, deducted=3),
+        ),
+        (
+            (ORDER_OF_FIVE, PAY, refunded({"p": 1}), cancelled({"p": 2}), refunded({"p": 2}, "r2")),
+            (10, 0),
+            Line(5, reserved=5, deducted=5, restocked=5),
+        ),
+        (
+            (ORDER_OF_FIVE, PAY, refunded({"p": 1}, restock=False), refunded({"p": 2}, "r2")),
+            (7, 0),
+            Line(5, reserved=5, deducted=5, restocked=2, withheld=1),
+        ),
+        (
+            (ORDER_OF_FIVE, PAY, refunded({"p": 1}, restock=False), CANCEL),
+            (9, 0),
+            Line(5, cancelled=4, reserved=5, deducted=5, restocked=4, withheld=1),
+        ),
+        (
+            (ORDER_OF_FIVE, PAY, CANCEL, refunded({"p": 1}, restock=False)),
+            (9, 0),
+            Line(5, cancelled=4, reserved=5, deducted=5, restocked=4, withheld=1),
+        ),
+    ],
+    ids=[
+        "after created",
+        "before created",
+        "before created and paid",
+        "created, cancelled, paid",
+        "after paid",
+        "then expired and paid late",
+        "with refunds",
+        "refund without restock",
+        "refund without restock, then whole cancellation",
+        "whole cancellation, then refund without restock",
+    ],
+)
+def test_lines_are_counted_exactly(events: Given, stock: tuple[int, int], line: Line) -> None:
+    """Partial cancellations and refunds move exactly their pieces, and every piece is counted once."""
+    books = _five(*events)
+    assert (stock, line) == (books.stock("p"), _line(books))
+    books.check()
+
+
+def test_cancelling_every_piece_line_by_line_releases_the_order() -> None:
+    """An order nobody wants a piece of any more is released, and a payment for it is a shortfall."""
+    books = _five(ORDER_OF_FIVE, cancelled({"p": 5}), cancelled({"q": 2}, name="2"))
+    assert OrderStatus.RELEASED is books.state.orders["o"].status
+    assert Reason.ORDER_CANCELLED is books.take(PAY).reason
+
+
+@pytest.mark.parametrize(
+    "known",
+    [(ORDER_OF_FIVE,), (ORDER_OF_FIVE, PAY), (cancelled({"p": 2}),)],
+    ids=["reserved", "deducted", "waiting"],
+)
+def test_a_partial_cancellation_counts_once(known: Given) -> None:
+    """The same partial cancellation, delivered again, is a duplicate, even while it waits for its order."""
+    part = cancelled({"p": 2})
+    books = _five(*known)
+    books.take(part)
+    assert Disposition.DUPLICATE is books.take(part).disposition
+
+
+@pytest.mark.parametrize("lines", [{"p": 6}, {"x": 1}, {"p": 1, "q": 3}], ids=["too many", "not ordered", "one line"])
+@pytest.mark.parametrize("known", [(ORDER_OF_FIVE,), (ORDER_OF_FIVE, PAY)], ids=["reserved", "deducted"])
+def test_a_cancellation_beyond_the_order_is_refused_whole(known: Given, lines: dict[str, int]) -> None:
+    """One line too much refuses the whole partial cancellation, nothing moves, and the refusal sticks."""
+    books = _five(*known)
+    before = (books.stock("p"), books.stock("q"))
+    decision = books.take(cancelled(lines))
+    assert (Reason.CANCELLATION_EXCEEDS_ORDER, before) == (decision.reason, (books.stock("p"), books.stock("q")))
+    assert Disposition.DUPLICATE is books.take(cancelled(lines)).disposition
+
+
+def test_an_early_cancellation_that_was_refused_stays_refused() -> None:
+    """A partial cancellation that came before its order and did not fit is not judged again."""
+    books = _five(cancelled({"p": 6}), ORDER_OF_FIVE)
+    assert Disposition.DUPLICATE is books.take(cancelled({"p": 6})).disposition
+
+
+# --- refunds ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "refund", "reason"),
+    [
+        ((CREATE, PAY), refunded({"p": 5}), Reason.REFUND_EXCEEDS_DEDUCTED),
+        ((CREATE, PAY), refunded({"x": 1}), Reason.REFUND_EXCEEDS_DEDUCTED),
+        ((CREATE, PAY, refunded({"p": 3})), refunded({"p": 2}, "r2"), Reason.REFUND_EXCEEDS_DEDUCTED),
+        ((CREATE, PAY, refunded({"p": 3}, restock=False)), refunded({"p": 2}, "r2"), Reason.REFUND_EXCEEDS_DEDUCTED),
+        ((CREATE, PAY, cancelled({"p": 3})), refunded({"p": 2}), Reason.REFUND_EXCEEDS_DEDUCTED),
+        ((CREATE, PAY, CANCEL), refunded({"p": 1}), Reason.REFUND_EXCEEDS_DEDUCTED),
+        ((CREATE, PAY, CANCEL), refunded({"p": 5}, restock=False), Reason.REFUND_EXCEEDS_DEDUCTED),
+        (
+            (CREATE, PAY, refunded({"p": 3}, "r2"), CANCEL),
+            refunded({"p": 2}, restock=False),
+            Reason.REFUND_EXCEEDS_DEDUCTED,
+        ),
+        ((created({"p": 11}), PAY), refunded({"p": 1}), Reason.ORDER_REJECTED),
+        ((created({"p": 11}), CANCEL), refunded({"p": 1}), Reason.ORDER_REJECTED),
+        (
+            (CREATE, EXPIRE, adjusted("p", "SET", 1), PAY),
+            refunded({"p": 1}),
+            Reason.RESERVATION_EXPIRED,
+        ),
+        (
+            (CREATE, PAY, CANCEL, adjusted("p", "SET", 1)),
+            refunded({"p": 2}, restock=False),
+            Reason.INSUFFICIENT_STOCK,
+        ),
+        (
+            (CREATE, PAY, CANCEL, adjusted("p", "SET", 1)),
+            refunded({"p": 5}, restock=False),
+            Reason.REFUND_EXCEEDS_DEDUCTED,
+        ),
+    ],
+    ids=[
+        "too many",
+        "not ordered",
+        "after a refund",
+        "after one without restock",
+        "after a partial cancellation",
+        "after the whole cancellation",
+        "without restock, beyond the order",
+        "without restock, of what was refunded before",
+        "rejected",
+        "rejected and cancelled",
+        "expired",
+        "promised to others",
+        "too many and promised to others",
+    ],
+)
+def test_a_refund_that_cannot_be_is_refused_whole(known: Given, refund: Event, reason: Reason) -> None:
+    """A refund beyond what was deducted and not given back is refused for the first reason and moves nothing."""
+    books = given(*known)
+    before = books.stock()
+    decision = books.take(refund)
+    assert (Disposition.REFUSED, reason, before, ()) == (
+        decision.disposition,
+        decision.reason,
+        books.stock(),
+        decision.outcomes,
+    )
+    assert Disposition.DUPLICATE is books.take(refund).disposition
+
+
+@pytest.mark.parametrize("known", [(), (PAY,), (CREATE,), (CANCEL,), (CREATE, CANCEL)])
+def test_a_refund_waits_until_the_order_is_created_and_paid(known: Given) -> None:
+    """A refund before the payment is remembered and moves nothing."""
+    books = given(*known)
+    decision = books.take(refunded({"p": 1}))
+    assert (Disposition.PARKED, (), ()) == (decision.disposition, decision.entries, decision.outcomes)
+    assert Disposition.DUPLICATE is books.take(refunded({"p": 1})).disposition
+
+
+def test_a_refund_that_waited_is_judged_with_the_payment() -> None:
+    """The payment deducts, then the waiting refund puts back; each entry names its own event, the refund is settled."""
+    books = given(CREATE, refunded({"p": 1}))
+    decision = books.take(PAY)
+    assert [("OUT", "paid-o"), ("IN", "refunded-o-r")] == [(e.type, e.cause.event_id) for e in decision.entries]
+    assert [("refunded-o-r", Disposition.APPLIED)] == [(s.cause.event_id, s.disposition) for s in decision.settled]
+    assert (7, 0) == books.stock()
+
+
+def test_a_refund_without_restock_leaves_the_shelf_alone() -> None:
+    """Pieces that do not come back are counted, and nothing is told."""
+    books = given(CREATE, PAY)
+    decision = books.take(refunded({"p": 2}, restock=False))
+    assert (Disposition.APPLIED, (), (), (6, 0)) == (
+        decision.disposition,
+        decision.entries,
+        decision.outcomes,
+        books.stock(),
+    )
+
+
+def test_a_refund_read_after_the_whole_cancellation_takes_its_pieces_off_the_shelf() -> None:
+    """Withheld pieces that the cancellation had put back leave again: OUT, told as deducted."""
+    books = given(CREATE, PAY, CANCEL)
+    decision = books.take(refunded({"p": 2}, restock=False))
+    [outcome] = decision.outcomes
+    assert isinstance(outcome, ReservationOutcome)
+    assert ("OUT", OutcomeKind.DEDUCTED, {"p": 2}, (8, 0)) == (
+        decision.entries[0].type,
+        outcome.kind,
+        outcome.lines,
+        books.stock(),
+    )
+
+
+# --- shortfalls ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "shortages"),
+    [
+        ((created({"p": 11}),), (Shortage("p", 11, 10, Reason.ORDER_REJECTED),)),
+        ((CREATE, CANCEL), (Shortage("p", 4, 10, Reason.ORDER_CANCELLED),)),
+        ((CREATE, EXPIRE, adjusted("p", "SET", 3)), (Shortage("p", 4, 3, Reason.INSUFFICIENT_STOCK),)),
+        ((CANCEL,), ()),
+    ],
+    ids=["rejected", "cancelled", "late", "not even created"],
+)
+def test_a_shortfall_lists_what_was_paid_for(known: Given, shortages: tuple[Shortage, ...]) -> None:
+    """Money taken for goods that are not given is told line by line, as far as the lines are known."""
+    decision = given(*known).take(PAY)
+    [outcome] = decision.outcomes
+    assert isinstance(outcome, ReservationOutcome)
+    assert (OutcomeKind.SHORTFALL, shortages) == (outcome.kind, outcome.shortages)
+
+
+# --- deadlines of facts -------------------------------------------------------------------------
+
+
+def test_a_fact_given_up_is_as_if_it_had_never_come() -> None:
+    """After its deadline a payment no longer waits, and the order that comes later is only reserved."""
+    books = given(PAY)
+    assert Disposition.APPLIED is books.obey(ForgetFact("o", "shop", "paid-o")).disposition
+    books.take(CREATE)
+    assert OrderStatus.RESERVED is books.state.orders["o"].status
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [ForgetFact("o", "shop", "other"), ForgetFact("o", "other", "paid-o"), ForgetFact("x", "shop", "paid-o")],
+    ids=["other event", "other source", "other order"],
+)
+def test_giving_up_what_does_not_wait_is_a_duplicate(asked: ForgetFact) -> None:
+    """Only the fact with this source and id on this order is given up."""
+    assert Disposition.DUPLICATE is given(PAY).obey(asked).disposition
