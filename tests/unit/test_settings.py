@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from inventory.errors import OperatorError
 from inventory.settings import MASK, Settings, load_settings, mask_url, printable
@@ -216,6 +217,9 @@ def test_no_form_of_the_settings_shows_a_secret(monkeypatch: pytest.MonkeyPatch)
 def test_an_error_does_not_repeat_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistyped URL is named without being shown."""
     assert "tiger" not in "".join(_problems(monkeypatch, DATABASE_URL="mysql://u:tiger@h/d"))
+    with pytest.raises(ValidationError) as caught:
+        Settings(database_url="mysql://u:tiger@h/d")
+    assert "tiger" not in str(caught.value)
 
 
 def test_every_setting_is_described() -> None:
