@@ -19,7 +19,7 @@ _UPDATE_PRODUCTS = """
 UPDATE inventory SET on_hand = u.on_hand, reserved = u.reserved,
     low_stock_threshold = u.threshold, stock_status = u.stock_status,
     alert_status = u.alert_status, version = u.version, last_sequence = u.last_sequence,
-    updated_at = $9
+    updated_at = now()
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
     $7::bigint[], $8::bigint[])
     AS u (product_id, on_hand, reserved, threshold, stock_status, alert_status, version,
@@ -35,13 +35,12 @@ _PRODUCT_COLUMNS = (
     "alert_status",
     "version",
     "last_sequence",
-    "updated_at",
 )
 
 _UPDATE_ORDERS = """
 UPDATE orders SET status = u.status, user_id = u.user_id, cart_id = u.cart_id,
     lines = u.lines::json, paid = u.paid, refused = u.refused, waiting = u.waiting::json,
-    seen = u.seen::json, expires_at = u.expires_at, version = u.version, updated_at = $12
+    seen = u.seen::json, expires_at = u.expires_at, version = u.version, updated_at = now()
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::bool[],
     $8::text[], $9::text[], $10::timestamptz[], $11::bigint[])
     AS u (order_id, status, user_id, cart_id, lines, paid, refused, waiting, seen, expires_at,
@@ -60,13 +59,12 @@ _ORDER_COLUMNS = (
     "seen",
     "expires_at",
     "version",
-    "updated_at",
 )
 
 _UPDATE_CARTS = """
 UPDATE carts SET status = u.status, user_id = u.user_id, held = u.held::json,
     snapshot_version = u.snapshot_version, as_of = u.as_of, converted_at = u.converted_at,
-    expires_at = u.expires_at, version = u.version, updated_at = $10
+    expires_at = u.expires_at, version = u.version, updated_at = now()
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[],
     $7::timestamptz[], $8::timestamptz[], $9::bigint[])
     AS u (cart_id, status, user_id, held, snapshot_version, as_of, converted_at, expires_at,
@@ -83,7 +81,6 @@ _CART_COLUMNS = (
     "converted_at",
     "expires_at",
     "version",
-    "updated_at",
 )
 
 _LEDGER_COLUMNS = (
@@ -101,10 +98,9 @@ _LEDGER_COLUMNS = (
     "reason",
     "event_id",
     "occurred_at",
-    "recorded_at",
 )
 
-_INBOX_COLUMNS = ("event_id", "source", "digest", "outcome", "reason", "recorded_at")
+_INBOX_COLUMNS = ("event_id", "source", "digest", "outcome", "reason")
 
 _SETTLE = """
 UPDATE inbox SET outcome = u.outcome, reason = u.reason
@@ -126,18 +122,17 @@ _OUTBOX_COLUMNS = (
     "headers",
     "occurred_at",
     "shard",
-    "created_at",
 )
 
 _PROGRESS = """
-INSERT INTO stream_progress AS s (topic, partition, next_offset, watermark, updated_at)
-SELECT u.topic, u.partition, u.next_offset, u.watermark, $5
+INSERT INTO stream_progress AS s (topic, partition, next_offset, watermark)
+SELECT u.topic, u.partition, u.next_offset, u.watermark
 FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[])
     AS u (topic, partition, next_offset, watermark)
 ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(s.next_offset, excluded.next_offset),
     watermark = greatest(s.watermark, excluded.watermark),
-    updated_at = excluded.updated_at
+    updated_at = now()
 """
 
 
@@ -173,9 +168,7 @@ class Progress(NamedTuple):
     watermark: datetime
 
 
-async def save_products(
-    connection: Connection, products: Iterable[Product], new: Collection[str], now: datetime
-) -> None:
+async def save_products(connection: Connection, products: Iterable[Product], new: Collection[str]) -> None:
     """Write the products' stock; those whose ids are in `new` do not exist yet."""
     rows = sorted(
         (
@@ -190,35 +183,35 @@ async def save_products(
         )
         for product in products
     )
-    await _insert_and_update(connection, "inventory", _PRODUCT_COLUMNS, _UPDATE_PRODUCTS, rows, new, now)
+    await _insert_and_update(connection, "inventory", _PRODUCT_COLUMNS, _UPDATE_PRODUCTS, rows, new)
 
 
-async def save_orders(connection: Connection, orders: Iterable[Order], new: Collection[str], now: datetime) -> None:
+async def save_orders(connection: Connection, orders: Iterable[Order], new: Collection[str]) -> None:
     """Write the orders; those whose ids are in `new` do not exist yet."""
     rows = [_order_row(order) for order in sorted(orders, key=lambda order: order.order_id)]
-    await _insert_and_update(connection, "orders", _ORDER_COLUMNS, _UPDATE_ORDERS, rows, new, now)
+    await _insert_and_update(connection, "orders", _ORDER_COLUMNS, _UPDATE_ORDERS, rows, new)
 
 
-async def save_carts(connection: Connection, carts: Iterable[Cart], new: Collection[str], now: datetime) -> None:
+async def save_carts(connection: Connection, carts: Iterable[Cart], new: Collection[str]) -> None:
     """Write the carts; those whose ids are in `new` do not exist yet."""
     rows = [_cart_row(cart) for cart in sorted(carts, key=lambda cart: cart.cart_id)]
-    await _insert_and_update(connection, "carts", _CART_COLUMNS, _UPDATE_CARTS, rows, new, now)
+    await _insert_and_update(connection, "carts", _CART_COLUMNS, _UPDATE_CARTS, rows, new)
 
 
-async def append_ledger(connection: Connection, entries: Sequence[LedgerEntry], now: datetime) -> None:
+async def append_ledger(connection: Connection, entries: Sequence[LedgerEntry]) -> None:
     """Append the entries to the ledger."""
     if not entries:
         return
     await connection.copy_records_to_table(
         "inventory_transactions",
         columns=_LEDGER_COLUMNS,
-        records=[(*entry[:12], entry.cause.event_id, entry.cause.occurred_at, now) for entry in entries],
+        records=[(*entry[:12], entry.cause.event_id, entry.cause.occurred_at) for entry in entries],
     )
 
 
-async def append_inbox(connection: Connection, rows: Iterable[InboxRow], now: datetime) -> None:
+async def append_inbox(connection: Connection, rows: Iterable[InboxRow]) -> None:
     """Remember the events; raises UniqueViolationError when another worker was faster with one."""
-    records = [(*row, now) for row in sorted(rows)]
+    records = sorted(rows)
     if records:
         await connection.copy_records_to_table("inbox", columns=_INBOX_COLUMNS, records=records)
 
@@ -241,13 +234,13 @@ async def forget_events(connection: Connection, keys: Collection[EventKey]) -> N
         await connection.execute(_FORGET, [key[1] for key in keys], [key[0] for key in keys])
 
 
-async def append_outbox(connection: Connection, rows: Sequence[OutboxRow], now: datetime) -> None:
+async def append_outbox(connection: Connection, rows: Sequence[OutboxRow]) -> None:
     """Queue outgoing events for the relay, in order."""
     if rows:
-        await connection.copy_records_to_table("outbox", columns=_OUTBOX_COLUMNS, records=[(*row, now) for row in rows])
+        await connection.copy_records_to_table("outbox", columns=_OUTBOX_COLUMNS, records=rows)
 
 
-async def save_progress(connection: Connection, progress: Sequence[Progress], now: datetime) -> None:
+async def save_progress(connection: Connection, progress: Sequence[Progress]) -> None:
     """Record how far partitions were read; neither offset nor watermark ever goes back."""
     if progress:
         rows = sorted(progress)
@@ -257,7 +250,6 @@ async def save_progress(connection: Connection, progress: Sequence[Progress], no
             [row.partition for row in rows],
             [row.next_offset for row in rows],
             [row.watermark for row in rows],
-            now,
         )
 
 
@@ -268,12 +260,11 @@ async def _insert_and_update(  # noqa: PLR0913, PLR0917 - one body for three tab
     update: str,
     rows: Sequence[tuple[object, ...]],
     new: Collection[str],
-    now: datetime,
 ) -> None:
-    inserted = [(*row, now) for row in rows if row[0] in new]
+    inserted = [row for row in rows if row[0] in new]
     updated = [row for row in rows if row[0] not in new]
     if updated:
-        await connection.execute(update, *map(list, zip(*updated, strict=True)), now)
+        await connection.execute(update, *map(list, zip(*updated, strict=True)))
     if inserted:
         await connection.copy_records_to_table(table, columns=columns, records=inserted)
 

@@ -28,6 +28,7 @@ metadata = MetaData()
 
 _KEY = Text(collation="C")
 _TIME = DateTime(timezone=True)
+_NOW = text("now()")
 
 inventory = Table(
     "inventory",
@@ -41,7 +42,7 @@ inventory = Table(
     Column("alert_status", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
-    Column("updated_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, server_default=_NOW, nullable=False),
     PrimaryKeyConstraint("product_id", name="pk_inventory"),
     CheckConstraint("0 <= reserved AND reserved <= on_hand", name="ck_inventory_reserved"),
     CheckConstraint("0 <= low_stock_threshold", name="ck_inventory_threshold"),
@@ -71,7 +72,7 @@ inventory_transactions = Table(
     Column("reason", Text),
     Column("event_id", _KEY, nullable=False),
     Column("occurred_at", _TIME, nullable=False),
-    Column("recorded_at", _TIME, nullable=False),
+    Column("recorded_at", _TIME, server_default=_NOW, nullable=False),
     PrimaryKeyConstraint("product_id", "sequence", name="pk_inventory_transactions"),
     CheckConstraint("sequence > 0", name="ck_inventory_transactions_sequence"),
     CheckConstraint("quantity > 0", name="ck_inventory_transactions_quantity"),
@@ -103,7 +104,7 @@ orders = Table(
     Column("seen", JSON),
     Column("expires_at", _TIME),
     Column("version", BigInteger, nullable=False),
-    Column("updated_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, server_default=_NOW, nullable=False),
     PrimaryKeyConstraint("order_id", name="pk_orders"),
     CheckConstraint(
         "status IN ('pending', 'reserved', 'rejected', 'deducted', 'expired', 'released', 'restocked')",
@@ -124,7 +125,7 @@ carts = Table(
     Column("converted_at", _TIME),
     Column("expires_at", _TIME),
     Column("version", BigInteger, nullable=False),
-    Column("updated_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, server_default=_NOW, nullable=False),
     PrimaryKeyConstraint("cart_id", name="pk_carts"),
     CheckConstraint("status IN ('active', 'emptied', 'converted', 'expired')", name="ck_carts_status"),
 )
@@ -138,7 +139,7 @@ inbox = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("reason", Text),
-    Column("recorded_at", _TIME, nullable=False),
+    Column("recorded_at", _TIME, server_default=_NOW, nullable=False),
     PrimaryKeyConstraint("event_id", "source", name="pk_inbox"),
 )
 Index(
@@ -160,7 +161,7 @@ outbox = Table(
     Column("headers", JSONB),
     Column("occurred_at", _TIME, nullable=False),
     Column("shard", SmallInteger, nullable=False),
-    Column("created_at", _TIME, nullable=False),
+    Column("created_at", _TIME, server_default=_NOW, nullable=False),
     Column("published_at", _TIME),
     PrimaryKeyConstraint("position", name="pk_outbox"),
 )
@@ -243,6 +244,6 @@ stream_progress = Table(
     Column("partition", Integer, nullable=False),
     Column("next_offset", BigInteger, nullable=False),
     Column("watermark", _TIME, nullable=False),
-    Column("updated_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, server_default=_NOW, nullable=False),
     PrimaryKeyConstraint("topic", "partition", name="pk_stream_progress"),
 )

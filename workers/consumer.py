@@ -331,7 +331,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             self._seen_at_tick, self._batches_at_tick = positions, self._batches
             if rows:
                 async with self._pool.acquire() as connection:
-                    await save.save_progress(connection, rows, self._clock())
+                    await save.save_progress(connection, rows)
                 self._unregistered.clear()
 
     @staticmethod
@@ -407,7 +407,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
     async def _register(self) -> None:
         rows = [self._row(partition, 0, EPOCH) for partition in self._unregistered]
         async with self._pool.acquire() as connection:
-            await save.save_progress(connection, rows, self._clock())
+            await save.save_progress(connection, rows)
         self._unregistered.clear()
 
 

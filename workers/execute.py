@@ -207,7 +207,7 @@ async def _transact(
             _fold(batch, tasks, rules, now)
             found = await _due_holds(connection, batch.short - due.keys())
             if not found:
-                await _save(connection, batch, progress, now)
+                await _save(connection, batch, progress)
                 started = time.perf_counter()
                 await transaction.commit()
                 batch.seconds["commit"] = time.perf_counter() - started
@@ -462,7 +462,7 @@ def _give_up_parked(batch: _Batch, task: Task, command: ForgetFact, now: datetim
 # --- save ---------------------------------------------------------------------------------------
 
 
-async def _save(connection: Connection, batch: _Batch, progress: Sequence[Progress], now: datetime) -> None:
+async def _save(connection: Connection, batch: _Batch, progress: Sequence[Progress]) -> None:
     """Write everything, a statement a table; only what has rows is written."""
     started = time.perf_counter()
     state = batch.state
@@ -474,13 +474,13 @@ async def _save(connection: Connection, batch: _Batch, progress: Sequence[Progre
         check_order(order)
     carts = [state.carts[key] for key in batch.carts]
     if products:
-        await save.save_products(connection, products, batch.products - batch.loaded_products.keys(), now)
+        await save.save_products(connection, products, batch.products - batch.loaded_products.keys())
     if orders:
-        await save.save_orders(connection, orders, batch.orders - batch.loaded_orders.keys(), now)
+        await save.save_orders(connection, orders, batch.orders - batch.loaded_orders.keys())
     if carts:
-        await save.save_carts(connection, carts, batch.carts - batch.loaded_carts.keys(), now)
-    await save.append_ledger(connection, batch.ledger, now)
-    await save.append_inbox(connection, batch.inbox.values(), now)
+        await save.save_carts(connection, carts, batch.carts - batch.loaded_carts.keys())
+    await save.append_ledger(connection, batch.ledger)
+    await save.append_inbox(connection, batch.inbox.values())
     await dead_letters.park(connection, batch.parked.values())
     if batch.unparked:
         await dead_letters.unpark(connection, batch.unparked)
@@ -488,8 +488,8 @@ async def _save(connection: Connection, batch: _Batch, progress: Sequence[Progre
         await save.settle_inbox(connection, settled)
         await save.forget_events(connection, [key for key, fact in batch.unparked.items() if fact is None])
     await dead_letters.append_dead_letters(connection, batch.letters)
-    await save.append_outbox(connection, batch.outbox, now)
-    await save.save_progress(connection, progress, now)
+    await save.append_outbox(connection, batch.outbox)
+    await save.save_progress(connection, progress)
     batch.seconds["save"] = time.perf_counter() - started
 
 
