@@ -97,9 +97,9 @@ async def publish(settings: Settings, plan: Plan, progress: Progress) -> Summary
             await pace.wait_for(event)
             await sender.send(event)
             events[event.topic] += 1
-            progress("invoices", row, found.rows)
+            progress("rows", row, found.rows)
         await sender.flush()
-        progress("invoices", found.rows, found.rows)
+        progress("rows", found.rows, found.rows)
     return Summary(found.rows, len(found.needed), found.invoices, events, time.monotonic() - started)
 
 

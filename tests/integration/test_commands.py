@@ -155,7 +155,7 @@ async def test_a_history_is_published_after_its_products(
 ) -> None:
     """The worker has read and committed every product before the first order is there."""
     code, output, errors = await inventory("publish", history, "--json", **_environment(kafka, topics, group_id))
-    assert (code, errors.splitlines()[-1]) == (0, "invoices: 6 of 6")
+    assert (code, errors.splitlines()[-1]) == (0, "rows: 6 of 6")
     summary = json.loads(output)
     await worker.until(summary["events"])
     assert sorted(event.topic for event in worker) == [
