@@ -1,7 +1,8 @@
 """The servers that tests use, each started once and only if a test asks for it; what a test gets of them is its own.
 
 PostgreSQL and Redis always come from wheels. Kafka is the best broker that the machine has (`devstack.kafka.choose`).
-With CI=true or INVENTORY_REQUIRE_KAFKA=1 tests that need real Kafka fail where there is none; elsewhere they skip.
+With CI=true or INVENTORY_REQUIRE_KAFKA=1 tests that need real Kafka fail where there is none, and so they do where
+INVENTORY_TEST_KAFKA names a broker that does not answer; elsewhere they skip.
 """
 
 import os
@@ -10,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from devstack import kafka as kafka_brokers
 from devstack import postgres as postgres_servers
@@ -20,8 +20,6 @@ from devstack.kafka import Broker, Choice
 from devstack.kafka_mock import MockBroker
 from devstack.postgres import PostgresServer
 from devstack.redis import RedisServer
-from inventory.settings import Settings
-from inventory.topics import create_topics, wanted_topics
 
 _TEMPLATE_DATABASE = "migrated"
 _ADMIN_TIMEOUT_SECONDS = 10.0
@@ -109,7 +107,7 @@ def real_kafka(request: pytest.FixtureRequest) -> Broker:
     if found.broker is not None:
         return found.broker
     if _real_kafka_required():
-        pytest.fail(f"CI needs real Kafka: {found.missing}", pytrace=False)
+        pytest.fail(f"real Kafka is required here: {found.missing}", pytrace=False)
     pytest.skip(f"needs real Kafka: {found.missing}")
 
 
@@ -148,6 +146,11 @@ async def topics(kafka: Broker, topic_prefix: str) -> AsyncIterator[str]:
 
     The mock cluster has no admin API and makes topics when they are first named, so there the names are only asked for.
     """
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - unit tests start without the Kafka clients
+
+    from inventory.settings import Settings  # noqa: PLC0415 - same reason
+    from inventory.topics import create_topics, wanted_topics  # noqa: PLC0415 - same reason
+
     settings = Settings(
         kafka_bootstrap_servers=kafka.bootstrap_servers, kafka_topic_prefix=topic_prefix, kafka_topic_partitions=4
     )
@@ -181,7 +184,9 @@ def _started_kafka(request: pytest.FixtureRequest) -> Iterator[_Found]:
 
 
 def _real_kafka_required() -> bool:
-    return any(os.environ.get(name, "").lower() in {"1", "true", "yes"} for name in ("CI", "INVENTORY_REQUIRE_KAFKA"))
+    """Whether a missing broker is a failure: in CI, on request, and when one is named that does not answer."""
+    asked = any(os.environ.get(name, "").lower() in {"1", "true", "yes"} for name in ("CI", "INVENTORY_REQUIRE_KAFKA"))
+    return asked or bool(os.environ.get(kafka_brokers.EXTERNAL_VARIABLE))
 
 
 def _new_database(server: PostgresServer, template: str) -> Iterator[str]:

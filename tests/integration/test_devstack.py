@@ -96,6 +96,30 @@ async def test_two_members_share_a_group_on_real_kafka(real_kafka: Broker, group
             await member.stop()
 
 
+@pytest.mark.parametrize(
+    ("environment", "outcome"),
+    [
+        ({}, "1 skipped"),
+        ({"CI": "true"}, "1 error"),
+        ({"INVENTORY_REQUIRE_KAFKA": "1"}, "1 error"),
+        ({"INVENTORY_TEST_KAFKA": "127.0.0.1:1"}, "1 error"),
+    ],
+    ids=["laptop", "CI", "required", "named"],
+)
+def test_missing_real_kafka_skips_on_a_laptop_and_fails_in_ci(environment: dict[str, str], outcome: str) -> None:
+    """A machine without Java and Docker skips what needs real Kafka, unless real Kafka was asked for."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", __file__, "-q", "-k", "two_members_share"],
+        capture_output=True,
+        check=False,
+        cwd=REPOSITORY,
+        # Nothing on the path and no engine at Docker's address: what is left is the mock cluster.
+        env={"PATH": "", "DOCKER_HOST": "unix:///nonexistent", "HOME": os.environ.get("HOME", "/"), **environment},
+        text=True,
+    )
+    assert outcome in finished.stdout.splitlines()[-1]
+
+
 async def test_postgres_keeps_committed_rows_over_an_immediate_stop() -> None:
     """A crash loses nothing that was committed, and the server comes back at the same address."""
     server = postgres_servers.start()
