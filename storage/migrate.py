@@ -35,6 +35,11 @@ def newest_revision() -> str:
     return head
 
 
+def known_revisions() -> frozenset[str]:
+    """Return every revision that this program knows of."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config("postgresql://")).walk_revisions())
+
+
 async def current_revision(connection: Connection) -> str | None:
     """Return the revision that the database has, or None when it was never migrated."""
     if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:

@@ -7,7 +7,6 @@ workers that make the same new rows wait for each other in one direction only.
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
-from uuid import UUID
 
 import orjson
 
@@ -20,8 +19,8 @@ UPDATE inventory SET on_hand = u.on_hand, reserved = u.reserved,
     low_stock_threshold = u.threshold, stock_status = u.stock_status,
     alert_status = u.alert_status, version = u.version, last_sequence = u.last_sequence,
     updated_at = now()
-FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
-    $7::bigint[], $8::bigint[])
+FROM unnest($1::text[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[], $5::text[],
+    $6::text[], $7::text::bigint[], $8::text::bigint[])
     AS u (product_id, on_hand, reserved, threshold, stock_status, alert_status, version,
         last_sequence)
 WHERE inventory.product_id = u.product_id
@@ -41,8 +40,9 @@ _UPDATE_ORDERS = """
 UPDATE orders SET status = u.status, user_id = u.user_id, cart_id = u.cart_id,
     lines = u.lines::json, paid = u.paid, refused = u.refused, waiting = u.waiting::json,
     seen = u.seen::json, expires_at = u.expires_at, version = u.version, updated_at = now()
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool[], $7::bool[],
-    $8::text[], $9::text[], $10::timestamptz[], $11::bigint[])
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
+    $6::text::bool[], $7::text::bool[], $8::text[], $9::text[], $10::text::timestamptz[],
+    $11::text::bigint[])
     AS u (order_id, status, user_id, cart_id, lines, paid, refused, waiting, seen, expires_at,
         version)
 WHERE orders.order_id = u.order_id
@@ -65,8 +65,8 @@ _UPDATE_CARTS = """
 UPDATE carts SET status = u.status, user_id = u.user_id, held = u.held::json,
     snapshot_version = u.snapshot_version, as_of = u.as_of, converted_at = u.converted_at,
     expires_at = u.expires_at, version = u.version, updated_at = now()
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[],
-    $7::timestamptz[], $8::timestamptz[], $9::bigint[])
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text::bigint[],
+    $6::text::timestamptz[], $7::text::timestamptz[], $8::text::timestamptz[], $9::text::bigint[])
     AS u (cart_id, status, user_id, held, snapshot_version, as_of, converted_at, expires_at,
         version)
 WHERE carts.cart_id = u.cart_id
@@ -81,6 +81,23 @@ _CART_COLUMNS = (
     "converted_at",
     "expires_at",
     "version",
+)
+
+# The columns above that are sent as lists of texts; see `_array`.
+_TEXTS = frozenset(
+    (
+        "product_id",
+        "order_id",
+        "cart_id",
+        "user_id",
+        "status",
+        "stock_status",
+        "alert_status",
+        "lines",
+        "held",
+        "waiting",
+        "seen",
+    )
 )
 
 _LEDGER_COLUMNS = (
@@ -147,9 +164,9 @@ class InboxRow(NamedTuple):
 
 
 class OutboxRow(NamedTuple):
-    """An outgoing event: topic, key, type, body (JSON text), extra headers (JSON text)."""
+    """An outgoing event: id (a UUID's text), topic, key, type, body (JSON text), extra headers (JSON text)."""
 
-    id: UUID
+    id: str
     topic: str
     key: str
     type: str
@@ -253,7 +270,7 @@ async def save_progress(connection: Connection, progress: Sequence[Progress]) ->
         )
 
 
-async def _insert_and_update(  # noqa: PLR0913, PLR0917 - one body for three tables
+async def _insert_and_update(
     connection: Connection,
     table: str,
     columns: tuple[str, ...],
@@ -264,9 +281,20 @@ async def _insert_and_update(  # noqa: PLR0913, PLR0917 - one body for three tab
     inserted = [row for row in rows if row[0] in new]
     updated = [row for row in rows if row[0] not in new]
     if updated:
-        await connection.execute(update, *map(list, zip(*updated, strict=True)))
+        await connection.execute(update, *map(_array, zip(*updated, strict=True), columns))
     if inserted:
         await connection.copy_records_to_table(table, columns=columns, records=inserted)
+
+
+def _array(column: Sequence[object], name: str) -> list[object] | str:
+    """Return a column as asyncpg sends it best: texts as a list, anything else in PostgreSQL's own notation.
+
+    asyncpg asks of every element that is not a text whether it is an array itself, which costs more than
+    the rest of its encoding.
+    """
+    if name in _TEXTS:
+        return list(column)
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in column]) + "}"
 
 
 def _order_row(order: Order) -> tuple[object, ...]:

@@ -62,8 +62,7 @@ class Rules:
     parked_event_ttl: timedelta = timedelta(hours=24)
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One thing to do.
 
     - from Kafka: `command`, `digest` of the event's content, and the `record` that brought it;

@@ -4,17 +4,16 @@ import hashlib
 import logging
 import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
-from uuid import uuid5
+from typing import NamedTuple, Protocol
+from uuid import UUID
 
 from domain.commands import Command
 from schemas.envelope import Event, decode
 from schemas.errors import ContractViolation
 from storage.dead_letters import DeadLetter, StoredRecord
 from workers.handlers import command_for
-from workers.outgoing import NAMESPACE
+from workers.outgoing import name_uuid
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +34,7 @@ class KafkaRecord(Protocol):
     headers: Sequence[tuple[str, bytes | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """A record that carries a valid event, and the command that the event means."""
 
     record: StoredRecord
@@ -44,8 +42,7 @@ class Incoming:
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class Poison:
+class Poison(NamedTuple):
     """A record that will be given up."""
 
     letter: DeadLetter
@@ -124,7 +121,7 @@ def dead_letter(  # noqa: PLR0913 - a dead letter is these facts
     place = f"{record.topic}\x1f{record.partition}\x1f{record.offset}\x1f{record.timestamp}\x1f{digest.hexdigest()}"
     exception_class = None if error is None else f"{type(error).__module__}.{type(error).__qualname__}"
     return DeadLetter(
-        uuid5(NAMESPACE, f"dead-letter\x1f{place}\x1f{reason}"),
+        UUID(name_uuid(f"dead-letter\x1f{place}\x1f{reason}")),
         record,
         reason,
         message[:MAX_MESSAGE_LENGTH],
