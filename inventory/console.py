@@ -83,9 +83,12 @@ class _Lines:
         sys.stderr.write(f"{what}: {done:,} of {total:,}\n")
 
 
+def printable(text: str) -> str:
+    """Return text from outside, ids and messages, without control characters for the terminal to obey."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    # Ids and messages come from outside: a control character must not reach the terminal.
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return printable(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))

@@ -46,3 +46,22 @@ def not_migrated(settings: Settings) -> OperatorError:
     return OperatorError(
         f"the database {mask_url(settings.database_url)} has no inventory tables: run `inventory migrate` first"
     )
+
+
+async def require_migrated(opened: Connection) -> None:
+    """Raise OperatorError unless the database has the tables of this version of the program."""
+    from storage import migrate  # noqa: PLC0415 - alembic is slow to import, and most commands never need it
+
+    found = await migrate.current_revision(opened)
+    if found is None:
+        raise OperatorError("the database has no inventory tables: run `inventory migrate` first")
+    if found not in migrate.known_revisions():
+        raise OperatorError(
+            f"the database is at revision {found}, which this program does not know: a newer one migrated it; "
+            "install that version"
+        )
+    if found != migrate.newest_revision():
+        raise OperatorError(
+            f"the database is at revision {found} and this program needs {migrate.newest_revision()}: "
+            "run `inventory migrate` first"
+        )

@@ -37,7 +37,9 @@ def newest_revision() -> str:
 
 def known_revisions() -> frozenset[str]:
     """Return every revision that this program knows of."""
-    return frozenset(script.revision for script in ScriptDirectory.from_config(_config("postgresql://")).walk_revisions())
+    return frozenset(
+        script.revision for script in ScriptDirectory.from_config(_config("postgresql://")).walk_revisions()
+    )
 
 
 async def current_revision(connection: Connection) -> str | None:

@@ -1,0 +1,39 @@
+"""Runs a command as a person at a terminal would, with its output and exit code."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+TIMEOUT_SECONDS = 60.0
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Awaitable[Result]]
+
+
+def runner() -> Run:
+    """Return a function that runs `inventory` with the arguments it is given, in its own process."""
+
+    async def run(*arguments: str) -> Result:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "inventory",
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            stdout, stderr = await process.communicate()
+        return Result(process.returncode or 0, stdout.decode(), stderr.decode())
+
+    return run
