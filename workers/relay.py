@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
+from zlib import crc32
 
 import asyncpg
 import orjson
@@ -23,6 +24,7 @@ from aiokafka.errors import (
     RecordListTooLargeError,
     UnknownTopicOrPartitionError,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from schemas.topics import SOURCE, dlq_topic
 from storage import dead_letters, outbox
@@ -41,11 +43,14 @@ LAST_RETRY_SECONDS = 5.0
 # Dead letters carry whole records, of up to the largest size a broker is usually let take.
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 MAX_HEADER_TEXT = 2000
+# A step's events for one partition usually fit into one batch; the broker's limit is 1 MiB unless raised.
+MAX_BATCH_BYTES = 512 * 1024
 
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _OURS = ("__dlq.", "x-dlq-", "x-original-topic")
 
 Headers = list[tuple[str, bytes]]
+Shipment = tuple[set[str], asyncio.Future[Any]]
 
 
 class Relay:
@@ -144,21 +149,51 @@ class Relay:
             return 0
         producer = await self._started_producer()
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-            sent = [
-                await producer.send(
-                    self._prefix + row.topic,
-                    row.payload.encode(),
-                    key=row.key.encode(),
-                    headers=event_headers(row),
-                )
-                for row in rows
-            ]
-            results = await asyncio.gather(*sent, return_exceptions=True)
-        done = _acknowledged(rows, results)
+            shipments = await self._ship(producer, rows)
+            results = await asyncio.gather(*(future for _, future in shipments), return_exceptions=True)
+        failed: set[str] = set()
+        for (keys, _), result in zip(shipments, results, strict=True):
+            if isinstance(result, BaseException):
+                failed |= keys
+        # Order is kept per key: of a key of which the broker lacks one event, all are sent again.
+        done = [row.position for row in rows if row.key not in failed]
         if done:
             await outbox.mark_published(connection, done, self._clock())
         _raise_first(results)
         return len(done)
+
+    async def _ship(self, producer: AIOKafkaProducer, rows: Sequence[PendingEvent]) -> list[Shipment]:
+        """Hand the events to the producer, one batch a partition where they fit; returns what to wait for.
+
+        Built batches are a tenth of the cost of `send()` for each event.
+        """
+        partitions: dict[str, int] = {}
+        lots: dict[tuple[str, int], list[PendingEvent]] = {}
+        for row in rows:
+            count = partitions.get(row.topic)
+            if count is None:
+                count = partitions[row.topic] = await self._count_partitions(producer, self._prefix + row.topic)
+            lots.setdefault((row.topic, partition_of(row.key, count)), []).append(row)
+        shipments: list[Shipment] = []
+        for (topic, partition), lot in lots.items():
+            batch, keys = producer.create_batch(), set[str]()
+            for row in lot:
+                record = (row.key.encode(), row.payload.encode(), event_headers(row))
+                if not _append(batch, *record):
+                    sent = await producer.send_batch(batch, self._prefix + topic, partition=partition)
+                    shipments.append((keys, sent))
+                    batch, keys = producer.create_batch(), set[str]()
+                    _append(batch, *record)
+                keys.add(row.key)
+            shipments.append((keys, await producer.send_batch(batch, self._prefix + topic, partition=partition)))
+        return shipments
+
+    @staticmethod
+    async def _count_partitions(producer: AIOKafkaProducer, topic: str) -> int:
+        partitions = await producer.partitions_for(topic)
+        if not partitions:
+            raise UnknownTopicOrPartitionError(f"there is no topic {topic}; `inventory topics create` makes it")
+        return len(partitions)
 
     # --- dead letters -----------------------------------------------------------------------------
 
@@ -186,14 +221,12 @@ class Relay:
     async def _send_dead_letter(self, producer: AIOKafkaProducer, letter: DeadLetter) -> None:
         record = letter.record
         topic = self._prefix + dlq_topic(record.topic)
-        partitions = await producer.partitions_for(topic)
-        if not partitions:
-            raise UnknownTopicOrPartitionError(f"there is no topic {topic}; `inventory topics create` makes it")
+        count = await self._count_partitions(producer, topic)
         await producer.send_and_wait(
             topic,
             record.value,
             key=record.key,
-            partition=record.partition % len(partitions),
+            partition=record.partition % count,
             timestamp_ms=None if record.timestamp is None else round(record.timestamp.timestamp() * 1000),
             headers=dead_letter_headers(letter, self._prefix, self._group_id, self._version),
         )
@@ -240,6 +273,7 @@ class Relay:
             producer = AIOKafkaProducer(
                 **self._producer_options,
                 max_request_size=MAX_REQUEST_BYTES,
+                max_batch_size=MAX_BATCH_BYTES,
                 request_timeout_ms=int(SEND_TIMEOUT_SECONDS * 1000),
             )
             try:
@@ -305,10 +339,14 @@ def dead_letter_headers(letter: DeadLetter, prefix: str, group_id: str, version:
     return headers
 
 
-def _acknowledged(rows: Sequence[PendingEvent], results: Sequence[object]) -> list[int]:
-    """Return the positions the broker has, without those of keys of which it lacks one: order is kept per key."""
-    failed = {row.key for row, result in zip(rows, results, strict=True) if isinstance(result, BaseException)}
-    return [row.position for row in rows if row.key not in failed]
+def partition_of(key: str, count: int) -> int:
+    """Return the partition of an outgoing event: by CRC-32 of its key, as librdkafka's `consistent` partitioner."""
+    return crc32(key.encode()) % count
+
+
+def _append(batch: BatchBuilder, key: bytes, value: bytes, headers: Headers) -> bool:
+    """Put a record into a batch; false when the batch is full."""
+    return batch.append(timestamp=None, key=key, value=value, headers=headers) is not None
 
 
 def _raise_first(results: Sequence[object]) -> None:
