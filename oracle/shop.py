@@ -160,10 +160,21 @@ class CartFile:
 
 
 class Shop:
-    """The whole shop. With `suppress_repeats`, an event whose (source, id) was taken before does nothing."""
+    """The whole shop.
 
-    def __init__(self, settings: Settings | None = None, *, suppress_repeats: bool = False) -> None:
+    With `suppress_repeats`, an event whose (source, id) was taken before does nothing. With `luck`, it is asked whether
+    there is enough for an order, not the shelf: `oracle.history` tries both answers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        suppress_repeats: bool = False,
+        luck: Callable[[Lines], bool] | None = None,
+    ) -> None:
         self.settings = settings or Settings()
+        self.luck = luck
         self.suppress_repeats = suppress_repeats
         self.shelves: dict[str, Shelf] = {}
         self.orders: dict[str, OrderFile] = {}
@@ -218,7 +229,9 @@ class Shop:
         return True
 
     def is_enough(self, needed: Lines) -> bool:
-        """Say whether every product is known and has the pieces; `oracle.history` asks fate instead."""
+        """Say whether every product is known and has the pieces."""
+        if self.luck is not None:
+            return self.luck(needed)
         return all(p in self.shelves and self.shelves[p].free >= n for p, n in needed.items())
 
     # --- one event -------------------------------------------------------------------------------
