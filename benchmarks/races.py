@@ -1,0 +1,96 @@
+"""Races: contestants on the same events, a fresh copy of the same database each, interleaved round by round."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+from benchmarks import contestants
+from benchmarks.backlog import Progress, Topics
+from benchmarks.contestants import Program, Timed
+from benchmarks.errors import BenchmarkError
+from benchmarks.floor import Rehearsal, rehearse, time_floor
+from benchmarks.report import Figure
+from benchmarks.stack import Stack, fill_shelf, schema_fingerprint
+from benchmarks.workload import Workload, utc_now
+
+DEFAULT_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every scenario gets: the servers, the topics, how much to do, and where to show progress."""
+
+    stack: Stack
+    topics: Topics
+    rounds: int
+    events: int
+    naive_events: int
+    progress: Progress
+    data: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One contestant: a program with its events, or the floor where there is a rehearsal."""
+
+    name: str
+    workload: Workload
+    program: Program | None = None
+    rehearsal: Rehearsal | None = None
+    template: str = ""
+
+
+async def race(bench: Bench, entries: Sequence[Entry]) -> dict[str, Figure]:
+    """Run all entries once per round, beginning with another one each round; returns events per second by name."""
+    found: dict[str, list[float]] = {entry.name: [] for entry in entries}
+    for number in range(bench.rounds):
+        turn = number % len(entries)
+        for entry in (*entries[turn:], *entries[:turn]):
+            bench.progress(f"round {number + 1}: {entry.name}", 0, 1)
+            timed = await run(bench, entry)
+            bench.progress(f"round {number + 1}: {entry.name}, {timed.rate:,.0f} events/s", 1, 1)
+            found[entry.name].append(timed.rate)
+    return {name: Figure(name, "events/s", tuple(rates)) for name, rates in found.items()}
+
+
+async def run(bench: Bench, entry: Entry) -> Timed:
+    """Measure one contestant once."""
+    with bench.stack.database(entry.template) as database_url:
+        if entry.rehearsal is not None:
+            return await time_floor(database_url, entry.rehearsal)
+        if entry.program is None:
+            raise BenchmarkError(f"{entry.name} is neither a program nor a rehearsal")
+        workload = entry.workload
+        with bench.topics.hidden(workload.records(utc_now()), workload.events, bench.progress) as backlog:
+            return await contestants.time_program(entry.program, bench.topics, backlog, database_url, bench.progress)
+
+
+async def template_for(bench: Bench, workload: Workload) -> str:
+    """Return a template database with the workload's shelf in it."""
+    name = f"bench_{workload.name}_{schema_fingerprint()}"
+    bench.stack.drop_template(name)
+    with bench.stack.template_in_the_making(name) as url:
+        await fill_shelf(url, workload.shelf)
+    return name
+
+
+async def rehearsed(bench: Bench, workload: Workload, template: str, batch: int = DEFAULT_BATCH) -> Rehearsal:
+    """Return the workload's rehearsal in the worker's batches."""
+    with bench.stack.database(template) as url:
+        rehearsal = await rehearse(url, workload.records(utc_now()), batch, bench.progress)
+        counted = await counts(url)
+    if counted["inbox"] != workload.events:
+        raise BenchmarkError(f"the rehearsal judged {counted['inbox']:,} of {workload.events:,} events")
+    return rehearsal
+
+
+async def counts(database_url: str) -> Mapping[str, int]:
+    """Return the rows of each table that grows with events."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        tables = ("inbox", "inventory_transactions", "outbox", "orders", "carts", "dead_letters")
+        return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608 - our names
+    finally:
+        await connection.close()

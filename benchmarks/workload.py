@@ -1,0 +1,213 @@
+"""What a shop's events look like under load: seeded, so that every contestant gets the same ones.
+
+A workload is a shelf (products and their stock, written into the database beforehand) and a stream of records.
+"""
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from inventory.history import invoice_events, read_lines, survey
+from inventory.publisher import open_rows
+
+SOURCE = b"/shop/checkout"
+PLENTY = 1_000_000
+
+# Of a hundred orders: paid, cancelled instead, paid and then cancelled; the rest is abandoned.
+_PAID, _CANCELLED, _PAID_AND_CANCELLED = 80, 12, 4
+_LINES = 3
+_MAX_CART_LINES = 5
+_EMPTIED = 0.1
+# What is asked for in the flash sale, against what there is.
+_SHARE_ON_SALE = 0.1
+_ABANDONED_OF_EACH = 10
+
+Item = dict[str, Any]
+
+
+class Draft(NamedTuple):
+    """An event before it gets its id and time."""
+
+    topic: str
+    key: str
+    data: Item
+
+
+class Record(NamedTuple):
+    """A Kafka record, the topic without a prefix; CloudEvents in binary mode."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A shelf and a stream of `events` drafts; `drafts()` begins the same stream anew."""
+
+    name: str
+    shelf: dict[str, int]
+    events: int
+    drafts: Callable[[], Iterable[Draft]]
+
+    def records(self, now: datetime) -> Iterator[Record]:
+        """Give the stream's records, 1 ms of event time apart, the last one at `now`."""
+        began = now - timedelta(milliseconds=self.events)
+        for number, draft in enumerate(itertools.islice(self.drafts(), self.events)):
+            yield record(draft, f"{self.name}-{number:08d}", began + timedelta(milliseconds=number))
+
+
+def record(draft: Draft, event_id: str, at: datetime) -> Record:
+    """Return the record that carries `draft`."""
+    topic = draft.topic.encode()
+    return Record(
+        draft.topic,
+        draft.key.encode(),
+        orjson.dumps(draft.data),
+        [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", event_id.encode()),
+            ("ce_source", SOURCE),
+            ("ce_type", topic),
+            ("ce_time", at.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()),
+            ("content-type", b"application/json"),
+        ],
+        int(at.timestamp() * 1000),
+    )
+
+
+def product_id(number: int) -> str:
+    """Return the id of the product with this number; the first is 1."""
+    return f"SKU-{number:07d}"
+
+
+def life_cycle(events: int, products: int = 10_000, *, shelf: dict[str, int] | None = None) -> Workload:
+    """Orders of three products, few of which are wanted often (Zipf), paid or cancelled some thousand events later."""
+    wait = (max(events // 40, 1), max(events // 10, 2))
+
+    def drafts() -> Iterator[Draft]:
+        chance = random.Random(1)  # noqa: S311 - a reproducible workload, not a secret
+        picks = _zipf(chance, products)
+        follow_ups: list[tuple[int, int, Draft]] = []
+        numbers = itertools.count()
+        for place in itertools.count():
+            if follow_ups and follow_ups[0][0] <= place:
+                yield heapq.heappop(follow_ups)[2]
+                continue
+            number = next(numbers)
+            order_id = f"order-{number:08d}"
+            yield _created(order_id, chance, [next(picks) for _ in range(_LINES)])
+            due = place
+            for draft in _ending(order_id, chance.randrange(100)):
+                due += chance.randint(*wait)
+                heapq.heappush(follow_ups, (due, number, draft))
+
+    return Workload("life", shelf or _shelf(products), events, drafts)
+
+
+def flash_sale(events: int, products: int) -> Workload:
+    """Orders of one or two pieces, ten times more than there is: most are refused, those that are not are paid.
+
+    With one product everybody wants the same; with many the same rush is spread evenly, for comparison.
+    """
+    stock = max(round(events * 1.5 * _SHARE_ON_SALE / products), 2)
+
+    def drafts() -> Iterator[Draft]:
+        chance = random.Random(2)  # noqa: S311 - a reproducible workload, not a secret
+        left = dict.fromkeys(range(1, products + 1), stock)
+        to_pay: list[Draft] = []
+        for number in itertools.count():
+            if len(to_pay) > _ABANDONED_OF_EACH:
+                yield from to_pay
+                to_pay.clear()
+            order_id, product = f"order-{number:08d}", chance.randint(1, products)
+            quantity = chance.randint(1, 2)
+            yield Draft(
+                "order.created",
+                order_id,
+                {"order_id": order_id, "items": [{"product_id": product_id(product), "quantity": quantity}]},
+            )
+            if left[product] >= quantity:
+                left[product] -= quantity
+                to_pay.append(_paid(order_id))
+
+    name = "hot" if products == 1 else "spread"
+    return Workload(name, _shelf(products, stock), events, drafts)
+
+
+def churning_carts(events: int, products: int = 10_000, carts: int = 2_000) -> Workload:
+    """Shoppers who change their minds: each event is the whole cart as it is now, one in ten emptied."""
+
+    def drafts() -> Iterator[Draft]:
+        chance = random.Random(3)  # noqa: S311 - a reproducible workload, not a secret
+        picks = _zipf(chance, products)
+        versions = dict.fromkeys(range(carts), 0)
+        while True:
+            cart = chance.randrange(carts)
+            versions[cart] += 1
+            size = 0 if chance.random() < _EMPTIED else chance.randint(1, _MAX_CART_LINES)
+            cart_id = f"cart-{cart:06d}"
+            items = [{"product_id": next(picks), "quantity": chance.randint(1, 3)} for _ in range(size)]
+            data = {"cart_id": cart_id, "user_id": f"user-{cart:06d}", "version": versions[cart], "items": items}
+            yield Draft("cart.updated", cart_id, data)
+
+    return Workload("carts", _shelf(products), events, drafts)
+
+
+def real_month(path: Path) -> Workload:
+    """One month of a real shop, its products with as much stock as it needs; orders of up to 675 lines."""
+    shelf = dict(survey(read_lines(open_rows(path))).needed)
+    drafts = [Draft(event.topic, event.key, dict(event.data)) for event in invoice_events(read_lines(open_rows(path)))]
+    return Workload("csv", shelf, len(drafts), lambda: drafts)
+
+
+def _shelf(products: int, stock: int = PLENTY) -> dict[str, int]:
+    return {product_id(number): stock for number in range(1, products + 1)}
+
+
+def _zipf(chance: random.Random, products: int) -> Iterator[str]:
+    """Give product ids without end; the n-th most popular is picked in proportion to 1/n."""
+    ids = [product_id(number) for number in range(1, products + 1)]
+    chance.shuffle(ids)
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, products + 1)))
+    while True:
+        yield from chance.choices(ids, cum_weights=weights, k=1_000)
+
+
+def _created(order_id: str, chance: random.Random, products: list[str]) -> Draft:
+    items = [{"product_id": product, "quantity": chance.randint(1, 3)} for product in products]
+    user_id = f"user-{chance.randrange(1_000_000):06d}"
+    return Draft("order.created", order_id, {"order_id": order_id, "user_id": user_id, "items": items})
+
+
+def _paid(order_id: str) -> Draft:
+    return Draft("payment.succeeded", order_id, {"order_id": order_id, "payment_id": f"payment-of-{order_id}"})
+
+
+def _cancelled(order_id: str) -> Draft:
+    return Draft("order.cancelled", order_id, {"order_id": order_id, "reason": "changed my mind"})
+
+
+def _ending(order_id: str, percentile: int) -> list[Draft]:
+    """Return what follows an order."""
+    if percentile < _PAID:
+        return [_paid(order_id)]
+    if percentile < _PAID + _CANCELLED:
+        return [_cancelled(order_id)]
+    if percentile < _PAID + _CANCELLED + _PAID_AND_CANCELLED:
+        return [_paid(order_id), _cancelled(order_id)]
+    return []
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
