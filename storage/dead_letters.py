@@ -61,7 +61,7 @@ INSERT INTO dead_letters (id, topic, partition, "offset", key, value, headers, r
     reason, message, exception_class, stacktrace, fingerprint, event_id, event_type, source,
     delivery_count, redrive_count, failed_at)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::bigint[], $5::bytea[], $6::bytea[],
-    $7::jsonb[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+    $7::json[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
     $14::text[], $15::text[], $16::text[], $17::int[], $18::int[], $19::timestamptz[])
 ON CONFLICT (id) DO NOTHING
 """

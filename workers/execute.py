@@ -7,6 +7,7 @@ does not depend on the batch's size. Its result does not depend on how a stream 
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -213,7 +214,9 @@ async def _transact(
                 return batch.report()
             due |= found
         except BaseException:
-            if not connection.is_closed():
+            # After a COMMIT that failed there is nothing to roll back, and asyncpg says so with an error of its own:
+            # the first one decides what happens next. The pool cleans what is left.
+            with contextlib.suppress(Exception):
                 await transaction.rollback()
             raise
         # The locks must be taken anew, in order, with the orders and carts that hold what is short.
