@@ -138,7 +138,9 @@ class Worker:
     async def stop(self) -> None:
         """Stop in order: no more batches, then what they left to publish, then the connections."""
         if self.consumer is not None:
-            self.consumer.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.shutdown_timeout.total_seconds()):
+                    await self.consumer.drain()
             await self._broker.stop()
         if self.relay is not None:
             with contextlib.suppress(TimeoutError):

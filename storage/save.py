@@ -260,7 +260,11 @@ async def append_outbox(connection: Connection, rows: Sequence[OutboxRow]) -> No
 async def save_progress(connection: Connection, progress: Sequence[Progress]) -> None:
     """Record how far partitions were read; neither offset nor watermark ever goes back."""
     if progress:
-        rows = sorted(progress)
+        furthest: dict[tuple[str, int], Progress] = {}
+        for row in sorted(progress):
+            before = furthest.get(row[:2], row)
+            furthest[row[:2]] = row._replace(watermark=max(row.watermark, before.watermark))
+        rows = list(furthest.values())
         await connection.execute(
             _PROGRESS,
             [row.topic for row in rows],

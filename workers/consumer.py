@@ -12,9 +12,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -97,12 +97,15 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._breaker = breaker
         self._clock = clock
         self._after_commit = after_commit
-        self._busy = asyncio.Lock()
+        self._running: asyncio.Task[None] | None = None
+        self._generation = 0
         self._subscriber: Any = None
         self._next: dict[TopicPartition, int] = {}
-        self._seen_at_tick: dict[TopicPartition, int] = {}
-        self._batches = 0
-        self._batches_at_tick = 0
+        self._delivered = 0
+        self._handled = 0
+        self._delivered_at_tick = 0
+        self._positions_at_tick: dict[TopicPartition, int] = {}
+        self._next_look_at_idle = 0.0
         self._unregistered: set[TopicPartition] = set()
         self._stopping = False
         self.assigned: frozenset[TopicPartition] = frozenset()
@@ -154,51 +157,81 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         known = [timestamp for timestamp in asked if timestamp is not None]
         return time.time() - max(known) / 1000 if known else None
 
-    def stop(self) -> None:
-        """Finish the batch at hand if the database lets us; do not begin to wait for one that is away."""
+    async def drain(self) -> None:
+        """Take no more batches; finish the one at hand, unless it waits for a database that is away."""
         self._stopping = True
+        await self._finished()
 
     # --- one batch ------------------------------------------------------------------------------
 
     async def on_batch(self, records: list[Any]) -> None:
-        """Apply one batch and commit its offsets.
+        """Decode a batch while the one before it is in the database, then apply it in its turn.
 
         FastStream swallows whatever a handler raises and goes on behind the lost batch, so nothing is
         ever raised here: what is not expected ends the process, which is restarted and redelivered.
         """
         try:
-            async with self._busy:
-                await self._apply(records)
+            self._delivered += 1
+            generation = self._generation
+            started = time.perf_counter()
+            now = self._clock()
+            items = read_records(records, self._options.prefix, now)
+            metrics.BATCH_DURATION.labels("decode").observe(time.perf_counter() - started)
+            await self._finished()
+            if self._stopping or generation != self._generation:
+                self._handled += 1
+                return  # not applied and not committed: whoever has the partitions next gets it again
+            trouble = self._breaker.admit([isinstance(item, Poison) for item in items])
+            if trouble is not None:
+                self._handled += 1
+                self._pause(records, trouble)
+                return
+            progress = [*self._progress(records, items, now), *await self._others(records)]
+            self._running = asyncio.create_task(self._apply_or_die(records, items, progress, now), name="batch")
         except asyncio.CancelledError:
             raise
-        except BaseException:
-            logger.critical("A bug stopped this worker; its batch will be delivered again", exc_info=True)
-            logging.shutdown()
-            os._exit(EXIT_BUG)
+        except BaseException as bug:  # noqa: BLE001 - see the docstring
+            _die(bug)
 
-    async def _apply(self, records: Sequence[ConsumerRecord]) -> None:
+    async def _finished(self) -> None:
+        """Wait until no batch is being applied."""
+        if self._running is not None:
+            await asyncio.shield(self._running)
+
+    async def _apply_or_die(
+        self,
+        records: Sequence[ConsumerRecord],
+        items: Sequence[Incoming | Poison],
+        progress: list[Progress],
+        now: datetime,
+    ) -> None:
+        try:
+            await self._apply(records, items, progress, now)
+            self._handled += 1
+        except asyncio.CancelledError:
+            raise
+        except BaseException as bug:  # noqa: BLE001 - see `on_batch`
+            _die(bug)
+
+    async def _apply(
+        self,
+        records: Sequence[ConsumerRecord],
+        items: Sequence[Incoming | Poison],
+        progress: list[Progress],
+        now: datetime,
+    ) -> None:
         started = time.perf_counter()
-        self._batches += 1
-        now = self._clock()
-        items = read_records(records, self._options.prefix, now)
-        decoded = time.perf_counter()
-        trouble = self._breaker.admit([isinstance(item, Poison) for item in items])
-        if trouble is not None:
-            self._pause(records, trouble)
-            return
-        progress = self._progress(records, items, now)
         report = await self._until_applied([_task(item) for item in items], progress)
         if report is None:
             return
         self._unregistered.clear()
+        self._after_commit(report)
         committing = time.perf_counter()
         await self._commit(_next_offsets(records))
-        self._after_commit(report)
         finished = time.perf_counter()
         _measure(items, report, now)
         for stage, seconds in report.seconds.items():
             metrics.BATCH_DURATION.labels(stage).observe(seconds)
-        metrics.BATCH_DURATION.labels("decode").observe(decoded - started)
         metrics.BATCH_DURATION.labels("offsets").observe(finished - committing)
         metrics.BATCH_DURATION.labels("total").observe(finished - started)
         self.last_progress = time.monotonic()
@@ -277,20 +310,37 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 partition = TopicPartition(record.topic, record.partition)
                 at = min(item.event.occurred_at, item.record.timestamp or now, now)
                 times[partition] = max(times.get(partition, EPOCH), at)
+        client = self.client
         offsets = _next_offsets(records)
         progress = [
-            self._row(partition, offset, max(times.get(partition, EPOCH), self._read_to_the_end(partition, offset)))
+            self._row(
+                partition, offset, max(times.get(partition, EPOCH), self._read_to_the_end(client, partition, offset))
+            )
             for partition, offset in offsets.items()
         ]
-        progress.extend(self._row(partition, 0, EPOCH) for partition in self._unregistered - offsets.keys())
-        return progress
+        return [*progress, *self._newcomers(offsets)]
+
+    async def _others(self, records: Sequence[ConsumerRecord]) -> list[Progress]:
+        """Return, about once a second, rows for the partitions that are idle while this batch is not.
+
+        All batches before this one are applied, so what is at its end has been processed to its end.
+        """
+        client, now = self.client, time.monotonic()
+        if client is None or now < self._next_look_at_idle:
+            return []
+        self._next_look_at_idle = now + TICK_SECONDS
+        positions = await self._positions(client)
+        self._measure_lag(client, positions)
+        for partition in _next_offsets(records):
+            positions.pop(partition, None)
+        return self._idle(client, positions)
 
     def _row(self, partition: TopicPartition, offset: int, watermark: datetime) -> Progress:
         return Progress(partition.topic.removeprefix(self._options.prefix), partition.partition, offset, watermark)
 
-    def _read_to_the_end(self, partition: TopicPartition, next_offset: int) -> datetime:
+    @staticmethod
+    def _read_to_the_end(client: AIOKafkaConsumer | None, partition: TopicPartition, next_offset: int) -> datetime:
         """Return the time up to which the broker said that there is nothing beyond `next_offset`; else the epoch."""
-        client = self.client
         if client is None or partition not in client.assignment():
             return EPOCH
         end, asked = client.highwater(partition), client.last_poll_timestamp(partition)
@@ -310,29 +360,45 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 logger.debug("The stream's clock could not be written: %s", _words(error))
 
     async def tick(self) -> None:
-        """Record for every partition that is read to its end that it is; measure the lag of all."""
+        """Record for every partition that is read to its end that it is, and measure the lag of all.
+
+        Does nothing while a batch is under way: its transaction takes that along (`_apply`).
+        """
         client = self.client
-        if client is None or self._busy.locked():
+        if client is None or self._delivered != self._handled:
             return
-        async with self._busy:
-            positions = await self._positions(client)
-            self._measure_lag(client, positions)
-            quiet = self._batches == self._batches_at_tick
-            rows = [self._row(partition, 0, EPOCH) for partition in self._unregistered]
-            for partition, position in positions.items():
-                # A position that stood still through a quiet tick has been processed, even where control
-                # records (of producers' transactions) keep it from being the last record's offset plus one.
-                settled = self._next.get(partition) == position or (
-                    quiet and self._seen_at_tick.get(partition) == position
-                )
-                watermark = self._read_to_the_end(partition, position) if settled else EPOCH
-                if watermark > EPOCH:
-                    rows.append(self._row(partition, position, watermark))
-            self._seen_at_tick, self._batches_at_tick = positions, self._batches
-            if rows:
-                async with self._pool.acquire() as connection:
-                    await save.save_progress(connection, rows)
-                self._unregistered.clear()
+        positions = await self._positions(client)
+        quiet = self._delivered == self._delivered_at_tick
+        # Between aiokafka's hand-over and `on_batch` a batch is seen by nobody. A position that stood still
+        # through a quiet tick has been processed; one that is our own last offset has been, too.
+        settled = {
+            partition: position
+            for partition, position in positions.items()
+            if self._next.get(partition) == position or (quiet and self._positions_at_tick.get(partition) == position)
+        }
+        self._positions_at_tick, self._delivered_at_tick = positions, self._delivered
+        await self._keep_up(client, settled)
+        self._measure_lag(client, positions)
+
+    async def _keep_up(self, client: AIOKafkaConsumer, settled: Mapping[TopicPartition, int]) -> None:
+        rows = [*self._newcomers(()), *self._idle(client, settled)]
+        if rows:
+            async with self._pool.acquire() as connection:
+                await save.save_progress(connection, rows)
+            self._unregistered.clear()
+
+    def _newcomers(self, known: Container[TopicPartition]) -> list[Progress]:
+        """Return first rows for partitions the stream's clock does not know; they hold it back until they are read."""
+        return [self._row(partition, 0, EPOCH) for partition in self._unregistered if partition not in known]
+
+    def _idle(self, client: AIOKafkaConsumer, settled: Mapping[TopicPartition, int]) -> list[Progress]:
+        """Return rows for those partitions that have nothing beyond what was processed."""
+        rows = []
+        for partition, position in settled.items():
+            watermark = self._read_to_the_end(client, partition, position)
+            if watermark > EPOCH:
+                rows.append(self._row(partition, position, watermark))
+        return rows
 
     @staticmethod
     async def _positions(client: AIOKafkaConsumer) -> dict[TopicPartition, int]:
@@ -369,14 +435,15 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
 
         Where it does not finish in time, the inbox suppresses what the next owner has applied by then.
         """
+        self._generation += 1
         limit = max(self._options.rebalance_timeout_ms / 1000 - MARGIN_BELOW_REBALANCE_TIMEOUT_SECONDS, 1.0)
         try:
-            async with asyncio.timeout(limit), self._busy:
-                pass
+            async with asyncio.timeout(limit):
+                await self._finished()
         except TimeoutError:
             logger.warning("A batch was still running when its partitions moved on")
         self._next.clear()
-        self._seen_at_tick.clear()
+        self._positions_at_tick.clear()
         for partition in revoked:
             topic = partition.topic.removeprefix(self._options.prefix)
             with contextlib.suppress(KeyError):
@@ -420,6 +487,12 @@ def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: 
         apply_types=False,
         **options,
     )
+
+
+def _die(bug: BaseException) -> NoReturn:
+    logger.critical("A bug stopped this worker; its batch will be delivered again", exc_info=bug)
+    logging.shutdown()
+    os._exit(EXIT_BUG)
 
 
 def _task(item: Incoming | Poison) -> Task:

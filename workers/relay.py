@@ -21,6 +21,7 @@ from aiokafka.errors import (
     InvalidTopicError,
     KafkaError,
     MessageSizeTooLargeError,
+    ProducerClosed,
     RecordListTooLargeError,
     UnknownTopicOrPartitionError,
 )
@@ -28,7 +29,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from schemas.topics import SOURCE, dlq_topic
 from storage import dead_letters, outbox
-from storage.database import connect
+from storage.database import connect_worker
 from storage.dead_letters import DeadLetter
 from storage.errors import is_contention, is_unavailable
 from storage.outbox import DEAD_LETTER_SHARD, SHARDS, PendingEvent
@@ -255,7 +256,7 @@ class Relay:
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         await self._drop_connection()
-        self._connection = await connect(self._database_url, "inventory-relay")
+        self._connection = await connect_worker(self._database_url, "inventory-relay")
         await outbox.join_relays(self._connection)
         await self._connection.add_listener(outbox.CHANNEL, lambda *_: self._woken.set())
         self._next_rebalance = 0.0
@@ -285,12 +286,18 @@ class Relay:
         return self._producer
 
     async def _drop_producer(self) -> None:
-        """Let go of the producer: after an error that it does not retry, aiokafka's can be left unusable (#1017)."""
+        """Let go of the producer: after an error that it does not retry, aiokafka's can be left unusable (#1017).
+
+        Nothing that it has not sent may be sent later, behind what its successor sends: an idempotent producer
+        would try for ever. All of it is still in the tables.
+        """
         producer, self._producer = self._producer, None
-        if producer is not None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(5):
-                    await producer.stop()
+        if producer is None:
+            return
+        producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - stop() alone would wait for it
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(5):
+                await producer.stop()
 
 
 def event_headers(event: PendingEvent) -> Headers:

@@ -1,0 +1,246 @@
+"""What the cache means to the worker: it is told after each commit, read where it helps, and never waited for.
+
+Redis may be missing or die at any moment. That is logged once when it is lost and once when it is back, counted in
+`inventory_cache_errors_total`, and changes nothing else: writes wait their turn, readers ask PostgreSQL.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from datetime import datetime
+from typing import NamedTuple, TypeVar
+
+from domain.model import Cart, Order, Product
+from storage import stock
+from storage.cache import CACHE_ERRORS, MAX_LOW_STOCK, Batch, Cache
+from storage.database import Pool
+from storage.stock import Reservation, StockLevel
+from workers import metrics
+from workers.execute import Report
+
+logger = logging.getLogger(__name__)
+
+# What one process remembers to write, of products, orders and carts each; beyond that the oldest is dropped, and
+# the value in Redis is stale until its time is up.
+MAX_WAITING = 20_000
+# Changes of this long are written together: a hot product is written once, not once a batch.
+COLLECT_SECONDS = 0.1
+# After this long a value may be older than what has since come and gone in Redis: it only replaces older ones.
+LATE_SECONDS = 60.0
+# While Redis is away it is asked this seldom.
+RETRY_SECONDS = 1.0
+
+_Value = TypeVar("_Value")
+_Row = TypeVar("_Row", Product, Order, Cart)
+
+
+class Health:
+    """Whether Redis answers: says once when it is lost and once when it is back, and spares readers the wait."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._lost_at: float | None = None
+        self._ask_again_at = 0.0
+
+    @property
+    def lost(self) -> bool:
+        """Whether the last attempt failed."""
+        return self._lost_at is not None
+
+    @property
+    def worth_asking(self) -> bool:
+        """Whether Redis answered last time, or has not been asked for a while."""
+        return not self.lost or self._monotonic() >= self._ask_again_at
+
+    def failed(self, error: BaseException) -> None:
+        """Note that Redis failed."""
+        metrics.CACHE_ERRORS.inc()
+        now = self._monotonic()
+        self._ask_again_at = now + RETRY_SECONDS
+        if self._lost_at is None:
+            self._lost_at = now
+            logger.warning("Redis is lost, going on without the cache: %s", str(error) or type(error).__name__)
+
+    def answered(self) -> None:
+        """Note that Redis answered."""
+        if self._lost_at is not None:
+            logger.info("Redis is back after %.1f s", self._monotonic() - self._lost_at)
+            self._lost_at = None
+
+
+class Refreshed(NamedTuple):
+    """What one step did: values sent to Redis, and how many of them were newer than what it had."""
+
+    sent: int
+    written: int
+
+
+class CacheRefresher:
+    """Writes what commits changed; `after_commit` for each report, `run()` until cancelled."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        clock: Callable[[], datetime],
+        health: Health | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._health = health or Health()
+        self._monotonic = monotonic
+        self._changed = asyncio.Event()
+        self._products: dict[str, Product] = {}
+        self._orders: dict[str, Order] = {}
+        self._carts: dict[str, Cart] = {}
+        self._since: float | None = None
+
+    def after_commit(self, report: Report) -> None:
+        """Remember what the batch changed; costs a few dictionary entries, never waits and never fails."""
+        if not (report.products or report.orders or report.carts):
+            return
+        _merge(self._products, report.products)
+        _merge(self._orders, report.orders)
+        _merge(self._carts, report.carts)
+        if self._since is None:
+            self._since = self._monotonic()
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write for as long as the task lives; Redis being away is waited for."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(RETRY_SECONDS if self._health.lost else COLLECT_SECONDS)
+            await self.run_once()
+
+    async def run_once(self) -> Refreshed:
+        """Write what waits, once; what could not be written waits on."""
+        products, orders, carts, since = self._products, self._orders, self._carts, self._since
+        self._products, self._orders, self._carts, self._since = {}, {}, {}, None
+        self._changed.clear()
+        sent = len(products) + len(orders) + len(carts)
+        if since is None or sent == 0:
+            return Refreshed(0, 0)
+        batch = Batch(
+            [stock.level_of(product) for product in products.values()],
+            [stock.reservation_of_order(order) for order in orders.values()],
+            [stock.reservation_of_cart(cart) for cart in carts.values()],
+            late=self._monotonic() - since > LATE_SECONDS,
+        )
+        try:
+            written = await self._cache.write(batch, self._clock())
+        except CACHE_ERRORS as error:
+            self._health.failed(error)
+            self._put_back(products, orders, carts, since)
+            return Refreshed(sent, 0)
+        self._health.answered()
+        return Refreshed(sent, written)
+
+    def _put_back(
+        self, products: dict[str, Product], orders: dict[str, Order], carts: dict[str, Cart], since: float
+    ) -> None:
+        """Let the values wait on, before those that came meanwhile."""
+        _merge(products, self._products)
+        _merge(orders, self._orders)
+        _merge(carts, self._carts)
+        self._products, self._orders, self._carts, self._since = products, orders, carts, since
+        self._changed.set()
+
+
+class StockReader:
+    """Reads through the cache: what it lacks comes from PostgreSQL and is left there for the next reader."""
+
+    def __init__(
+        self, pool: Pool, cache: Cache | None, clock: Callable[[], datetime], health: Health | None = None
+    ) -> None:
+        self._pool = pool
+        self._cache = cache
+        self._clock = clock
+        self._health = health or Health()
+
+    @property
+    def lost(self) -> bool:
+        """Whether Redis failed when it was last asked."""
+        return self._health.lost
+
+    async def stock(self, product_ids: Collection[str]) -> dict[str, StockLevel]:
+        """Return the stock of those products that exist, in the order of `product_ids`."""
+        cached = await self._ask(lambda cache: cache.stock(product_ids)) or {}
+        missing = [product_id for product_id in product_ids if product_id not in cached]
+        if missing:
+            async with self._pool.acquire() as connection:
+                read = await stock.read_stock(connection, missing)
+            await self._fill(Batch(stock=list(read.values())))
+            cached |= read
+        return {product_id: cached[product_id] for product_id in product_ids if product_id in cached}
+
+    async def low_stock(self) -> list[StockLevel]:
+        """Return the products at or below their threshold, at most 10,000, in the order of their ids."""
+        cached = await self._ask(lambda cache: cache.low_stock())
+        if cached is not None:
+            return cached
+        token = await self._ask(lambda cache: cache.begin_low_stock())
+        async with self._pool.acquire() as connection:
+            read = await stock.read_low_stock(connection, MAX_LOW_STOCK + 1)
+        if token is not None and len(read) <= MAX_LOW_STOCK:
+            found = token
+            await self._ask(lambda cache: cache.finish_low_stock(found, read))
+        return read[:MAX_LOW_STOCK]
+
+    async def order(self, order_id: str) -> Reservation | None:
+        """Return what the order holds, or None for one never heard of."""
+        cached = await self._ask(lambda cache: cache.order(order_id))
+        if cached is not None:
+            return cached
+        async with self._pool.acquire() as connection:
+            read = await stock.read_order(connection, order_id)
+        if read is not None:
+            await self._fill(Batch(orders=[read]))
+        return read
+
+    async def cart(self, cart_id: str) -> Reservation | None:
+        """Return what the cart holds, or None for one never heard of."""
+        cached = await self._ask(lambda cache: cache.cart(cart_id))
+        if cached is not None:
+            return cached
+        async with self._pool.acquire() as connection:
+            read = await stock.read_cart(connection, cart_id)
+        if read is not None:
+            await self._fill(Batch(carts=[read]))
+        return read
+
+    async def _fill(self, batch: Batch) -> None:
+        await self._ask(lambda cache: cache.write(batch, self._clock()))
+
+    async def _ask(self, question: Callable[[Cache], Awaitable[_Value]]) -> _Value | None:
+        """Ask Redis; None where there is no answer."""
+        if self._cache is None or not self._health.worth_asking:
+            return None
+        try:
+            answer = await question(self._cache)
+        except CACHE_ERRORS as error:
+            self._health.failed(error)
+            return None
+        self._health.answered()
+        return answer
+
+
+async def close_quietly(cache: Cache) -> None:
+    """Close the connections to a Redis that may be gone."""
+    with contextlib.suppress(*CACHE_ERRORS):
+        await cache.close()
+
+
+def _merge(waiting: dict[str, _Row], changed: Mapping[str, _Row]) -> None:
+    """Add what changed, the newest version of each, within the bound.
+
+    Two transactions of this process can report in another order than they committed in.
+    """
+    for key, row in changed.items():
+        known = waiting.get(key)
+        if known is None or row.version >= known.version:
+            waiting[key] = row
+    for _ in range(len(waiting) - MAX_WAITING):
+        del waiting[next(iter(waiting))]
