@@ -51,6 +51,16 @@ async def open_pool(url: str, size: int, name: str = "inventory-worker") -> Pool
     )
 
 
+async def connect_worker(url: str, name: str) -> asyncpg.Connection:
+    """Open one connection for the worker's statements that is kept, as the relay's is for its locks."""
+    return await asyncpg.connect(
+        plain_url(url),
+        timeout=10,
+        command_timeout=60,
+        server_settings={"application_name": name, **PLANNER, **_TIMEOUTS},
+    )
+
+
 async def connect(url: str, name: str = "inventory") -> asyncpg.Connection:
     """Open one connection for people's questions: the planner is free, nothing is cut short."""
     return await asyncpg.connect(plain_url(url), timeout=10, server_settings={"application_name": name})
