@@ -7,7 +7,6 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -23,7 +22,6 @@ from domain.model import (
     ReservationOutcome,
     State,
     StockAlert,
-    StockStatus,
 )
 from oracle.shop import Edge, Settings, Shop, Short, Verdict, must_tell
 from oracle.shop import Outcome as Told
@@ -469,7 +467,7 @@ def _renamed(published: Event) -> Event:
 # --- what must hold in every stream -------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(stream=streams())
 def test_an_alert_is_told_exactly_once_per_edge(stream: list[Event]) -> None:
     """The alerts of a product are the edges of its status after each event: none missing, none repeated."""
@@ -487,22 +485,21 @@ def test_an_alert_is_told_exactly_once_per_edge(stream: list[Event]) -> None:
         expected.clear()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(stream=streams())
 def test_nothing_appears_or_vanishes(stream: list[Event]) -> None:
     """Initial stock plus what came in minus what went out is what is on hand, and it is never oversold."""
     books = Books()
+    flows: Counter[str] = Counter()
     for published in stream:
-        books.take(published)
-        flows: Counter[str] = Counter()
-        for entry in books.entries:
+        for entry in books.take(published).entries:
             flows[entry.product_id] += {EntryType.IN: 1, EntryType.OUT: -1}.get(entry.type, 0) * entry.quantity
         for product_id, found in books.state.products.items():
             assert flows[product_id] == found.on_hand
             assert 0 <= found.reserved <= found.on_hand
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(stream=streams())
 def test_the_ledger_rebuilds_the_state(stream: list[Event]) -> None:
     """Replaying each product's entries gives its stock; sequences have no holes and each before is the last after."""
@@ -518,19 +515,11 @@ def test_a_repeated_event_moves_nothing(stream: list[Event]) -> None:
     for published in stream:
         books.take(published)
         if published["topic"] == "cart.updated":
-            continue  # snapshots are idempotent by state, not by silence: the same one renews the same hold
+            continue  # a snapshot from the same instant is taken again, to the same hold; ids are the inbox's business
         again = books.take(published)
-        refused_before = again.disposition is Disposition.REFUSED
-        assert again.disposition in {Disposition.DUPLICATE, Disposition.CONFLICT, Disposition.REFUSED}
-        assert not refused_before
+        assert again.disposition in {Disposition.DUPLICATE, Disposition.CONFLICT}
         assert (again.entries, again.outcomes, again.products) == ((), (), {})
 
 
 def _alerts(decision: Decision) -> list[StockAlert]:
     return [outcome for outcome in decision.outcomes if isinstance(outcome, StockAlert)]
-
-
-@pytest.mark.parametrize("status", list(StockStatus))
-def test_the_oracle_and_the_domain_name_the_same_statuses(status: StockStatus) -> None:
-    """A status that the oracle does not know would never be compared."""
-    assert status in {"ok", "low", "out"}

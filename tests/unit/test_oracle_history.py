@@ -1,13 +1,17 @@
 """The oracle for competing orders passes what is allowed, in any order, and goes red for each way of being wrong."""
 
+import ast
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracle
 from domain.commands import ExpireCart, ExpireOrder
 from domain.model import Disposition, LedgerEntry, ReservationOutcome, StockAlert, StockStatus
 from oracle.history import Observed, Row, check
@@ -251,3 +255,23 @@ def test_an_event_given_up_leaves_no_trace() -> None:
     late = paid("o1")
     assert [] == check([*day, late], replace(observe(day), given_up=[late["id"]]))
     assert ["order"] == [violation.kind for violation in check([*day, late], observe(day))]
+
+
+# --- the oracle stands alone --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", sorted(Path(oracle.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_the_oracle_imports_nothing_but_the_standard_library(module: Path) -> None:
+    """A mistake shared with the code under test would be one that no test can see."""
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert set() == imported - sys.stdlib_module_names - {"oracle"}
