@@ -24,7 +24,7 @@ from faststream.kafka import KafkaBroker, KafkaMessage
 
 from storage import save
 from storage.database import Pool
-from storage.errors import is_unavailable
+from storage.errors import is_contention, is_unavailable
 from storage.save import Progress
 from workers import metrics
 from workers.breaker import FloodBreaker
@@ -105,6 +105,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._handled = 0
         self._delivered_at_tick = 0
         self._positions_at_tick: dict[TopicPartition, int] = {}
+        self._answers: dict[TopicPartition, tuple[int | None, int]] = {}
         self._next_look_at_idle = 0.0
         self._unregistered: set[TopicPartition] = set()
         self._stopping = False
@@ -338,15 +339,26 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
     def _row(self, partition: TopicPartition, offset: int, watermark: datetime) -> Progress:
         return Progress(partition.topic.removeprefix(self._options.prefix), partition.partition, offset, watermark)
 
-    @staticmethod
-    def _read_to_the_end(client: AIOKafkaConsumer | None, partition: TopicPartition, next_offset: int) -> datetime:
-        """Return the time up to which the broker said that there is nothing beyond `next_offset`; else the epoch."""
+    def _read_to_the_end(
+        self, client: AIOKafkaConsumer | None, partition: TopicPartition, next_offset: int
+    ) -> datetime:
+        """Return the time up to which the broker said that there is nothing beyond `next_offset`; else the epoch.
+
+        aiokafka notes when an answer was read, but it speaks of the time when it was asked: it may have lain in the
+        socket for hours while this process was stopped. It was asked after the one before it was read; that counts.
+        """
         if client is None or partition not in client.assignment():
             return EPOCH
-        end, asked = client.highwater(partition), client.last_poll_timestamp(partition)
-        if end is None or asked is None or next_offset < end:
+        end, read = client.highwater(partition), client.last_poll_timestamp(partition)
+        if end is None or read is None:
             return EPOCH
-        return datetime.fromtimestamp(asked / 1000, UTC) - CAUGHT_UP_MARGIN
+        before, last = self._answers.get(partition, (None, None))
+        if read != last:
+            before, last = last, read
+            self._answers[partition] = (before, last)
+        if before is None or next_offset < end:
+            return EPOCH
+        return datetime.fromtimestamp(before / 1000, UTC) - CAUGHT_UP_MARGIN
 
     async def run_ticks(self) -> None:
         """Let idle partitions keep up with the time, for as long as the task lives."""
@@ -355,7 +367,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             try:
                 await self.tick()
             except Exception as error:
-                if not is_unavailable(error) and not isinstance(error, KafkaError):
+                if not (is_unavailable(error) or is_contention(error) or isinstance(error, KafkaError)):
                     raise
                 logger.debug("The stream's clock could not be written: %s", _words(error))
 
@@ -365,7 +377,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         Does nothing while a batch is under way: its transaction takes that along (`_apply`).
         """
         client = self.client
-        if client is None or self._delivered != self._handled:
+        if client is None or self._stopping or self._delivered != self._handled:
             return
         positions = await self._positions(client)
         quiet = self._delivered == self._delivered_at_tick
@@ -444,6 +456,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             logger.warning("A batch was still running when its partitions moved on")
         self._next.clear()
         self._positions_at_tick.clear()
+        self._answers.clear()
         for partition in revoked:
             topic = partition.topic.removeprefix(self._options.prefix)
             with contextlib.suppress(KeyError):
