@@ -97,6 +97,11 @@ class ServerProcess:
         """Whether the process has not ended yet."""
         return self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """The exit status as `subprocess` gives it; None while the process runs."""
+        return self._process.poll()
+
     def wait_until(self, ready: Callable[[], bool], timeout_seconds: float) -> None:
         """Return when `ready()` holds; raise ServerFailedError when the server ends or the time is up."""
         deadline = time.monotonic() + timeout_seconds

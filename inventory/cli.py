@@ -11,7 +11,7 @@ from typing import Final
 import typer
 
 from inventory import logs
-from inventory.commands import audit, contracts, dlq, publish, run, settings, topics
+from inventory.commands import audit, contracts, demo, dlq, publish, run, settings, topics
 from inventory.errors import OperatorError
 
 EXIT_OPERATOR: Final = 2
@@ -34,6 +34,7 @@ app.command("settings")(settings.show)
 app.add_typer(topics.app, name="topics")
 app.add_typer(contracts.app, name="contracts")
 app.command("audit")(audit.audit)
+app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
 app.add_typer(dlq.app, name="dlq")
 

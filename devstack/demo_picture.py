@@ -1,0 +1,134 @@
+"""What the demo knows at a moment: the numbers that the screen, the plain lines and the summary are drawn from."""
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Final
+
+RESERVATION_KINDS: Final = (
+    "reserved",
+    "deducted",
+    "released",
+    "restocked",
+    "rejected",
+    "expired",
+    "shortfall",
+    "cart_shortage",
+)
+VERDICTS: Final = ("applied", "duplicate", "refused", "parked", "dead_lettered")
+KEPT: Final = 100
+LATENCIES_KEPT: Final = 100_000
+RATE_WINDOW_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class StockRow:
+    """A product as the table `inventory` has it."""
+
+    product_id: str
+    on_hand: int
+    reserved: int
+    threshold: int
+    status: str
+
+    @property
+    def available(self) -> int:
+        """What can still be promised."""
+        return self.on_hand - self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """An alert as its topic brought it; `severity` is low, out or recovered."""
+
+    at: float
+    severity: str
+    product_id: str
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as its topic brought it."""
+
+    at: float
+    topic: str
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class Picture:
+    """The demo's numbers; times are seconds since the shop opened.
+
+    `told` counts the events and dead letters that the worker has written down, `read` those that came to us by Kafka,
+    `looks` how often the tables were looked at.
+    """
+
+    seed: int
+    seconds: float
+    opened: float = field(default_factory=time.monotonic)
+    closed: bool = False
+    published: Counter[str] = field(default_factory=Counter)
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    stock: list[StockRow] = field(default_factory=list)
+    fullest: dict[str, int] = field(default_factory=dict)
+    handled: int = 0
+    lag: int = 0
+    outbox: int = 0
+    told: int = 0
+    read: int = 0
+    looks: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    reservations: Counter[str] = field(default_factory=Counter)
+    alerts: deque[Alert] = field(default_factory=lambda: deque(maxlen=KEPT))
+    alert_counts: Counter[str] = field(default_factory=Counter)
+    letters: deque[Letter] = field(default_factory=lambda: deque(maxlen=KEPT))
+    letter_counts: Counter[str] = field(default_factory=Counter)
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
+    _pace: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def now(self) -> float:
+        """Return the seconds since the shop opened."""
+        return time.monotonic() - self.opened
+
+    def open(self) -> None:
+        """Begin to count the time."""
+        self.opened = time.monotonic()
+
+    def is_done(self) -> bool:
+        """Tell whether each event is handled, by count, and all that the worker told has been read."""
+        return (
+            self.lag == self.outbox == 0
+            and self.read >= self.told
+            and sum(self.verdicts.values()) == sum(self.published.values())
+        )
+
+    def note_stock(self, stock: list[StockRow]) -> None:
+        """Take over the products, and how full each shelf has been."""
+        self.stock = stock
+        for row in stock:
+            self.fullest[row.product_id] = max(row.on_hand, self.fullest.get(row.product_id, 1))
+
+    def note_progress(self, next_offsets: dict[tuple[str, int], int]) -> None:
+        """Take over how far the worker has read, against what the broker has acknowledged."""
+        self.handled = sum(next_offsets.values())
+        self.lag = sum(max(end - next_offsets.get(place, 0), 0) for place, end in self.ends.items())
+        now = time.monotonic()
+        self._pace.append((now, self.handled))
+        while len(self._pace) > 1 and now - self._pace[0][0] > RATE_WINDOW_SECONDS:
+            self._pace.popleft()
+
+    def rate(self) -> float:
+        """Return the events that were handled per second, over the last two seconds."""
+        if len(self._pace) < 2:  # noqa: PLR2004 - a rate needs two points
+            return 0.0
+        (began, first), (ended, last) = self._pace[0], self._pace[-1]
+        return (last - first) / max(ended - began, 0.001)
+
+    def latency(self) -> tuple[float, float] | None:
+        """Return the median and the 99th percentile of the seconds from an order to its outcome."""
+        if not self.latencies:
+            return None
+        ordered = sorted(self.latencies)
+        return ordered[len(ordered) // 2], ordered[min(len(ordered) * 99 // 100, len(ordered) - 1)]

@@ -1,0 +1,90 @@
+"""The bad records of the demo: what each is called, where it is published, and what is wrong with it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+Body = dict[str, Any]
+Header = tuple[str, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A kind of bad record; `spoil` makes its value and headers from the body of a good plain event, an order."""
+
+    name: str
+    topic: str
+    spoil: Callable[[Body], tuple[bytes | None, Sequence[Header]]]
+    reuses_id: bool = False
+
+
+def _truncated(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json(body)[:-20], ()
+
+
+def _text_quantity(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json(_with_line(body, quantity="3")), ()
+
+
+def _negative_quantity(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json(_with_line(body, quantity=-2)), ()
+
+
+def _missing_items(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json({name: value for name, value in body.items() if name != "items"}), ()
+
+
+def _foreign_type(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json({**body, "event_type": "newsletter.subscribed"}), ()
+
+
+def _framed(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return b"\x00" + (417).to_bytes(4, "big") + _json(body), ()
+
+
+def _tombstone(_body: Body) -> tuple[None, Sequence[Header]]:
+    return None, ()
+
+
+def _binary_header(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json(body), (("ce_id", b"\xff\xfe\x00"), ("ce_type", None))
+
+
+def _too_many_lines(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json({**body, "items": [{"product_id": "tea-green", "quantity": 1}] * 1001}), ()
+
+
+def _no_offset(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json({**body, "occurred_at": body["occurred_at"].partition("+")[0]}), ()
+
+
+def _other_lines(body: Body) -> tuple[bytes, Sequence[Header]]:
+    return _json(_with_line(body, quantity=77)), ()
+
+
+# In the order in which the shop meets them.
+POISONS: Final = (
+    Poison("broken JSON", "order.created", _truncated),
+    Poison("a quantity that is text", "order.created", _text_quantity),
+    Poison("an id used twice", "order.created", _other_lines, reuses_id=True),
+    Poison("a type from elsewhere", "payment.succeeded", _foreign_type),
+    Poison("a schema registry's frame", "order.created", _framed),
+    Poison("an order changed afterwards", "order.created", _other_lines),
+    Poison("a negative quantity", "order.cancelled", _negative_quantity),
+    Poison("a tombstone", "order.cancelled", _tombstone),
+    Poison("binary and null headers", "cart.updated", _binary_header),
+    Poison("a missing field", "order.created", _missing_items),
+    Poison("1,001 lines", "order.created", _too_many_lines),
+    Poison("a time without its offset", "payment.succeeded", _no_offset),
+)
+BY_NAME: Final[Mapping[str, Poison]] = {poison.name: poison for poison in POISONS}
+
+
+def _with_line(body: Body, *, quantity: object) -> Body:
+    first, *others = body["items"]
+    return {**body, "items": [{**first, "quantity": quantity}, *others]}
+
+
+def _json(body: Body) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
