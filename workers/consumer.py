@@ -6,14 +6,13 @@ here; the reason stands beside each.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -30,16 +29,14 @@ from workers import metrics
 from workers.breaker import FloodBreaker
 from workers.execute import Report, Rules, Task, execute
 from workers.records import Incoming, Poison, read_records
+from workers.stream_clock import StreamClock, next_offsets, positions_of
 
 logger = logging.getLogger(__name__)
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EXIT_BUG = 70
 
-# A partition that has been read to its end is as far in event time as the broker's word that there is
-# no more, less what clocks may differ and events may spend on their way.
-CAUGHT_UP_MARGIN = timedelta(seconds=1)
 TICK_SECONDS = 1.0
+REGISTER_TIMEOUT_SECONDS = 5.0
 FIRST_RETRY_SECONDS = 0.05
 LAST_RETRY_SECONDS = 2.0
 BATCH_TIMEOUT_MS = 200
@@ -100,14 +97,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._running: asyncio.Task[None] | None = None
         self._generation = 0
         self._subscriber: Any = None
-        self._next: dict[TopicPartition, int] = {}
+        self._stream = StreamClock(options.prefix)
         self._delivered = 0
         self._handled = 0
         self._delivered_at_tick = 0
-        self._positions_at_tick: dict[TopicPartition, int] = {}
-        self._answers: dict[TopicPartition, tuple[int | None, int]] = {}
         self._next_look_at_idle = 0.0
-        self._unregistered: set[TopicPartition] = set()
         self._stopping = False
         self.assigned: frozenset[TopicPartition] = frozenset()
         self.paused_because: str | None = None
@@ -187,7 +181,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 self._handled += 1
                 self._pause(records, trouble)
                 return
-            progress = [*self._progress(records, items, now), *await self._others(records)]
+            progress = [
+                *self._stream.of_batch(self.client, records, items, now),
+                *self._stream.newcomers(next_offsets(records)),
+                *await self._others(records),
+            ]
             self._running = asyncio.create_task(self._apply_or_die(records, items, progress, now), name="batch")
         except asyncio.CancelledError:
             raise
@@ -225,10 +223,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         report = await self._until_applied([_task(item) for item in items], progress)
         if report is None:
             return
-        self._unregistered.clear()
+        self._stream.written()
         self._after_commit(report)
         committing = time.perf_counter()
-        await self._commit(_next_offsets(records))
+        await self._commit(next_offsets(records))
         finished = time.perf_counter()
         _measure(items, report, now)
         for stage, seconds in report.seconds.items():
@@ -263,7 +261,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
 
     async def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit what was processed; where that fails the inbox suppresses the redelivery."""
-        self._next |= offsets
+        self._stream.processed(offsets)
         client = self.client
         if client is None:
             return
@@ -295,70 +293,22 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             trouble,
         )
 
-    # --- how far the stream has been read ---------------------------------------------------------
-
-    def _progress(
-        self, records: Sequence[ConsumerRecord], items: Sequence[Incoming | Poison], now: datetime
-    ) -> list[Progress]:
-        """Return, for each partition of the batch, the next offset and how far in event time it was read.
-
-        An event counts at the earlier of its own time and its record's, so that one producer's fast
-        clock does not carry the stream's clock away.
-        """
-        times: dict[TopicPartition, datetime] = {}
-        for record, item in zip(records, items, strict=True):
-            if isinstance(item, Incoming):
-                partition = TopicPartition(record.topic, record.partition)
-                at = min(item.event.occurred_at, item.record.timestamp or now, now)
-                times[partition] = max(times.get(partition, EPOCH), at)
-        client = self.client
-        offsets = _next_offsets(records)
-        progress = [
-            self._row(
-                partition, offset, max(times.get(partition, EPOCH), self._read_to_the_end(client, partition, offset))
-            )
-            for partition, offset in offsets.items()
-        ]
-        return [*progress, *self._newcomers(offsets)]
+    # --- the stream's clock ---------------------------------------------------------------------
 
     async def _others(self, records: Sequence[ConsumerRecord]) -> list[Progress]:
         """Return, about once a second, rows for the partitions that are idle while this batch is not.
 
-        All batches before this one are applied, so what is at its end has been processed to its end.
+        All batches before this one are applied, so where the client stands has been processed.
         """
         client, now = self.client, time.monotonic()
         if client is None or now < self._next_look_at_idle:
             return []
         self._next_look_at_idle = now + TICK_SECONDS
-        positions = await self._positions(client)
-        self._measure_lag(client, positions)
-        for partition in _next_offsets(records):
+        positions = await positions_of(client)
+        self._note_lag(self._stream.measure_lag(client, positions))
+        for partition in next_offsets(records):
             positions.pop(partition, None)
-        return self._idle(client, positions)
-
-    def _row(self, partition: TopicPartition, offset: int, watermark: datetime) -> Progress:
-        return Progress(partition.topic.removeprefix(self._options.prefix), partition.partition, offset, watermark)
-
-    def _read_to_the_end(
-        self, client: AIOKafkaConsumer | None, partition: TopicPartition, next_offset: int
-    ) -> datetime:
-        """Return the time up to which the broker said that there is nothing beyond `next_offset`; else the epoch.
-
-        aiokafka notes when an answer was read, but it speaks of the time when it was asked: it may have lain in the
-        socket for hours while this process was stopped. It was asked after the one before it was read; that counts.
-        """
-        if client is None or partition not in client.assignment():
-            return EPOCH
-        end, read = client.highwater(partition), client.last_poll_timestamp(partition)
-        if end is None or read is None:
-            return EPOCH
-        before, last = self._answers.get(partition, (None, None))
-        if read != last:
-            before, last = last, read
-            self._answers[partition] = (before, last)
-        if before is None or next_offset < end:
-            return EPOCH
-        return datetime.fromtimestamp(before / 1000, UTC) - CAUGHT_UP_MARGIN
+        return self._stream.of_idle(client, positions)
 
     async def run_ticks(self) -> None:
         """Let idle partitions keep up with the time, for as long as the task lives."""
@@ -374,71 +324,27 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
     async def tick(self) -> None:
         """Record for every partition that is read to its end that it is, and measure the lag of all.
 
-        Does nothing while a batch is under way: its transaction takes that along (`_apply`).
+        Does nothing while a batch is under way: its transaction takes that along (`_others`).
         """
         client = self.client
         if client is None or self._stopping or self._delivered != self._handled:
             return
-        positions = await self._positions(client)
-        quiet = self._delivered == self._delivered_at_tick
-        # Between aiokafka's hand-over and `on_batch` a batch is seen by nobody. A position that stood still
-        # through a quiet tick has been processed; one that is our own last offset has been, too.
-        settled = {
-            partition: position
-            for partition, position in positions.items()
-            if self._next.get(partition) == position or (quiet and self._positions_at_tick.get(partition) == position)
-        }
-        self._positions_at_tick, self._delivered_at_tick = positions, self._delivered
-        await self._keep_up(client, settled)
-        self._measure_lag(client, positions)
+        positions = await positions_of(client)
+        settled = self._stream.settle(positions, quiet=self._delivered == self._delivered_at_tick)
+        self._delivered_at_tick = self._delivered
+        await self._write_progress([*self._stream.newcomers(), *self._stream.of_idle(client, settled)])
+        self._note_lag(self._stream.measure_lag(client, positions))
 
-    async def _keep_up(self, client: AIOKafkaConsumer, settled: Mapping[TopicPartition, int]) -> None:
-        rows = [*self._newcomers(()), *self._idle(client, settled)]
+    async def _write_progress(self, rows: Sequence[Progress]) -> None:
         if rows:
             async with self._pool.acquire() as connection:
                 await save.save_progress(connection, rows)
-            self._unregistered.clear()
+            self._stream.written()
 
-    def _newcomers(self, known: Container[TopicPartition]) -> list[Progress]:
-        """Return first rows for partitions the stream's clock does not know; they hold it back until they are read."""
-        return [self._row(partition, 0, EPOCH) for partition in self._unregistered if partition not in known]
-
-    def _idle(self, client: AIOKafkaConsumer, settled: Mapping[TopicPartition, int]) -> list[Progress]:
-        """Return rows for those partitions that have nothing beyond what was processed."""
-        rows = []
-        for partition, position in settled.items():
-            watermark = self._read_to_the_end(client, partition, position)
-            if watermark > EPOCH:
-                rows.append(self._row(partition, position, watermark))
-        return rows
-
-    @staticmethod
-    async def _positions(client: AIOKafkaConsumer) -> dict[TopicPartition, int]:
-        positions: dict[TopicPartition, int] = {}
-        for partition in client.assignment():
-            try:
-                async with asyncio.timeout(0.2):
-                    positions[partition] = await client.position(partition)
-            except (TimeoutError, IllegalStateError):
-                continue
-        return positions
-
-    def _measure_lag(self, client: AIOKafkaConsumer, positions: Mapping[TopicPartition, int]) -> None:
-        total = 0
-        for partition, position in positions.items():
-            end = client.highwater(partition)
-            lag = 0 if end is None else max(end - self._next.get(partition, position), 0)
-            if end is not None and position >= end:
-                lag = 0
-            total += lag
-            topic = partition.topic.removeprefix(self._options.prefix)
-            metrics.CONSUMER_LAG.labels(topic, str(partition.partition)).set(lag)
-            asked = client.last_poll_timestamp(partition)
-            if asked is not None:
-                metrics.LAST_POLL.set(asked / 1000)
-        if total == 0 or total < self.lag:
+    def _note_lag(self, lag: int) -> None:
+        if lag == 0 or lag < self.lag:
             self.last_progress = time.monotonic()
-        self.lag = total
+        self.lag = lag
 
     # --- rebalances -----------------------------------------------------------------------------
 
@@ -454,13 +360,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 await self._finished()
         except TimeoutError:
             logger.warning("A batch was still running when its partitions moved on")
-        self._next.clear()
-        self._positions_at_tick.clear()
-        self._answers.clear()
-        for partition in revoked:
-            topic = partition.topic.removeprefix(self._options.prefix)
-            with contextlib.suppress(KeyError):
-                metrics.CONSUMER_LAG.remove(topic, str(partition.partition))
+        self._stream.forget()
+        self._stream.drop_gauges(revoked)
         self.assigned = frozenset()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
@@ -475,20 +376,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             client.pause(*assigned)
         for topic in self._options.topics:
             name = self._options.prefix + topic
-            for number in client.partitions_for_topic(name) or ():
-                self._unregistered.add(TopicPartition(name, number))
+            self._stream.meet(TopicPartition(name, number) for number in client.partitions_for_topic(name) or ())
         try:
-            await _within(5.0, self._register)
+            async with asyncio.timeout(REGISTER_TIMEOUT_SECONDS):
+                await self._write_progress(self._stream.newcomers())
         except Exception as error:
             if not is_unavailable(error):
                 raise
             logger.warning("The partitions will be registered with the first batch: %s", _words(error))
-
-    async def _register(self) -> None:
-        rows = [self._row(partition, 0, EPOCH) for partition in self._unregistered]
-        async with self._pool.acquire() as connection:
-            await save.save_progress(connection, rows)
-        self._unregistered.clear()
 
 
 def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: Any) -> KafkaBroker:  # noqa: ANN401 - FastStream's options
@@ -513,14 +408,6 @@ def _task(item: Incoming | Poison) -> Task:
         return Task(letter=item.letter)
     event = item.event
     return Task(item.command, event.digest, item.record, event.type, event.traceparent)
-
-
-def _next_offsets(records: Sequence[ConsumerRecord]) -> dict[TopicPartition, int]:
-    offsets: dict[TopicPartition, int] = {}
-    for record in records:
-        partition = TopicPartition(record.topic, record.partition)
-        offsets[partition] = max(offsets.get(partition, 0), record.offset + 1)
-    return offsets
 
 
 def _measure(items: Sequence[Incoming | Poison], report: Report, now: datetime) -> None:
@@ -549,11 +436,6 @@ def _measure(items: Sequence[Incoming | Poison], report: Report, now: datetime) 
                 "offset": letter.record.offset,
             },
         )
-
-
-async def _within(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
-    async with asyncio.timeout(seconds):
-        await action()
 
 
 def _words(error: BaseException) -> str:
