@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from zlib import crc32
@@ -37,6 +37,7 @@ from storage.outbox import DEAD_LETTER_SHARD, SHARDS, PendingEvent
 logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT_SECONDS = 30.0
+METADATA_TIMEOUT_SECONDS = 3.0
 REBALANCE_SECONDS = 2.0
 DEAD_LETTERS_AT_ONCE = 100
 FIRST_RETRY_SECONDS = 0.1
@@ -51,7 +52,8 @@ _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _OURS = ("__dlq.", "x-dlq-", "x-original-topic")
 
 Headers = list[tuple[str, bytes]]
-Shipment = tuple[set[str], asyncio.Future[Any]]
+Key = tuple[str, str]
+Shipment = tuple[set[Key], asyncio.Future[Any]]
 
 
 class Relay:
@@ -152,12 +154,12 @@ class Relay:
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
             shipments = await self._ship(producer, rows)
             results = await asyncio.gather(*(future for _, future in shipments), return_exceptions=True)
-        failed: set[str] = set()
+        failed: set[Key] = set()
         for (keys, _), result in zip(shipments, results, strict=True):
             if isinstance(result, BaseException):
                 failed |= keys
         # Order is kept per key: of a key of which the broker lacks one event, all are sent again.
-        done = [row.position for row in rows if row.key not in failed]
+        done = [row.position for row in rows if (row.topic, row.key) not in failed]
         if done:
             await outbox.mark_published(connection, done, self._clock())
         _raise_first(results)
@@ -166,35 +168,47 @@ class Relay:
     async def _ship(self, producer: AIOKafkaProducer, rows: Sequence[PendingEvent]) -> list[Shipment]:
         """Hand the events to the producer, one batch a partition where they fit; returns what to wait for.
 
-        Built batches are a tenth of the cost of `send()` for each event.
+        Built batches are a tenth of the cost of `send()` for each event. What goes to a topic that is missing
+        fails by itself: the others' events are not held back.
         """
-        partitions: dict[str, int] = {}
+        topics = {row.topic for row in rows}
+        partitions, failures = await self._count_partitions(producer, topics)
+        shipments: list[Shipment] = [
+            ({(row.topic, row.key) for row in rows if row.topic == topic}, failure)
+            for topic, failure in failures.items()
+        ]
         lots: dict[tuple[str, int], list[PendingEvent]] = {}
         for row in rows:
-            count = partitions.get(row.topic)
-            if count is None:
-                count = partitions[row.topic] = await self._count_partitions(producer, self._prefix + row.topic)
-            lots.setdefault((row.topic, partition_of(row.key, count)), []).append(row)
-        shipments: list[Shipment] = []
+            if row.topic in partitions:
+                lots.setdefault((row.topic, partition_of(row.key, partitions[row.topic])), []).append(row)
         for (topic, partition), lot in lots.items():
-            batch, keys = producer.create_batch(), set[str]()
+            batch, keys = producer.create_batch(), set[Key]()
             for row in lot:
                 record = (row.key.encode(), row.payload.encode(), event_headers(row))
                 if not _append(batch, *record):
                     sent = await producer.send_batch(batch, self._prefix + topic, partition=partition)
                     shipments.append((keys, sent))
-                    batch, keys = producer.create_batch(), set[str]()
+                    batch, keys = producer.create_batch(), set[Key]()
                     _append(batch, *record)
-                keys.add(row.key)
+                keys.add((row.topic, row.key))
             shipments.append((keys, await producer.send_batch(batch, self._prefix + topic, partition=partition)))
         return shipments
 
-    @staticmethod
-    async def _count_partitions(producer: AIOKafkaProducer, topic: str) -> int:
-        partitions = await producer.partitions_for(topic)
-        if not partitions:
-            raise UnknownTopicOrPartitionError(f"there is no topic {topic}; `inventory topics create` makes it")
-        return len(partitions)
+    async def _count_partitions(
+        self, producer: AIOKafkaProducer, topics: Iterable[str]
+    ) -> tuple[dict[str, int], dict[str, asyncio.Future[Any]]]:
+        """Return the number of partitions of the topics that exist, and a failure for each that does not."""
+        partitions: dict[str, int] = {}
+        failures: dict[str, asyncio.Future[Any]] = {}
+        for topic in sorted(topics):
+            name = self._prefix + topic
+            try:
+                async with asyncio.timeout(METADATA_TIMEOUT_SECONDS):
+                    partitions[topic] = len(await producer.partitions_for(name))
+            except (TimeoutError, InvalidTopicError, UnknownTopicOrPartitionError):
+                failures[topic] = asyncio.get_running_loop().create_future()
+                failures[topic].set_exception(UnknownTopicOrPartitionError(f"there is no topic {name}"))
+        return partitions, failures
 
     # --- dead letters -----------------------------------------------------------------------------
 
@@ -203,9 +217,15 @@ class Relay:
         if not letters:
             return 0
         producer = await self._started_producer()
+        topics = {dlq_topic(letter.record.topic) for _, letter in letters}
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            partitions, failures = await self._count_partitions(producer, topics)
             results = await asyncio.gather(
-                *(self._send_dead_letter(producer, letter) for _, letter in letters), return_exceptions=True
+                *(
+                    failures.get(dlq_topic(letter.record.topic)) or self._send_dead_letter(producer, letter, partitions)
+                    for _, letter in letters
+                ),
+                return_exceptions=True,
             )
         done = []
         for (position, letter), result in zip(letters, results, strict=True):
@@ -219,15 +239,16 @@ class Relay:
         _raise_first([result for result in results if not isinstance(result, _TOO_LARGE)])
         return len(done)
 
-    async def _send_dead_letter(self, producer: AIOKafkaProducer, letter: DeadLetter) -> None:
+    async def _send_dead_letter(
+        self, producer: AIOKafkaProducer, letter: DeadLetter, partitions: Mapping[str, int]
+    ) -> None:
         record = letter.record
-        topic = self._prefix + dlq_topic(record.topic)
-        count = await self._count_partitions(producer, topic)
+        topic = dlq_topic(record.topic)
         await producer.send_and_wait(
-            topic,
+            self._prefix + topic,
             record.value,
             key=record.key,
-            partition=record.partition % count,
+            partition=record.partition % partitions[topic],
             timestamp_ms=None if record.timestamp is None else round(record.timestamp.timestamp() * 1000),
             headers=dead_letter_headers(letter, self._prefix, self._group_id, self._version),
         )
