@@ -11,7 +11,7 @@ from typing import Final
 import typer
 
 from inventory import logs
-from inventory.commands import audit, contracts, demo, dlq, publish, run, settings, topics
+from inventory.commands import audit, contracts, demo, dlq, migrate, publish, run, settings, stock, topics
 from inventory.errors import OperatorError
 
 EXIT_OPERATOR: Final = 2
@@ -33,6 +33,8 @@ app.command("run")(run.run)
 app.command("settings")(settings.show)
 app.add_typer(topics.app, name="topics")
 app.add_typer(contracts.app, name="contracts")
+app.command("migrate")(migrate.migrate)
+app.add_typer(stock.app, name="stock")
 app.command("audit")(audit.audit)
 app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)

@@ -1,13 +1,16 @@
 """How a command reaches PostgreSQL: one connection, and one clear line when there is none."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 
 from inventory.errors import OperatorError
 from inventory.settings import Settings, mask_url
-from storage.database import Connection, connect
+from storage.database import Connection, Pool, connect, open_pool
+from storage.errors import is_unavailable
 
 CLOSE_TIMEOUT_SECONDS = 10.0
 
@@ -15,21 +18,39 @@ CLOSE_TIMEOUT_SECONDS = 10.0
 @asynccontextmanager
 async def connection(settings: Settings) -> AsyncIterator[Connection]:
     """Give one asyncpg connection; raises OperatorError where the server or our tables are not there."""
+    async with _opened(settings, connect(settings.database_url)) as connected:
+        yield connected
+
+
+@asynccontextmanager
+async def pool(settings: Settings, name: str) -> AsyncIterator[Pool]:
+    """Give a pool of one connection, as `workers.execute` wants it; raises OperatorError like `connection`."""
+    async with _opened(settings, open_pool(settings.database_url, 1, name)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, opening: Awaitable[Any]) -> AsyncIterator[Any]:
     try:
-        connected = await connect(settings.database_url)
+        opened = await opening
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise unreachable(settings, error) from error
     try:
-        yield connected
+        yield opened
     except asyncpg.UndefinedTableError as error:
         raise not_migrated(settings) from error
-    except (asyncpg.PostgresConnectionError, ConnectionError) as error:
+    except Exception as error:
+        # A file that cannot be written is an OSError too, and is not PostgreSQL's fault.
+        other = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+        if other or not is_unavailable(error):
+            raise
         raise unreachable(settings, error) from error
     finally:
         try:
-            await connected.close(timeout=CLOSE_TIMEOUT_SECONDS)
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await opened.close()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            connected.terminate()
+            opened.terminate()
 
 
 def unreachable(settings: Settings, error: BaseException) -> OperatorError:
@@ -55,13 +76,20 @@ async def require_migrated(opened: Connection) -> None:
     found = await migrate.current_revision(opened)
     if found is None:
         raise OperatorError("the database has no inventory tables: run `inventory migrate` first")
-    if found not in migrate.known_revisions():
-        raise OperatorError(
-            f"the database is at revision {found}, which this program does not know: a newer one migrated it; "
-            "install that version"
-        )
+    require_known(found)
     if found != migrate.newest_revision():
         raise OperatorError(
             f"the database is at revision {found} and this program needs {migrate.newest_revision()}: "
             "run `inventory migrate` first"
+        )
+
+
+def require_known(revision: str | None) -> None:
+    """Raise OperatorError for a revision that this program does not know, because it is too old for the database."""
+    from storage import migrate  # noqa: PLC0415 - same reason
+
+    if revision is not None and revision not in migrate.known_revisions():
+        raise OperatorError(
+            f"the database is at revision {revision}, which this program does not know: a newer one migrated it; "
+            "install that version"
         )

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from domain.model import Cart, Order, Product
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 # What one process remembers to write, of products, orders and carts each; beyond that the oldest is dropped, and
 # the value in Redis is stale until its time is up.
 MAX_WAITING = 20_000
+# What one step writes of each, so that no step keeps the event loop for long.
+MAX_STEP = 2_000
 # Changes of this long are written together: a hot product is written once, not once a batch.
 COLLECT_SECONDS = 0.1
 # After this long a value may be older than what has since come and gone in Redis: it only replaces older ones.
@@ -36,7 +39,7 @@ _Value = TypeVar("_Value")
 _Row = TypeVar("_Row", Product, Order, Cart)
 
 
-class Health:
+class CacheHealth:
     """Whether Redis answers: says once when it is lost and once when it is back, and spares readers the wait."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -84,12 +87,12 @@ class CacheRefresher:
         self,
         cache: Cache,
         clock: Callable[[], datetime],
-        health: Health | None = None,
+        health: CacheHealth | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache = cache
         self._clock = clock
-        self._health = health or Health()
+        self._health = health or CacheHealth()
         self._monotonic = monotonic
         self._changed = asyncio.Event()
         self._products: dict[str, Product] = {}
@@ -113,13 +116,20 @@ class CacheRefresher:
         while True:
             await self._changed.wait()
             await asyncio.sleep(RETRY_SECONDS if self._health.lost else COLLECT_SECONDS)
-            await self.run_once()
+            try:
+                await self.run_once()
+            except Exception:
+                # The cache is a convenience: not even a bug in it may stop the worker. The values are dropped.
+                metrics.CACHE_ERRORS.inc()
+                logger.exception("Values could not be written to the cache, and that is a bug in the worker")
 
     async def run_once(self) -> Refreshed:
-        """Write what waits, once; what could not be written waits on."""
-        products, orders, carts, since = self._products, self._orders, self._carts, self._since
-        self._products, self._orders, self._carts, self._since = {}, {}, {}, None
-        self._changed.clear()
+        """Write the oldest of what waits, a step; what could not be written waits on."""
+        products, orders, carts = _take(self._products), _take(self._orders), _take(self._carts)
+        since = self._since
+        if not (self._products or self._orders or self._carts):
+            self._since = None
+            self._changed.clear()
         sent = len(products) + len(orders) + len(carts)
         if since is None or sent == 0:
             return Refreshed(0, 0)
@@ -153,12 +163,12 @@ class StockReader:
     """Reads through the cache: what it lacks comes from PostgreSQL and is left there for the next reader."""
 
     def __init__(
-        self, pool: Pool, cache: Cache | None, clock: Callable[[], datetime], health: Health | None = None
+        self, pool: Pool, cache: Cache | None, clock: Callable[[], datetime], health: CacheHealth | None = None
     ) -> None:
         self._pool = pool
         self._cache = cache
         self._clock = clock
-        self._health = health or Health()
+        self._health = health or CacheHealth()
 
     @property
     def lost(self) -> bool:
@@ -231,6 +241,12 @@ async def close_quietly(cache: Cache) -> None:
     """Close the connections to a Redis that may be gone."""
     with contextlib.suppress(*CACHE_ERRORS):
         await cache.close()
+
+
+def _take(waiting: dict[str, _Row]) -> dict[str, _Row]:
+    """Take the oldest out of what waits, as much as one step writes."""
+    keys = list(islice(waiting, MAX_STEP))
+    return {key: waiting.pop(key) for key in keys}
 
 
 def _merge(waiting: dict[str, _Row], changed: Mapping[str, _Row]) -> None:

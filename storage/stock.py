@@ -1,0 +1,148 @@
+"""Stock and reservations as people ask for them; nothing here locks or changes anything."""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+import orjson
+
+from domain.model import Cart, Order, OrderStatus, Product
+from storage.database import Connection
+
+_COLUMNS = "product_id, on_hand, reserved, available, low_stock_threshold, stock_status, version"
+_SOME = f"SELECT {_COLUMNS} FROM inventory WHERE product_id = ANY($1::text[]) ORDER BY product_id"  # noqa: S608 - constants
+_PAGE = f"SELECT {_COLUMNS} FROM inventory WHERE product_id > $1 ORDER BY product_id LIMIT $2"  # noqa: S608 - constants
+# The condition is the partial index's own, so the healthy products are not read.
+_LOW = f"SELECT {_COLUMNS} FROM inventory WHERE stock_status <> 'ok' ORDER BY product_id LIMIT $1"  # noqa: S608 - constants
+_COUNT = "SELECT count(*), count(*) FILTER (WHERE stock_status <> 'ok') FROM inventory"
+_HISTORY = """
+SELECT sequence, type, quantity, on_hand_before, on_hand_after, reserved_before, reserved_after, reference_type,
+    reference_id, operator, reason, event_id, occurred_at, recorded_at
+FROM inventory_transactions WHERE product_id = $1 ORDER BY sequence DESC LIMIT $2
+"""
+_ORDER = "SELECT order_id, user_id, status, lines, expires_at, version FROM orders WHERE order_id = $1"
+_CART = "SELECT cart_id, user_id, status, held, expires_at, version FROM carts WHERE cart_id = $1"
+
+
+class StockLevel(NamedTuple):
+    """A product's stock in pieces; `version` grows with every change."""
+
+    product_id: str
+    on_hand: int
+    reserved: int
+    available: int
+    low_stock_threshold: int
+    stock_status: str
+    version: int
+
+
+class Reservation(NamedTuple):
+    """What an order or a cart holds now: pieces by product. `version` grows with every change."""
+
+    owner_id: str
+    user_id: str | None
+    status: str
+    lines: Mapping[str, int]
+    expires_at: datetime | None
+    version: int
+
+
+class LedgerRow(NamedTuple):
+    """One movement of a product, as the ledger has it."""
+
+    sequence: int
+    type: str
+    quantity: int
+    on_hand_before: int
+    on_hand_after: int
+    reserved_before: int
+    reserved_after: int
+    reference_type: str
+    reference_id: str
+    operator: str | None
+    reason: str | None
+    event_id: str
+    occurred_at: datetime
+    recorded_at: datetime
+
+
+async def read_stock(connection: Connection, product_ids: Collection[str]) -> dict[str, StockLevel]:
+    """Return the stock of those products that exist."""
+    if not product_ids:
+        return {}
+    return {row[0]: StockLevel(*row) for row in await connection.fetch(_SOME, list(product_ids))}
+
+
+async def read_stock_page(connection: Connection, after: str, limit: int) -> list[StockLevel]:
+    """Return at most `limit` products in the order of their ids, from behind `after` ("" is the beginning)."""
+    return [StockLevel(*row) for row in await connection.fetch(_PAGE, after, limit)]
+
+
+async def read_low_stock(connection: Connection, limit: int) -> list[StockLevel]:
+    """Return at most `limit` products that are at or below their threshold, in the order of their ids."""
+    return [StockLevel(*row) for row in await connection.fetch(_LOW, limit)]
+
+
+async def count_products(connection: Connection) -> tuple[int, int]:
+    """Return how many products there are, and how many of them are low or out."""
+    row = await connection.fetchrow(_COUNT)
+    return row[0], row[1]
+
+
+async def read_history(connection: Connection, product_id: str, limit: int) -> list[LedgerRow]:
+    """Return the product's newest ledger entries, the newest first."""
+    return [LedgerRow(*row) for row in await connection.fetch(_HISTORY, product_id, limit)]
+
+
+async def read_order(connection: Connection, order_id: str) -> Reservation | None:
+    """Return what the order holds, or None for one never heard of."""
+    row = await connection.fetchrow(_ORDER, order_id)
+    if row is None:
+        return None
+    counters = orjson.loads(row["lines"]).items() if row["status"] == OrderStatus.RESERVED else ()
+    held = {product_id: line[2] - line[3] - line[4] for product_id, line in counters}
+    return Reservation(row["order_id"], row["user_id"], row["status"], _some(held), row["expires_at"], row["version"])
+
+
+async def read_cart(connection: Connection, cart_id: str) -> Reservation | None:
+    """Return what the cart holds, or None for one never heard of."""
+    row = await connection.fetchrow(_CART, cart_id)
+    if row is None:
+        return None
+    held = orjson.loads(row["held"])
+    return Reservation(row["cart_id"], row["user_id"], row["status"], held, row["expires_at"], row["version"])
+
+
+def level_of(product: Product) -> StockLevel:
+    """Return the stock of a product that the rules have just judged."""
+    on_hand, reserved = product.on_hand, product.reserved
+    return StockLevel(
+        product.product_id,
+        on_hand,
+        reserved,
+        on_hand - reserved,
+        product.threshold,
+        product.status.value,
+        product.version,
+    )
+
+
+def reservation_of_order(order: Order) -> Reservation:
+    """Return what an order holds that the rules have just judged."""
+    lines = order.lines.items() if order.status is OrderStatus.RESERVED else ()
+    held = {product_id: line.held for product_id, line in lines}
+    return Reservation(order.order_id, order.user_id, order.status.value, _some(held), order.expires_at, order.version)
+
+
+def reservation_of_cart(cart: Cart) -> Reservation:
+    """Return what a cart holds that the rules have just judged."""
+    return Reservation(cart.cart_id, cart.user_id, cart.status.value, cart.held, cart.expires_at, cart.version)
+
+
+def ordered(levels: Iterable[StockLevel]) -> list[StockLevel]:
+    """Return the levels as PostgreSQL sorts ids in the collation "C": by their bytes."""
+    return sorted(levels, key=lambda level: level.product_id.encode())
+
+
+def _some(held: Mapping[str, int]) -> dict[str, int]:
+    return {product_id: quantity for product_id, quantity in held.items() if quantity}
