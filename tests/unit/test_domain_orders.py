@@ -1,10 +1,12 @@
 """Orders, given/when/then: every cell of the design's table, refusals in their order, exact line arithmetic."""
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import pytest
 
 from domain.commands import ExpireOrder, ForgetFact
+from domain.decide import decide
 from domain.model import (
     Disposition,
     EntryType,
@@ -18,7 +20,7 @@ from domain.model import (
     ReservationOutcome,
     Shortage,
 )
-from tests.unit.domain_cases import Books, Event, adjusted, at, cancelled, created, paid, product, refunded
+from tests.unit.domain_cases import Books, Event, adjusted, at, cancelled, command, created, paid, product, refunded
 
 EXPIRE = "expire"
 
@@ -206,6 +208,17 @@ def test_each_cell_of_the_table(cell: Cell) -> None:
     outcomes = [] if cell.told is None else [(cell.told, cell.reason)]
     assert (cell.disposition, outcomes, cell.reason, cell.entries, cell.stock, cell.status) == seen
     books.check()
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_no_cell_changes_what_it_was_given(cell: Cell) -> None:
+    """Deciding is pure: the state and the command are afterwards as they were, and deciding again says the same."""
+    books = given(*cell.given, on_hand=cell.on_hand, policy=Policy(late_payment=LatePaymentPolicy(cell.late)))
+    asked = command(cell.when)
+    before = deepcopy((books.state, asked))
+    first = decide(books.state, asked, books.policy)
+    assert before == (books.state, asked)
+    assert first == decide(books.state, asked, books.policy)
 
 
 @pytest.mark.parametrize(
@@ -507,9 +520,21 @@ def test_a_refund_without_restock_leaves_the_shelf_alone() -> None:
     )
 
 
-def test_a_refund_read_after_the_whole_cancellation_takes_its_pieces_off_the_shelf() -> None:
-    """Withheld pieces that the cancellation had put back leave again: OUT, told as deducted."""
-    books = given(CREATE, PAY, CANCEL)
+@pytest.mark.parametrize(
+    "known",
+    [
+        (CREATE, PAY, CANCEL),
+        (CREATE, CANCEL, PAY),
+        (CANCEL, CREATE, PAY),
+        (CANCEL, PAY, CREATE),
+        (PAY, CANCEL, CREATE),
+        (PAY, CREATE, CANCEL),
+        (CREATE, EXPIRE, CANCEL, PAY),
+    ],
+)
+def test_a_refund_read_after_the_whole_cancellation_takes_its_pieces_off_the_shelf(known: Given) -> None:
+    """Withheld pieces that the cancellation had put back leave again, in whatever order the facts came."""
+    books = given(*known)
     decision = books.take(refunded({"p": 2}, restock=False))
     [outcome] = decision.outcomes
     assert isinstance(outcome, ReservationOutcome)
