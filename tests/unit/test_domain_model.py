@@ -4,9 +4,11 @@ from collections import Counter
 from copy import deepcopy
 from datetime import datetime
 from itertools import pairwise
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -119,12 +121,12 @@ class ShopMachine(RuleBasedStateMachine):
     def open_shop(self, stock: list[int]) -> None:
         """Begin with two or three products, so that most of what follows can succeed."""
         for product_id, quantity in zip(PRODUCTS, stock, strict=False):
-            self._publish("product.created", 0, product_id=product_id, initial_quantity=quantity)
+            self.publish("product.created", 0, product_id=product_id, initial_quantity=quantity)
 
     @rule(product_id=st.sampled_from(PRODUCTS), quantity=st.integers(0, 12), threshold=st.none() | st.integers(0, 5))
     def make_product(self, product_id: str, quantity: int, threshold: int | None) -> None:
         """Make a product known, or repeat one."""
-        self._publish(
+        self.publish(
             "product.created", 0, product_id=product_id, initial_quantity=quantity, low_stock_threshold=threshold
         )
 
@@ -139,7 +141,7 @@ class ShopMachine(RuleBasedStateMachine):
     ) -> None:
         """Correct stock, threshold or both."""
         operation, quantity = change or (None, None)
-        self._publish(
+        self.publish(
             "inventory.adjustment",
             0,
             product_id=product_id,
@@ -160,7 +162,7 @@ class ShopMachine(RuleBasedStateMachine):
         self, cart_id: str, asked: dict[str, int], version: int | None, minute: int, *, overdue: bool
     ) -> None:
         """Publish a cart's snapshot, newer or older than the last."""
-        self._publish("cart.updated", minute, overdue=overdue, cart_id=cart_id, version=version, items=_items(asked))
+        self.publish("cart.updated", minute, overdue=overdue, cart_id=cart_id, version=version, items=_items(asked))
 
     @rule(
         order_id=orders,
@@ -173,27 +175,27 @@ class ShopMachine(RuleBasedStateMachine):
         self, order_id: str, cart_id: str | None, asked: dict[str, int], minute: int, *, overdue: bool
     ) -> None:
         """Place an order, with or without a cart."""
-        self._publish("order.created", minute, overdue=overdue, order_id=order_id, cart_id=cart_id, items=_items(asked))
+        self.publish("order.created", minute, overdue=overdue, order_id=order_id, cart_id=cart_id, items=_items(asked))
 
     @rule(order_id=orders, minute=minutes, overdue=st.booleans())
     def pay(self, order_id: str, minute: int, *, overdue: bool) -> None:
         """Pay an order in whatever state."""
-        self._publish("payment.succeeded", minute, overdue=overdue, order_id=order_id)
+        self.publish("payment.succeeded", minute, overdue=overdue, order_id=order_id)
 
     @rule(order_id=orders)
     def cancel(self, order_id: str) -> None:
         """Cancel a whole order in whatever state."""
-        self._publish("order.cancelled", 0, order_id=order_id)
+        self.publish("order.cancelled", 0, order_id=order_id)
 
     @rule(order_id=orders, asked=known_lines)
     def cancel_lines(self, order_id: str, asked: dict[str, int]) -> None:
         """Cancel some pieces, of what was ordered or not."""
-        self._publish("order.cancelled", 0, order_id=order_id, items=_items(asked))
+        self.publish("order.cancelled", 0, order_id=order_id, items=_items(asked))
 
     @rule(order_id=orders, refund=st.integers(1, 5), asked=known_lines, restock=st.none() | st.booleans())
     def refund(self, order_id: str, refund: int, asked: dict[str, int], *, restock: bool | None) -> None:
         """Refund some pieces, in whatever state."""
-        self._publish(
+        self.publish(
             "payment.refunded", 0, order_id=order_id, refund_id=f"r{refund}", items=_items(asked), restock=restock
         )
 
@@ -201,7 +203,7 @@ class ShopMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
         """Deliver an earlier event again."""
-        self._take(data.draw(st.sampled_from(self.history)), None)
+        self.take(data.draw(st.sampled_from(self.history)), None)
 
     @precondition(lambda self: self.history)
     @rule(order_id=orders, minute=st.integers(0, 90))
@@ -269,12 +271,14 @@ class ShopMachine(RuleBasedStateMachine):
 
     # --- how a step is taken
 
-    def _publish(self, topic: str, minute: int, *, overdue: bool = False, **data: Any) -> None:
+    def publish(self, topic: str, minute: int, *, overdue: bool = False, **data: Any) -> None:
+        """Publish a new event; with `overdue`, holds that are due twenty minutes after noon give way to it."""
         published = event(topic, f"{topic}-{len(self.history)}", minute, **data)
         self.history.append(published)
-        self._take(published, at(20) if overdue else None)
+        self.take(published, at(20) if overdue else None)
 
-    def _take(self, published: Event, horizon: datetime | None) -> None:
+    def take(self, published: Event, horizon: datetime | None) -> None:
+        """Let both take the event, and hold what they say against each other."""
         verdict = self.oracle.apply(published, horizon)
         already = len(self.books.decisions)
         decision = self._obey(command(published), horizon)
@@ -304,12 +308,56 @@ class ShortfallShopMachine(ShopMachine):
 
 
 _machine = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestShop = ShopMachine.TestCase
 TestShop.settings = _machine
 TestShortfallShop = ShortfallShopMachine.TestCase
-TestShortfallShop.settings = settings(_machine, max_examples=60)
+TestShortfallShop.settings = settings(_machine, max_examples=40)
+
+
+# --- long days ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_long_day_agrees_with_the_oracle_at_every_step(seed: int) -> None:
+    """A hundred likely events on few orders go deeper than the machine's short shops; the seed repeats a failure."""
+    dice = Random(seed)  # noqa: S311 - chosen for repeating, not for secrecy
+    shop = ShopMachine()
+    shop.open_shop([dice.randint(0, 15) for _ in PRODUCTS])
+    for step in range(100):
+        _something_likely(shop, dice, step)
+        shop.the_oracle_sees_the_same_orders_and_carts()
+    shop.the_oracle_sees_the_same_stock()
+    shop.books_are_balanced()
+
+
+def _something_likely(shop: ShopMachine, dice: Random, step: int) -> None:
+    """Let one thing happen that could happen to one of the last few orders or to a cart."""
+    order_id, cart_id = f"o{step // 12 - dice.randint(0, 1)}", dice.choice(CARTS)
+    asked = {p: dice.randint(1, 4) for p in dice.sample(PRODUCTS, dice.randint(1, 2))}
+    part = {p: dice.randint(1, 2) for p in dice.sample(sorted(asked), 1)}
+    overdue = dice.random() < 0.3
+    match dice.randint(0, 11):
+        case 0 | 1:
+            version = dice.choice((None, None, step))
+            shop.update_cart(cart_id, dice.choice((asked, part, {})), version, dice.randint(0, 60), overdue=overdue)
+        case 2 | 3 | 4:
+            shop.create_order(order_id, dice.choice((None, cart_id)), asked, dice.randint(0, 60), overdue=overdue)
+        case 5 | 6:
+            shop.pay(order_id, dice.randint(0, 60), overdue=overdue)
+        case 7:
+            shop.cancel(order_id)
+        case 8:
+            shop.cancel_lines(order_id, part)
+        case 9:
+            shop.refund(order_id, step, part, restock=dice.choice((None, False)))
+        case 10:
+            dice.choice((lambda: shop.expire_order(order_id, 90), lambda: shop.expire_cart(cart_id, 90)))()
+        case _:
+            shop.take(dice.choice(shop.history), None)
+    if dice.random() < 0.05:
+        shop.adjust(dice.choice(PRODUCTS), ("ADD", dice.randint(1, 8)), dice.choice((None, 1, 5)), None)
 
 
 # --- permutation and duplication ----------------------------------------------------------------
