@@ -26,7 +26,7 @@ from devstack import leash
 from devstack.process import LOOPBACK, free_port
 
 ROOT = Path(__file__).parents[2]
-COMMAND_TIMEOUT_SECONDS = 60.0
+COMMAND_TIMEOUT_SECONDS = 90.0
 READY_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 40.0
 SETTLE_TIMEOUT_SECONDS = 120.0
@@ -91,7 +91,7 @@ class Deployment:
     def must(self, *arguments: str, **variables: str) -> str:
         """Run a command that has to succeed, and return what it printed."""
         finished = self.inventory(*arguments, **variables)
-        assert finished.code == 0, f"inventory {' '.join(arguments)} left with {finished.code}: {finished.errors}"
+        assert finished.code == 0, f"inventory {' '.join(arguments)} left with {finished.code}: {finished.errors}\n{self.describe()}"
         return finished.output
 
     def create_topics(self) -> None:
