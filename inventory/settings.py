@@ -104,6 +104,12 @@ class Settings(BaseSettings):
         le=3_600_000,
         description="Milliseconds that a worker has to finish its batch when partitions move.",
     )
+    kafka_fetch_max_wait_ms: int = Field(
+        500,
+        ge=1,
+        le=60_000,
+        description="Most milliseconds that a broker without new records lets a fetch wait for some.",
+    )
     kafka_topic_prefix: str = Field(
         "",
         max_length=100,

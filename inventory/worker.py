@@ -175,6 +175,7 @@ class Worker:
                 session_timeout_ms=settings.kafka_session_timeout_ms,
                 heartbeat_interval_ms=settings.kafka_heartbeat_interval_ms,
                 rebalance_timeout_ms=settings.kafka_rebalance_timeout_ms,
+                fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
             ),
             FloodBreaker(
                 settings.dead_letter_breaker_consecutive,

@@ -55,6 +55,7 @@ class ConsumerOptions(NamedTuple):
     session_timeout_ms: int
     heartbeat_interval_ms: int
     rebalance_timeout_ms: int
+    fetch_max_wait_ms: int
 
 
 async def parse_raw(records: tuple[ConsumerRecord, ...], original: Any) -> KafkaMessage:  # noqa: ANN401 - FastStream's parser
@@ -130,6 +131,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             session_timeout_ms=options.session_timeout_ms,
             heartbeat_interval_ms=options.heartbeat_interval_ms,
             rebalance_timeout_ms=options.rebalance_timeout_ms,
+            fetch_max_wait_ms=options.fetch_max_wait_ms,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
             listener=self,
             parser=parse_raw,
