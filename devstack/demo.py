@@ -83,7 +83,7 @@ class _Demo:
         """Set up, play, look at the books, tell."""
         _cancel_on_sigterm()
         async with AsyncExitStack() as stack:
-            self._say("inventory demo: real servers and the real worker on this machine; they end with the demo\n")
+            self._say("inventory demo: real servers, the real worker, an imagined shop\n")
             servers = await start_servers(stack, self._say)
             with timed(self._say, "tables migrated"):
                 await asyncio.to_thread(upgrade, servers.database_url)

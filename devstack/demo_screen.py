@@ -13,13 +13,14 @@ LOWEST: Final = 22
 NAME_WIDTH: Final = 17
 NUMBER_WIDTH: Final = 7
 STATUS_WIDTH: Final = 6
-RESERVATIONS_WIDTH: Final = 42
+RESERVATIONS_WIDTH: Final = 39
 RESERVATION_ROWS: Final = 4
 
 _Item = TypeVar("_Item")
 
 # Lines that are always there: title, two of figures, three headings, three gaps.
 _FRAME_LINES: Final = 9
+DEAD: Final = "dead_lettered"
 _STATUS_STYLES: Final = {"ok": "green", "low": "yellow", "out": "red"}
 _ALERT_STYLES: Final = {"low": "yellow", "out": "red", "recovered": "green"}
 _ALERT_MARKS: Final = {"low": "▼", "out": "■", "recovered": "▲"}
@@ -42,7 +43,7 @@ def draw(picture: Picture, width: int, height: int) -> RenderableType:
         Text(),
         *_side_by_side(_alerts(picture, alert_rows), _reservations(picture), width - RESERVATIONS_WIDTH),
         Text(),
-        *_letters(picture, letter_rows),
+        *_letters(picture, letter_rows, width),
     ]
     for line in lines:
         line.no_wrap = True
@@ -63,17 +64,12 @@ def _title(picture: Picture, width: int) -> Text:
 
 
 def _figures(picture: Picture) -> Text:
-    latency = picture.latency()
-    figures = [
-        (f"{picture.rate():,.0f}", "events/s"),
-        (f"{picture.lag:,}", "lag"),
-        (f"{picture.outbox:,}", "outbox"),
-    ]
     text = Text()
-    for number, name in figures:
+    for number, name in ((f"{picture.rate():,.0f}", "events/s"), (picture.lag, "lag"), (picture.outbox, "outbox")):
         text.append(f"{number:>6}", "bold").append(f" {name}  ", _QUIET)
+    latency = picture.latency()
     if latency is not None:
-        text.append("  order to outcome ", _QUIET)
+        text.append("   latency ", _QUIET)
         text.append(f"p50 {_milliseconds(latency[0])}  p99 {_milliseconds(latency[1])}")
     return text
 
@@ -82,8 +78,8 @@ def _verdicts(picture: Picture) -> Text:
     text = Text()
     for verdict in VERDICTS:
         count = picture.verdicts[verdict]
-        style = "red" if verdict == "dead_lettered" and count else "bold"
-        text.append(f"{count:>6,}", style).append(f" {verdict.replace('_', '-')}  ", _QUIET)
+        text.append(f"{count:>6,}", "bold red" if verdict == DEAD and count else "bold")
+        text.append(f" {'dead' if verdict == DEAD else verdict}  ", _QUIET)
     return text
 
 
@@ -91,6 +87,7 @@ def _stock_heading(width: int) -> Text:
     left = Text("STOCK".ljust(NAME_WIDTH), _HEADING)
     for mark, name, style in (("━", "available", "green"), ("━", "held", "blue"), ("┃", "threshold", _QUIET)):
         left.append(f"{mark} ", style).append(f"{name}   ", _QUIET)
+    left.rstrip()
     names = "".join(name.rjust(NUMBER_WIDTH) for name in ("avail", "held", "total"))
     return _justified(left, Text(names.ljust(len(names) + STATUS_WIDTH), _QUIET), width)
 
@@ -148,18 +145,19 @@ def _reservations(picture: Picture) -> list[Text]:
         for kind in pair:
             count = picture.reservations[kind]
             text.append(f"{kind.replace('_', ' '):<13}", _QUIET if count == 0 else "")
-            text.append(f"{count:>6,}", _QUIET if count == 0 else "bold").append("   ")
+            text.append(f"{count:>5,}   ", _QUIET if count == 0 else "bold")
+        text.rstrip()
         lines.append(text)
     return lines
 
 
-def _letters(picture: Picture, rows: int) -> list[Text]:
-    """Return the heading with the counts by reason, and the newest dead letters, the newest last."""
+def _letters(picture: Picture, rows: int, width: int) -> list[Text]:
+    """Return the heading, with the counts by reason where they fit, and the newest dead letters, the newest last."""
     heading = _heading("DEAD LETTERS", sum(picture.letter_counts.values()))
-    heading.append("  ".join(f"{reason} {count}" for reason, count in sorted(picture.letter_counts.items())), _QUIET)
-    lines = [heading]
-    lines.extend(_letter_line(letter) for letter in _last(picture.letters, rows))
-    return lines
+    reasons = "  ".join(f"{reason} {count}" for reason, count in sorted(picture.letter_counts.items()))
+    if heading.cell_len + len(reasons) <= width:
+        heading.append(reasons, _QUIET)
+    return [heading, *(_letter_line(letter) for letter in _last(picture.letters, rows))]
 
 
 def _letter_line(letter: Letter) -> Text:

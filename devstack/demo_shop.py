@@ -17,7 +17,7 @@ from devstack.demo_poison import POISONS
 EVENTS_PER_VISIT: Final = 3.3
 STOCK_AT_RATE: Final = 150.0
 UNITS_MAX: Final = 1_000_000
-RESTOCK_SECONDS: Final = (2.0, 3.5)
+RESTOCK_SECONDS: Final = (1.0, 2.5)
 FLASH_BEGINS: Final = 0.3
 FLASH_LASTS: Final = 0.2
 FLASH_RESTOCK: Final = 0.68
@@ -43,16 +43,16 @@ class ProductOnSale:
 
 
 _RANGE: Final = (
-    ProductOnSale("tea-green", 170, 30, 9),
-    ProductOnSale("tea-earl-grey", 130, 25, 7),
-    ProductOnSale("mug-blue", 110, 20, 6),
-    ProductOnSale("teapot-clay", 60, 12, 3),
-    ProductOnSale("honey-jar", 90, 20, 5),
-    ProductOnSale("biscuit-tin", 80, 15, 4),
-    ProductOnSale("strainer", 45, 10, 2),
+    ProductOnSale("tea-green", 250, 60, 9),
+    ProductOnSale("tea-earl-grey", 200, 50, 7),
+    ProductOnSale("mug-blue", 170, 45, 6),
+    ProductOnSale("teapot-clay", 95, 22, 3),
+    ProductOnSale("honey-jar", 140, 40, 5),
+    ProductOnSale("biscuit-tin", 120, 30, 4),
+    ProductOnSale("strainer", 75, 18, 2),
 )
-# Wanted by nobody until its sale, and by everybody then.
-_FLASH: Final = ProductOnSale("lantern-limited", 60, 20, 0)
+# Wanted by hardly anybody until its sale, and by everybody then.
+_FLASH: Final = ProductOnSale("lantern-limited", 80, 25, 0)
 
 
 @dataclass(frozen=True, slots=True)

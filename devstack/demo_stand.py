@@ -25,8 +25,10 @@ SETTINGS: Final = {
     "INVENTORY_CART_RESERVATION_TTL": "5s",
     "INVENTORY_PARKED_EVENT_TTL": "4s",
     "INVENTORY_LOG_FORMAT": "human",
+    # Kafka answers as soon as there is something; the embedded broker only when this time is over.
+    "INVENTORY_KAFKA_FETCH_MAX_WAIT_MS": "10",
 }
-SETTINGS_IN_WORDS: Final = "orders hold stock for 4 s, carts for 5 s, early payments wait for 4 s"
+SETTINGS_IN_WORDS: Final = "orders hold stock for 4 s, carts for 5 s"
 
 _REPOSITORY: Final = Path(__file__).parent.parent
 _LABEL_WIDTH: Final = 66

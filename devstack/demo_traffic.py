@@ -55,7 +55,7 @@ class Traffic:
         record = encode(publication, datetime.now(UTC))
         if publication.kind == "order created" and len(self._asked) < UNANSWERED_KEPT:
             self._asked[publication.event_id] = time.monotonic()
-        sent = await self._producer.send(record.topic, record.value, key=record.key, headers=record.headers)
+        sent = await self._producer.send(record.topic, record.value, key=record.key, headers=[*record.headers])
         self._in_flight.add(sent)
         sent.add_done_callback(self._acknowledged)
         self._picture.published[publication.kind] += 1
