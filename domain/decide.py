@@ -79,6 +79,8 @@ def step(
         expired = False
         for product_id in decision.short:
             for expiry in due.get(product_id, ()):
+                if not _concerns(state, expiry, product_id):
+                    continue
                 dropped = decide(state, expiry, policy)
                 if dropped.disposition is Disposition.APPLIED:
                     evolve(state, dropped)
@@ -88,3 +90,12 @@ def step(
             decision = decide(state, command, policy)
     evolve(state, decision)
     yield decision
+
+
+def _concerns(state: State, expiry: Expiry, product_id: str) -> bool:
+    """Say whether the hold is on the product now: a cart may have let go of it since it was found to be due."""
+    if isinstance(expiry, ExpireOrder):
+        order = state.orders.get(expiry.order_id)
+        return order is not None and product_id in order.lines
+    cart = state.carts.get(expiry.cart_id)
+    return cart is not None and product_id in cart.held

@@ -6,11 +6,10 @@ change stock keep that order, so two of them wait for each other but never in a 
 
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from domain.commands import ExpireCart, ExpireOrder
 from domain.model import (
     Cart,
     CartStatus,
@@ -27,6 +26,15 @@ from storage.database import Connection
 
 EventKey = tuple[str, str]
 """The identity of an event: (source, event_id)."""
+
+
+class DueHold(NamedTuple):
+    """A hold and its deadline; `kind` is order or cart. Sorted, the oldest is first."""
+
+    expires_at: datetime
+    kind: str
+    owner_id: str
+
 
 _KNOWN_EVENTS = """
 SELECT i.source, i.event_id, i.digest
@@ -63,12 +71,12 @@ WHERE status = 'active' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
 """
 
 _DUE_ON_PRODUCTS = """
-(SELECT 'order' AS kind, order_id AS id, lines AS held, expires_at FROM orders
+(SELECT expires_at, 'order' AS kind, order_id AS id FROM orders
  WHERE status = 'reserved' AND expires_at <= $1
     AND EXISTS (SELECT FROM json_object_keys(lines) k WHERE k = ANY($2::text[]))
  ORDER BY expires_at, order_id LIMIT $3)
 UNION ALL
-(SELECT 'cart', cart_id, held, expires_at FROM carts
+(SELECT expires_at, 'cart', cart_id FROM carts
  WHERE status = 'active' AND expires_at <= $1
     AND EXISTS (SELECT FROM json_object_keys(held) k WHERE k = ANY($2::text[]))
  ORDER BY expires_at, cart_id LIMIT $3)
@@ -133,20 +141,11 @@ async def due_carts(connection: Connection, until: datetime, limit: int) -> list
 
 
 async def due_on_products(
-    connection: Connection, product_ids: Collection[str], limit: int
-) -> dict[str, list[ExpireOrder | ExpireCart]]:
-    """Return the expiries of due holds on the products, by product, the oldest first; not locked."""
-    until = await horizon(connection)
-    if until is None:
-        return {}
+    connection: Connection, product_ids: Collection[str], until: datetime, limit: int
+) -> list[DueHold]:
+    """Return holds on the products that are due at `until`: at most `limit` of orders and of carts; not locked."""
     rows = await connection.fetch(_DUE_ON_PRODUCTS, until, list(product_ids), limit)
-    wanted = set(product_ids)
-    due: dict[str, list[ExpireOrder | ExpireCart]] = {}
-    for row in sorted(rows, key=lambda row: (row[3], row[0], row[1])):
-        expiry = ExpireOrder(row[1], until) if row[0] == "order" else ExpireCart(row[1], until)
-        for product_id in wanted.intersection(orjson.loads(row[2])):
-            due.setdefault(product_id, []).append(expiry)
-    return due
+    return [DueHold(*row) for row in rows]
 
 
 def _skipping(statement: str, *, skip_locked: bool) -> str:

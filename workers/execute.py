@@ -37,7 +37,7 @@ from storage import dead_letters, load, save
 from storage.database import Connection, Pool
 from storage.dead_letters import DeadLetter, ParkedEvent, StoredRecord
 from storage.errors import is_contention, is_data
-from storage.load import EventKey
+from storage.load import DueHold, EventKey
 from storage.save import InboxRow, OutboxRow, Progress
 from workers.outgoing import outbox_row
 from workers.records import dead_letter
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 MAX_CONTENTION_RETRIES = 30
 # Holds that are expired within a batch in favour of those who want their stock.
 MAX_DUE_HOLDS = 1000
-# Each restart can only be for holds not yet seen, so this is a bound against bugs.
+# Each restart is for holds not yet seen; a batch that goes on finding more is applied in halves.
 MAX_RESTARTS = 5
 
 _ORDER_COMMANDS = OrderCommand.__args__
@@ -116,19 +116,22 @@ async def execute(
     `progress` is recorded with them. `skip_locked` leaves out orders and carts that others are
     working on (for the sweeper). Contention is retried here, bounded. A database that cannot be
     reached raises (`storage.errors.is_unavailable`): the caller waits and tries again. An error that
-    is in the data is narrowed down by halves until the culprit stands alone and is dead-lettered.
+    is in the data is narrowed down by halves until the culprit stands alone and is dead-lettered. A batch
+    in which one expired hold uncovers the next shortage, and so on, is halved as well: one event needs
+    one restart at most.
     """
     try:
         return await _with_retries(pool, tasks, rules, now, progress, skip_locked=skip_locked)
     except Exception as error:
-        if not is_data(error):
+        if not (is_data(error) or isinstance(error, _TooManyRestarts)):
             raise
         if len(tasks) == 1:
             culprit = _culprit(tasks[0], now, error)
             if culprit is None:
                 raise
             return await _with_retries(pool, [culprit], rules, now, progress, skip_locked=skip_locked)
-    logger.warning("A batch of %d failed for a reason in its data; looking for the culprit", len(tasks))
+        if is_data(error):
+            logger.warning("A batch of %d failed for a reason in its data; looking for the culprit", len(tasks))
     half = len(tasks) // 2
     first = await execute(pool, tasks[:half], rules, now, skip_locked=skip_locked)
     second = await execute(pool, tasks[half:], rules, now, progress=progress, skip_locked=skip_locked)
@@ -205,7 +208,7 @@ async def _transact(
         try:
             batch = await _load(connection, tasks, due, skip_locked=skip_locked)
             _fold(batch, tasks, rules, now)
-            found = await _due_holds(connection, batch.short - due.keys())
+            found = await _due_holds(connection, batch, batch.short - due.keys())
             if not found:
                 await _save(connection, batch, progress)
                 started = time.perf_counter()
@@ -221,7 +224,11 @@ async def _transact(
             raise
         # The locks must be taken anew, in order, with the orders and carts that hold what is short.
         await transaction.rollback()
-    raise AssertionError("expiring due holds did not come to an end")
+    raise _TooManyRestarts
+
+
+class _TooManyRestarts(Exception):  # noqa: N818 - a way back to `execute`, not an error anybody sees
+    """Expiring due holds did not come to an end."""
 
 
 @dataclass(slots=True)
@@ -245,6 +252,7 @@ class _Batch:
     parked: dict[EventKey, ParkedEvent] = field(default_factory=dict)
     unparked: dict[EventKey, Settled | None] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
+    holds: set[DueHold] = field(default_factory=set)
     expired: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -322,11 +330,24 @@ def _products_of(commands: Iterable[Command], orders: Iterable[Order], carts: It
     return products
 
 
-async def _due_holds(connection: Connection, short: set[str]) -> dict[str, list[Expiry]]:
-    """Return the due holds on products that turned out short and were not asked for yet."""
+async def _due_holds(connection: Connection, batch: _Batch, short: set[str]) -> dict[str, list[Expiry]]:
+    """Return the due holds on products that turned out short and were not asked for yet, the oldest first.
+
+    Holds that the batch itself makes count too: were it cut before the shortage, they would be in the tables.
+    """
     if not short:
         return {}
-    return await load.due_on_products(connection, short, MAX_DUE_HOLDS)
+    until = await load.horizon(connection)
+    if until is None:
+        return {}
+    holds = {*await load.due_on_products(connection, short, until, MAX_DUE_HOLDS)}
+    holds.update(hold for hold in batch.holds if hold.expires_at <= until)
+    expiries: list[Expiry] = [
+        ExpireOrder(hold.owner_id, until) if hold.kind == "order" else ExpireCart(hold.owner_id, until)
+        for hold in sorted(holds)
+    ]
+    # Which of them are on which product is seen when it matters (`domain.decide.step`).
+    return dict.fromkeys(short, expiries) if expiries else {}
 
 
 # --- decide -------------------------------------------------------------------------------------
@@ -372,10 +393,15 @@ def _decide(batch: _Batch, command: Command, rules: Rules, traceparent: str | No
     decision = None
     for decision in step(batch.state, command, rules.policy, batch.due):
         batch.products.update(decision.products)
-        if decision.order is not None:
-            batch.orders.add(decision.order.order_id)
-        if decision.cart is not None:
-            batch.carts.add(decision.cart.cart_id)
+        order, cart = decision.order, decision.cart
+        if order is not None:
+            batch.orders.add(order.order_id)
+            if order.expires_at is not None:
+                batch.holds.add(DueHold(order.expires_at, "order", order.order_id))
+        if cart is not None:
+            batch.carts.add(cart.cart_id)
+            if cart.expires_at is not None:
+                batch.holds.add(DueHold(cart.expires_at, "cart", cart.cart_id))
         batch.ledger.extend(decision.entries)
         for outcome in decision.outcomes:
             batch.outbox.append(outbox_row(outcome, traceparent))
