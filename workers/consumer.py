@@ -25,7 +25,7 @@ from storage import save
 from storage.database import Pool
 from storage.errors import is_contention, is_unavailable
 from storage.save import Progress
-from workers import metrics
+from workers import metrics, traces
 from workers.breaker import FloodBreaker
 from workers.execute import Report, Rules, Task, execute
 from workers.records import Incoming, Poison, read_records
@@ -222,7 +222,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         now: datetime,
     ) -> None:
         started = time.perf_counter()
-        report = await self._until_applied([_task(item) for item in items], progress)
+        tasks = [_task(item) for item in items]
+        with traces.batch_span(len(tasks), (task.traceparent for task in tasks)):
+            report = await self._until_applied(tasks, progress)
         if report is None:
             return
         self._stream.written()
