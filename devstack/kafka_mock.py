@@ -7,20 +7,22 @@ Run as a module it is the broker's own process: `python -m devstack.kafka_mock A
 and serves until it is ended. In its own process it takes no time from the program that talks to it.
 """
 
+import ctypes
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from devstack.errors import DevstackError
 from devstack.process import ServerProcess, scratch_directory
 
 DESCRIPTION = "embedded mock cluster (one member per group, in memory, no admin API)"
 READY_TIMEOUT_SECONDS = 60.0
 
 _REPOSITORY = Path(__file__).parent.parent
-_START_TIMEOUT_SECONDS = 30.0
 
 
 class MockBroker:
@@ -63,15 +65,31 @@ def start() -> MockBroker:
 
 def serve(address_file: Path) -> None:
     """Be the broker: start the cluster, publish its address, wait for SIGTERM."""
-    from confluent_kafka import Producer  # noqa: PLC0415 - only the broker's own process loads librdkafka
+    from confluent_kafka import cimpl  # noqa: PLC0415 - only the broker's own process loads librdkafka
 
-    # The cluster lives as long as this producer; the system chooses its port, which the metadata tells.
-    owner = Producer({"bootstrap.servers": "ignored", "test.mock.num.brokers": 1})
-    (broker,) = owner.list_topics(timeout=_START_TIMEOUT_SECONDS).brokers.values()
+    # Through the C functions: the client's setting `test.mock.num.brokers` starts the same cluster, but lets the first
+    # member of every group wait three seconds for others, of which this broker can serve none.
+    library = ctypes.CDLL(cimpl.__file__)
+    pointer = ctypes.c_void_p
+    new_client = _function(library, "rd_kafka_new", pointer, ctypes.c_int, pointer, pointer, ctypes.c_size_t)
+    new_cluster = _function(library, "rd_kafka_mock_cluster_new", pointer, pointer, ctypes.c_int)
+    addresses = _function(library, "rd_kafka_mock_cluster_bootstraps", ctypes.c_char_p, pointer)
+    set_delay = _function(library, "rd_kafka_mock_group_initial_rebalance_delay_ms", None, pointer, ctypes.c_int32)
+    producer_kind = 0
+    cluster = new_cluster(new_client(producer_kind, None, None, 0), 1)
+    if cluster is None:
+        raise DevstackError("librdkafka did not start its mock cluster")
+    set_delay(cluster, 0)
     partial = address_file.with_suffix(".partial")
-    partial.write_text(f"{broker.host}:{broker.port}")
+    partial.write_text(addresses(cluster).decode())
     partial.rename(address_file)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:  # noqa: ANN401 - C types
+    function = library[name]
+    function.restype, function.argtypes = result, arguments
+    return function
 
 
 if __name__ == "__main__":
