@@ -84,7 +84,7 @@ def _verdicts(picture: Picture) -> Text:
 
 
 def _stock_heading(width: int) -> Text:
-    left = Text("STOCK".ljust(NAME_WIDTH), _HEADING)
+    left = Text().append("STOCK".ljust(NAME_WIDTH), _HEADING)
     for mark, name, style in (("━", "available", "green"), ("━", "held", "blue"), ("┃", "threshold", _QUIET)):
         left.append(f"{mark} ", style).append(f"{name}   ", _QUIET)
     left.rstrip()
@@ -108,7 +108,7 @@ def _bar(row: StockRow, fullest: int, width: int, style: str) -> Text:
     """Draw what is available, then what is held, then the empty shelf, and where the threshold lies."""
     available = _cells(row.available, fullest, width)
     held = min(_cells(row.reserved, fullest, width), width - available)
-    bar = Text("━" * available, style)
+    bar = Text().append("━" * available, style)
     bar.append("━" * held, "blue")
     bar.append("─" * (width - available - held), _QUIET)
     mark = min(_cells(row.threshold, fullest, width), width - 1)
@@ -130,7 +130,7 @@ def _alerts(picture: Picture, rows: int) -> list[Text]:
 
 def _alert_line(alert: Alert) -> Text:
     style = _ALERT_STYLES.get(alert.severity, "white")
-    text = Text(f"{alert.at:5.1f} ", _QUIET)
+    text = Text().append(f"{alert.at:5.1f} ", _QUIET)
     text.append(f"{_ALERT_MARKS.get(alert.severity, ' ')} {alert.severity:<9} ", style)
     text.append(_fitted(alert.product_id, NAME_WIDTH - 1))
     return text.append(f"{alert.available:>4,}", style)
@@ -161,7 +161,7 @@ def _letters(picture: Picture, rows: int, width: int) -> list[Text]:
 
 
 def _letter_line(letter: Letter) -> Text:
-    text = Text(f"{letter.at:5.1f} ", _QUIET)
+    text = Text().append(f"{letter.at:5.1f} ", _QUIET)
     text.append(f"{letter.topic:<17} ").append(f"{letter.reason:<16} ", "red")
     return text.append(letter.message, _QUIET)
 

@@ -43,13 +43,13 @@ class ProductOnSale:
 
 
 _RANGE: Final = (
-    ProductOnSale("tea-green", 250, 60, 9),
-    ProductOnSale("tea-earl-grey", 200, 50, 7),
-    ProductOnSale("mug-blue", 170, 45, 6),
-    ProductOnSale("teapot-clay", 95, 22, 3),
-    ProductOnSale("honey-jar", 140, 40, 5),
-    ProductOnSale("biscuit-tin", 120, 30, 4),
-    ProductOnSale("strainer", 75, 18, 2),
+    ProductOnSale("tea-green", 210, 50, 9),
+    ProductOnSale("tea-earl-grey", 215, 45, 7),
+    ProductOnSale("mug-blue", 120, 35, 6),
+    ProductOnSale("teapot-clay", 60, 16, 3),
+    ProductOnSale("honey-jar", 150, 35, 5),
+    ProductOnSale("biscuit-tin", 85, 25, 4),
+    ProductOnSale("strainer", 50, 14, 2),
 )
 # Wanted by hardly anybody until its sale, and by everybody then.
 _FLASH: Final = ProductOnSale("lantern-limited", 80, 25, 0)
