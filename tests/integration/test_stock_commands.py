@@ -1,0 +1,349 @@
+"""`inventory stock`: looking at stock, correcting it, and CSV in and out, on a real database."""
+
+import asyncio
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from devstack.redis import RedisServer
+from devstack.redis import start as start_redis
+from domain.commands import CreateProduct
+from inventory.cli import app
+from inventory.errors import OperatorError
+from storage.audit import audit
+from storage.database import connect, open_pool
+from tests.integration import books
+
+
+@pytest.fixture(autouse=True)
+def shop(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Three products: plenty of apples, of which 4 are held, little bread, no cheese."""
+    monkeypatch.setenv("INVENTORY_DATABASE_URL", database_url)
+    monkeypatch.delenv("INVENTORY_REDIS_URL", raising=False)
+
+    async def fill() -> None:
+        pool = await open_pool(database_url, 1)
+        await books.apply(
+            pool,
+            CreateProduct(books.cause("a"), "apple", 50, 10),
+            CreateProduct(books.cause("b"), "bread", 5, 5),
+            CreateProduct(books.cause("c"), "cheese", 0, 5),
+            books.created("o1", {"apple": 4}),
+        )
+        await pool.close()
+
+    asyncio.run(fill())
+    return database_url
+
+
+# --- show ---------------------------------------------------------------------------------------
+
+
+def test_show_lists_every_product() -> None:
+    """Without arguments all products are shown, numbers to the right."""
+    lines = inventory("show").stdout.splitlines()
+    assert ["PRODUCT_ID", "ON_HAND", "RESERVED", "AVAILABLE", "THRESHOLD", "STATUS", "VERSION"] == lines[0].split()
+    assert ["apple", "50", "4", "46", "10", "ok", "2"] == lines[1].split()
+    assert ["apple", "bread", "cheese"] == [line.split()[0] for line in lines[1:]]
+
+
+def test_show_names_what_does_not_exist() -> None:
+    """A product that does not exist is a warning and exit code 1; those that exist are shown all the same."""
+    result = inventory("show", "bread", "nothing", "apple")
+    assert ["bread", "apple"] == [line.split()[0] for line in result.stdout.splitlines()[1:]]
+    assert (1, "warning: there is no product nothing\n") == (result.exit_code, result.stderr)
+
+
+def test_show_low_lists_what_runs_out() -> None:
+    """`--low` shows products at or below their threshold."""
+    assert ["bread", "cheese"] == [row["product_id"] for row in shown("show", "--low")]
+    assert ["bread"] == [row["product_id"] for row in shown("show", "--low", "bread", "apple")]
+
+
+def test_show_says_when_there_is_more() -> None:
+    """A list that was cut says so."""
+    assert "2 of 3; --limit" in inventory("show", "--limit", "2").stdout.splitlines()[-1]
+
+
+def test_show_reads_the_cache(redis_url: str, monkeypatch: pytest.MonkeyPatch, shop: str) -> None:
+    """`--from cache` gives what the cache has, and fills it from PostgreSQL with what it lacks."""
+    monkeypatch.setenv("INVENTORY_REDIS_URL", redis_url)
+    first = shown("show", "apple", "--from", "cache")
+    change_behind_the_cache(shop)
+    assert first == shown("show", "apple", "--from", "cache")
+    assert 49 == shown("show", "apple", "--from", "database")[0]["on_hand"]
+    assert ["bread", "cheese"] == [row["product_id"] for row in shown("show", "--low", "--from", "cache")]
+
+
+def test_show_goes_on_without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that is away is one warning; the answer comes from PostgreSQL."""
+    server: RedisServer = start_redis()
+    monkeypatch.setenv("INVENTORY_REDIS_URL", server.url)
+    server.close()
+    assert 50 == shown("show", "apple", "--from", "cache")[0]["on_hand"]
+
+
+def test_show_from_no_cache_says_what_to_set() -> None:
+    """Without a Redis address `--from cache` names the variable."""
+    result = inventory("show", "apple", "--from", "cache")
+    assert isinstance(result.exception, OperatorError)
+    assert "INVENTORY_REDIS_URL" in str(result.exception)
+
+
+@pytest.mark.parametrize("arguments", [("--from", "cache"), ("--from", "cache", "--low", "apple")])
+def test_the_cache_cannot_list_everything(arguments: tuple[str, ...]) -> None:
+    """The cache knows products by id and the low ones, nothing else; asking more is wrong use."""
+    assert 2 == inventory("show", *arguments).exit_code
+
+
+# --- history ------------------------------------------------------------------------------------
+
+
+def test_history_shows_the_newest_first() -> None:
+    """Each entry says what moved and what for."""
+    rows = shown("history", "apple")
+    assert [(2, "RESERVE", 4, "ORDER", "o1"), (1, "IN", 50, "IMPORT", "apple")] == [
+        (row["sequence"], row["type"], row["quantity"], row["reference_type"], row["reference_id"]) for row in rows
+    ]
+    lines = inventory("history", "apple", "--limit", "1").stdout.splitlines()
+    assert ("0 -> 4" in lines[1], "1 of 2; --limit shows more") == (True, lines[2])
+
+
+def test_history_of_nothing_is_refused() -> None:
+    """A product that does not exist is exit code 1."""
+    assert 1 == inventory("history", "nothing").exit_code
+
+
+# --- adjust and threshold -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "on_hand"), [(("--add", "5"), 55), (("--subtract", "46"), 4), (("--set", "7"), 7)]
+)
+def test_adjust_moves_the_stock(arguments: tuple[str, ...], on_hand: int) -> None:
+    """ADD, SUBTRACT and SET change the stock on hand, and the ledger keeps who and why."""
+    answer = json.loads(
+        inventory("adjust", "apple", *arguments, "--reason", "count", "--operator", "ann", "--json").stdout
+    )
+    assert ("applied", on_hand) == (answer["outcome"], answer["stock"]["on_hand"])
+    newest = shown("history", "apple")[0]
+    assert ("ADJUST", "ann", "count", "MANUAL") == tuple(
+        newest[name] for name in ("type", "operator", "reason", "reference_type")
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("adjust", "nothing", "--add", "1", "--reason", "x"), "there is no product nothing"),
+        (("adjust", "apple", "--set", "3", "--reason", "x"), "3 on hand would be less than the 4 reserved"),
+        (
+            ("adjust", "apple", "--set", "30", "--expected-version", "1", "--reason", "x"),
+            "expected version 1, found 2",
+        ),
+        (("threshold", "nothing", "3"), "there is no product nothing"),
+    ],
+)
+def test_a_refusal_says_why(arguments: tuple[str, ...], words: str) -> None:
+    """A refused change is exit code 1 with the reason in words, and nothing moved."""
+    before = shown("show")
+    result = inventory(*arguments)
+    assert (1, True) == (result.exit_code, words in result.stderr)
+    assert before == shown("show")
+
+
+def test_set_with_the_expected_version_is_compare_and_set() -> None:
+    """The version shown is the one to expect."""
+    assert 0 == inventory("adjust", "apple", "--set", "30", "--expected-version", "2", "--reason", "x").exit_code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("adjust", "apple", "--reason", "x"),
+        ("adjust", "apple", "--add", "1", "--set", "2", "--reason", "x"),
+        ("adjust", "apple", "--add", "1", "--expected-version", "1", "--reason", "x"),
+        ("adjust", "apple", "--add", "0", "--reason", "x"),
+        ("adjust", "apple", "--add", "1"),
+        ("threshold", "apple", "-1"),
+        ("adjust", "x" * 257, "--add", "1", "--reason", "x"),
+    ],
+)
+def test_wrong_use_is_exit_code_2(arguments: tuple[str, ...]) -> None:
+    """What cannot be meant is refused before anything is asked."""
+    assert 2 == inventory(*arguments).exit_code
+
+
+def test_a_threshold_is_judged_at_once() -> None:
+    """A product whose threshold rises above its stock is low from then on."""
+    inventory("threshold", "apple", "46")
+    assert "low" == shown("show", "apple")[0]["stock_status"]
+
+
+def test_a_change_reaches_the_cache(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads the cache sees a correction at once."""
+    monkeypatch.setenv("INVENTORY_REDIS_URL", redis_url)
+    shown("show", "apple", "--from", "cache")
+    inventory("adjust", "apple", "--set", "9", "--reason", "count")
+    assert 9 == shown("show", "apple", "--from", "cache")[0]["on_hand"]
+
+
+def test_a_cut_connection_applies_a_change_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that was applied but reported as failed is tried again and suppressed by its identity."""
+    from workers.execute import execute  # noqa: PLC0415 - the one that is wrapped
+
+    cuts = 1
+
+    async def cut_after_commit(*arguments: Any, **options: Any) -> Any:
+        nonlocal cuts
+        report = await execute(*arguments, **options)
+        if cuts:
+            cuts -= 1
+            raise ConnectionResetError("the connection was cut in the commit")
+        return report
+
+    monkeypatch.setattr("inventory.stock.execute", cut_after_commit)
+    monkeypatch.setattr("inventory.stock.RETRY_SECONDS", 0.0)
+    answer = json.loads(inventory("adjust", "apple", "--add", "5", "--reason", "x", "--json").stdout)
+    assert (0, "applied", 55) == (cuts, answer["outcome"], answer["stock"]["on_hand"])
+
+
+# --- import and export --------------------------------------------------------------------------
+
+
+def test_import_creates_and_sets(tmp_path: Path, shop: str) -> None:
+    """New products are made, known ones set; the same file again changes nothing."""
+    file = written(tmp_path, "product_id,quantity,low_stock_threshold\napple,60,\ndates,7,9\nbread,5,2\ncheese,0,5\n")
+    assert (4, 1, 2, 1, 0) == imported(file)
+    assert [(60, 10, "ok"), (5, 2, "ok"), (0, 5, "out"), (7, 9, "low")] == [
+        (row["on_hand"], row["low_stock_threshold"], row["stock_status"]) for row in shown("show")
+    ]
+    assert "import of stock.csv" == shown("history", "apple")[0]["reason"]
+    assert (4, 0, 0, 4, 0) == imported(file)
+    assert 0 == violations(shop)
+
+
+def test_import_takes_many_transactions(tmp_path: Path, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long file is applied in bounded transactions, none of its rows twice or not at all."""
+    monkeypatch.setattr("inventory.stock.IMPORT_ROWS_PER_TRANSACTION", 7)
+    rows = "".join(f"p{number},{number}\n" for number in range(100))
+    assert (100, 100, 0, 0, 0) == imported(written(tmp_path, f"product_id,quantity\n{rows}"))
+    assert {f"p{number}": number for number in range(100)} == {
+        row["product_id"]: row["on_hand"] for row in shown("show", "--limit", "200") if row["product_id"][0] == "p"
+    }
+    assert 0 == violations(shop)
+
+
+def test_import_refuses_a_row_and_applies_the_others(tmp_path: Path) -> None:
+    """Less on hand than reserved is refused with its line; the rows beside it are applied."""
+    file = written(tmp_path, "product_id,quantity\napple,3\nbread,8\n")
+    result = inventory("import", str(file), "--json")
+    assert (1, 1, 1) == (result.exit_code, json.loads(result.stdout)["refused"], json.loads(result.stdout)["changed"])
+    assert "line 2: apple cannot be taken below" in result.stderr
+
+
+def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
+    """Every problem is named with its line, and no row is applied."""
+    file = written(
+        tmp_path, "product_id,quantity,low_stock_threshold\nbread,8,\nx,-1,\n,4,\ny,2.0,\nz,1,many\nbread,9,\n"
+    )
+    result = inventory("import", str(file))
+    assert isinstance(result.exception, OperatorError)
+    assert ["line 3", "line 4", "line 5", "line 6", "line 7"] == [
+        line.partition(":")[0] for line in str(result.exception).splitlines()[1:]
+    ]
+    assert 5 == shown("show", "bread")[0]["on_hand"]
+
+
+def test_a_file_without_its_columns_is_refused(tmp_path: Path) -> None:
+    """The first line must name the columns."""
+    result = inventory("import", str(written(tmp_path, "sku,amount\nbread,8\n")))
+    assert "product_id and quantity are missing" in str(result.exception)
+
+
+def test_an_export_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was exported, page by page, is imported again without a change."""
+    monkeypatch.setattr("inventory.stock.EXPORT_PAGE", 2)
+    file = tmp_path / "out.csv"
+    assert "3 products written" in inventory("export", str(file)).stdout
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [("apple", "50", "10", "4"), ("bread", "5", "5", "0"), ("cheese", "0", "5", "0")] == [
+        (row["product_id"], row["quantity"], row["low_stock_threshold"], row["reserved"]) for row in rows
+    ]
+    assert file.read_text() == inventory("export").stdout
+    assert (3, 0, 0, 3, 0) == imported(file)
+    assert [file] == list(tmp_path.iterdir())
+
+
+def test_an_export_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    """A folder that is not there is one clear line."""
+    result = inventory("export", str(tmp_path / "nowhere" / "out.csv"))
+    assert "cannot be written: No such file or directory" in str(result.exception)
+
+
+# --- servers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("adjust", "a", "--add", "1", "--reason", "x"), ("export",)])
+def test_a_database_without_tables_says_what_to_do(
+    arguments: tuple[str, ...], blank_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One clear line instead of a traceback."""
+    monkeypatch.setenv("INVENTORY_DATABASE_URL", blank_database_url)
+    result = inventory(*arguments)
+    assert isinstance(result.exception, OperatorError)
+    assert "run `inventory migrate` first" in str(result.exception)
+
+
+def inventory(*arguments: str) -> Result:
+    """Run `inventory stock` with these arguments."""
+    return CliRunner().invoke(app, ["stock", *arguments])
+
+
+def shown(*arguments: str) -> list[dict[str, Any]]:
+    """Return what the command shows as JSON."""
+    answer: list[dict[str, Any]] = json.loads(inventory(*arguments, "--json").stdout)
+    return answer
+
+
+def imported(file: Path) -> tuple[int, ...]:
+    """Import a file and return the summary: rows, created, changed, unchanged, refused."""
+    result = inventory("import", str(file), "--json")
+    assert 0 == result.exit_code
+    summary = json.loads(result.stdout)
+    return tuple(summary[name] for name in ("rows", "created", "changed", "unchanged", "refused"))
+
+
+def written(directory: Path, text: str) -> Path:
+    """Write a file to import."""
+    file = directory / "stock.csv"
+    file.write_text(text)
+    return file
+
+
+def change_behind_the_cache(url: str) -> None:
+    """Take an apple away in a way that the cache cannot see."""
+
+    async def change() -> None:
+        connection = await connect(url)
+        await connection.execute("UPDATE inventory SET on_hand = 49 WHERE product_id = 'apple'")
+        await connection.close()
+
+    asyncio.run(change())
+
+
+def violations(url: str) -> int:
+    """Count the disagreements in the books."""
+
+    async def count() -> int:
+        connection = await connect(url)
+        result = await audit(connection, books.OPENING)
+        await connection.close()
+        return result.violations
+
+    return asyncio.run(count())
