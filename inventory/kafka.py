@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from inventory.errors import OperatorError
+from inventory.logs import clients_silenced
 from inventory.settings import Settings
 
 CLIENT_ID = "inventory"
@@ -81,8 +82,9 @@ async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]
     client = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(ADMIN_TIMEOUT_SECONDS * 1000))
     try:
         try:
-            async with asyncio.timeout(ADMIN_TIMEOUT_SECONDS):
-                await client.start()
+            with clients_silenced():
+                async with asyncio.timeout(ADMIN_TIMEOUT_SECONDS):
+                    await client.start()
         except (KafkaError, OSError, TimeoutError) as error:
             raise unreachable(settings, error) from error
         yield client

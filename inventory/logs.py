@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
@@ -61,6 +63,20 @@ def silence_clients() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in NOISY_LOGGERS:
         _adopt(name, logging.CRITICAL + 1)
+
+
+@contextmanager
+def clients_silenced() -> Iterator[None]:
+    """Keep client libraries quiet for as long as the block runs, where its failure becomes one line of ours."""
+    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class JsonFormatter(logging.Formatter):

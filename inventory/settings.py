@@ -32,6 +32,9 @@ MASK = "***"
 HEARTBEATS_PER_SESSION = 3
 LIKE_ENOUGH = 0.8
 LONGEST_DURATION = timedelta(days=3650)
+LAST_PORT = 65_535
+
+_BROKER = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/,\[\]]+):(?P<port>[0-9]{1,5})")
 
 
 def _duration(value: object) -> object:
@@ -198,6 +201,16 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Any:
         """Keep secrets out of every repr, log line and traceback."""
         yield from printable(self).items()
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _brokers_are_addresses(cls, servers: str) -> str:
+        for server in servers.split(","):
+            found = _BROKER.fullmatch(server.strip())
+            if found is None or not 0 < int(found["port"]) <= LAST_PORT:
+                message = "must be host:port, several of them separated by commas"
+                raise ValueError(message)
+        return servers
 
     @field_validator("database_url")
     @classmethod

@@ -49,6 +49,8 @@ MAX_HEADER_TEXT = 2000
 MAX_BATCH_BYTES = 512 * 1024
 
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+# Kafka takes a record without key and value, aiokafka's producer only one that seems to have either.
+_NO_VALUE: Any = object()
 _OURS = ("__dlq.", "x-dlq-", "x-original-topic")
 
 Headers = list[tuple[str, bytes]]
@@ -246,7 +248,7 @@ class Relay:
         topic = dlq_topic(record.topic)
         await producer.send_and_wait(
             self._prefix + topic,
-            record.value,
+            _NO_VALUE if record.value is None else record.value,
             key=record.key,
             partition=record.partition % partitions[topic],
             timestamp_ms=None if record.timestamp is None else round(record.timestamp.timestamp() * 1000),
@@ -297,6 +299,7 @@ class Relay:
                 max_request_size=MAX_REQUEST_BYTES,
                 max_batch_size=MAX_BATCH_BYTES,
                 request_timeout_ms=int(SEND_TIMEOUT_SECONDS * 1000),
+                value_serializer=lambda value: None if value is _NO_VALUE else value,
             )
             try:
                 await producer.start()
