@@ -91,7 +91,7 @@ class Deployment:
     def must(self, *arguments: str, **variables: str) -> str:
         """Run a command that has to succeed, and return what it printed."""
         finished = self.inventory(*arguments, **variables)
-        assert finished.code == 0, f"inventory {' '.join(arguments)} left with {finished.code}: {finished.errors}\n{self.describe()}"
+        assert finished.code == 0, f"{arguments} left with {finished.code}: {finished.errors}\n{self.describe()}"
         return finished.output
 
     def create_topics(self) -> None:

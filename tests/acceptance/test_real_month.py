@@ -174,7 +174,8 @@ def _run(
 
 
 def _publish(deployment: Deployment, file: Path, *options: str) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads(deployment.must("publish", str(file), "--json", "--wait-timeout", "30", *options))
+    printed = deployment.must("publish", str(file), "--json", "--wait-timeout", "30", *options)
+    summary: dict[str, Any] = json.loads(printed)
     return summary
 
 
