@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -15,8 +16,8 @@ help: ## explain every command
 	@echo "make COMMAND, where COMMAND is one of:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## watch the worker on a lively shop for about 20 seconds, with embedded servers
-	@$(BIN)/inventory demo
+demo: $(INSTALLED) ## watch the worker on a lively shop for about 20 seconds, on embedded servers; DEMO_ARGS=--keep leaves them up
+	@$(BIN)/inventory demo $(DEMO_ARGS)
 
 run: $(INSTALLED) ## run the worker with the INVENTORY_ settings of the environment
 	@$(BIN)/inventory run

@@ -22,6 +22,7 @@ from devstack.demo_picture import Alert, Picture
 from devstack.demo_stand import (
     SETTINGS_IN_WORDS,
     Servers,
+    WorkerFailedError,
     WorkerProcess,
     run_audit,
     start_servers,
@@ -29,7 +30,7 @@ from devstack.demo_stand import (
 )
 from devstack.demo_traffic import Traffic, traffic
 from devstack.demo_watch import MetricsWatch, TableWatch, TopicWatch
-from devstack.errors import DevstackError, ServerFailedError
+from devstack.errors import DevstackError
 from devstack.process import LOOPBACK
 from inventory.errors import OperatorError
 from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
@@ -60,7 +61,7 @@ def run(options: Options) -> int:
     console = Console(highlight=False, soft_wrap=True)
     try:
         return asyncio.run(_Demo(options, console).run())
-    except ServerFailedError as error:
+    except WorkerFailedError as error:
         console.print(f"demo: {error}", markup=False)
         return EXIT_FOUND_WRONG
     except DevstackError as error:
@@ -83,7 +84,6 @@ class _Demo:
         """Set up, play, look at the books, tell."""
         _cancel_on_sigterm()
         async with AsyncExitStack() as stack:
-            self._say("inventory demo: real servers, the real worker, an imagined shop\n")
             servers = await start_servers(stack, self._say)
             with timed(self._say, "tables migrated"):
                 await asyncio.to_thread(upgrade, servers.database_url)

@@ -69,7 +69,7 @@ def _figures(picture: Picture) -> Text:
         text.append(f"{number:>6}", "bold").append(f" {name}  ", _QUIET)
     latency = picture.latency()
     if latency is not None:
-        text.append("   latency ", _QUIET)
+        text.append(" latency ", _QUIET)
         text.append(f"p50 {_milliseconds(latency[0])}  p99 {_milliseconds(latency[1])}")
     return text
 

@@ -36,6 +36,10 @@ _LABEL_WIDTH: Final = 66
 Say = Callable[[str], None]
 
 
+class WorkerFailedError(ServerFailedError):
+    """The worker did not start, ended by itself, or did not leave in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Servers:
     """The embedded servers, and the environment that leads a program to them."""
@@ -98,25 +102,25 @@ class WorkerProcess:
         return self._process.pid
 
     async def wait_until_ready(self, ready: Callable[[], Any]) -> None:
-        """Return when `ready()` says so; raise ServerFailedError when the worker ends before."""
+        """Return when `ready()` says so; raise WorkerFailedError when the worker ends before."""
         deadline = time.monotonic() + READY_SECONDS
         while not await ready():
             self._check()
             if time.monotonic() > deadline:
-                raise ServerFailedError("the worker", f"was not ready within {READY_SECONDS:.0f} s", self.log)
+                raise WorkerFailedError("the worker", f"was not ready within {READY_SECONDS:.0f} s", self.log)
             await asyncio.sleep(READY_POLL_SECONDS)
 
     async def watch(self) -> None:
-        """Raise ServerFailedError when the worker ends by itself."""
+        """Raise WorkerFailedError when the worker ends by itself."""
         while True:
             self._check()
             await asyncio.sleep(READY_POLL_SECONDS)
 
     async def leave(self) -> None:
-        """Ask the worker to leave; raise ServerFailedError when it does not leave in order."""
+        """Ask the worker to leave; raise WorkerFailedError when it does not leave in order."""
         await asyncio.to_thread(self._process.end, signal.SIGTERM, LEAVE_SECONDS)
         if self._process.status != 0:
-            raise ServerFailedError("the worker", f"left with status {self._process.status}", self.log)
+            raise WorkerFailedError("the worker", f"left with status {self._process.status}", self.log)
 
     async def end(self) -> None:
         """End the worker if it is still there, however it takes it."""
@@ -125,7 +129,7 @@ class WorkerProcess:
 
     def _check(self) -> None:
         if not self._process.running:
-            raise ServerFailedError("the worker", f"ended with status {self._process.status}", self.log)
+            raise WorkerFailedError("the worker", f"ended with status {self._process.status}", self.log)
 
 
 async def run_audit(servers: Servers) -> tuple[bool, str]:

@@ -25,15 +25,17 @@ def demo(
     books do not agree or an event is missing. On a pipe, or with NO_COLOR or CI set, it prints plain lines.
     """
     import importlib
+    import importlib.util
 
+    from inventory.console import print_line
     from inventory.errors import OperatorError
 
-    try:
-        # By name: nothing that ships imports the development servers.
-        stage = importlib.import_module("devstack.demo")
-    except ModuleNotFoundError as error:
+    # By name: nothing that ships imports the development servers.
+    if importlib.util.find_spec("devstack") is None:
         raise OperatorError(
-            f"`inventory demo` runs from a checkout of the project with its `embedded` extra, and {error.name} is not "
-            "there: clone the repository and run `make demo` in it"
-        ) from None
+            "`inventory demo` runs from a checkout of the project only: clone the repository and run `make demo` in it"
+        )
+    # Said before the imports, which take a second.
+    print_line("inventory demo: real servers, the real worker, an imagined shop\n")
+    stage = importlib.import_module("devstack.demo")
     raise typer.Exit(stage.run(stage.Options(seed=seed, seconds=seconds, rate=rate, keep=keep)))
