@@ -86,7 +86,7 @@ class AdjustStock:
 
 @dataclass(frozen=True, slots=True)
 class ExpireOrder:
-    """Drop an order's hold if it was due at `horizon`."""
+    """Drop an order's hold if it was due before `horizon`."""
 
     order_id: str
     horizon: datetime
@@ -94,7 +94,7 @@ class ExpireOrder:
 
 @dataclass(frozen=True, slots=True)
 class ExpireCart:
-    """Drop a cart's hold if it was due at `horizon`."""
+    """Drop a cart's hold if it was due before `horizon`."""
 
     cart_id: str
     horizon: datetime

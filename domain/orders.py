@@ -300,7 +300,7 @@ def _refusal_of_refund(moves: Movements, draft: OrderDraft, fact: Fact, lines: M
 
 
 def expire_order(state: State, command: ExpireOrder, _policy: Policy) -> Decision:
-    """Drop the hold of an order that was due at the horizon; anything else is left alone.
+    """Drop the hold of an order that was due before the horizon; anything else is left alone.
 
     The cause is the deadline itself, so an expiry says the same whoever carries it out.
     """
@@ -308,7 +308,7 @@ def expire_order(state: State, command: ExpireOrder, _policy: Policy) -> Decisio
     if order is None or order.status is not OrderStatus.RESERVED:
         return _DUPLICATE
     due = order.expires_at
-    if due is None or due > command.horizon:
+    if due is None or due >= command.horizon:
         return _DUPLICATE
     cause = Cause("inventory-worker", f"expired:order:{order.order_id}:{due.isoformat()}", due)
     moves = Movements(state.products, cause, ReferenceType.ORDER, order.order_id)

@@ -201,7 +201,7 @@ class Shop:
     def expire_order(self, order_id: str, horizon: datetime) -> Verdict:
         """Drop an order's hold if it was due."""
         order = self.orders.get(order_id)
-        if order is None or order.status != "reserved" or order.expires_at is None or order.expires_at > horizon:
+        if order is None or order.status != "reserved" or order.expires_at is None or order.expires_at >= horizon:
             return Verdict("duplicate")
         cause = f"expired:order:{order_id}"
         held = order.left()
@@ -212,7 +212,7 @@ class Shop:
     def expire_cart(self, cart_id: str, horizon: datetime) -> Verdict:
         """Drop a cart's hold if it was due."""
         cart = self.carts.get(cart_id)
-        if cart is None or cart.status != "active" or cart.expires_at is None or cart.expires_at > horizon:
+        if cart is None or cart.status != "active" or cart.expires_at is None or cart.expires_at >= horizon:
             return Verdict("duplicate")
         cause = f"expired:cart:{cart_id}"
         outcome = Outcome("expired", ("CART", cart_id), cause, _sorted(cart.held))
@@ -275,7 +275,7 @@ class Shop:
             if cart.status == "active" and cart.expires_at and short_of & cart.held.keys()
         ]
         for due, kind, owner in sorted(holders):
-            if due <= horizon:
+            if due < horizon:
                 yield self.expire_order(owner, horizon) if kind == "order" else self.expire_cart(owner, horizon)
 
     def _would_run_short(self, event: Event) -> set[str]:

@@ -90,7 +90,7 @@ WHERE parked_events.event_id = u.event_id AND parked_events.source = u.source
 _OVERDUE = """
 SELECT source, event_id, order_id, event_type, topic, partition, "offset", key, value, headers,
     record_timestamp, parked_at, deadline
-FROM parked_events WHERE deadline <= $1 ORDER BY deadline LIMIT $2
+FROM parked_events WHERE deadline < $1 ORDER BY deadline LIMIT $2
 """
 
 _PENDING = """

@@ -62,22 +62,22 @@ _HORIZON = "SELECT min(watermark) FROM stream_progress"
 
 _DUE_ORDERS = """
 SELECT order_id FROM orders
-WHERE status = 'reserved' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
+WHERE status = 'reserved' AND expires_at < $1 ORDER BY expires_at LIMIT $2
 """
 
 _DUE_CARTS = """
 SELECT cart_id FROM carts
-WHERE status = 'active' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
+WHERE status = 'active' AND expires_at < $1 ORDER BY expires_at LIMIT $2
 """
 
 _DUE_ON_PRODUCTS = """
 (SELECT expires_at, 'order' AS kind, order_id AS id FROM orders
- WHERE status = 'reserved' AND expires_at <= $1
+ WHERE status = 'reserved' AND expires_at < $1
     AND EXISTS (SELECT FROM json_object_keys(lines) k WHERE k = ANY($2::text[]))
  ORDER BY expires_at, order_id LIMIT $3)
 UNION ALL
 (SELECT expires_at, 'cart', cart_id FROM carts
- WHERE status = 'active' AND expires_at <= $1
+ WHERE status = 'active' AND expires_at < $1
     AND EXISTS (SELECT FROM json_object_keys(held) k WHERE k = ANY($2::text[]))
  ORDER BY expires_at, cart_id LIMIT $3)
 """

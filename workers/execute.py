@@ -341,7 +341,7 @@ async def _due_holds(connection: Connection, batch: _Batch, short: set[str]) -> 
     if until is None:
         return {}
     holds = {*await load.due_on_products(connection, short, until, MAX_DUE_HOLDS)}
-    holds.update(hold for hold in batch.holds if hold.expires_at <= until)
+    holds.update(hold for hold in batch.holds if hold.expires_at < until)
     expiries: list[Expiry] = [
         ExpireOrder(hold.owner_id, until) if hold.kind == "order" else ExpireCart(hold.owner_id, until)
         for hold in sorted(holds)

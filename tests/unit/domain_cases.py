@@ -218,12 +218,12 @@ class Books:
         holds: list[tuple[datetime, str, str, Expiry, Iterable[str]]] = [
             (order.expires_at, "order", order.order_id, ExpireOrder(order.order_id, horizon), order.lines)
             for order in self.state.orders.values()
-            if order.status is OrderStatus.RESERVED and order.expires_at is not None and order.expires_at <= horizon
+            if order.status is OrderStatus.RESERVED and order.expires_at is not None and order.expires_at < horizon
         ]
         holds += [
             (held.expires_at, "cart", held.cart_id, ExpireCart(held.cart_id, horizon), held.held)
             for held in self.state.carts.values()
-            if held.expires_at is not None and held.expires_at <= horizon
+            if held.expires_at is not None and held.expires_at < horizon
         ]
         due: dict[str, list[Expiry]] = defaultdict(list)
         for *_, expiry, product_ids in sorted(holds, key=lambda hold: hold[:3]):
