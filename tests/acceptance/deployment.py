@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from devstack import leash
@@ -109,8 +109,16 @@ class Deployment:
         """End the workers that still run and delete the topics."""
         for worker in self.workers:
             worker.kill()
-        for deleted in self._admin.delete_topics(self._created).values() if self._created else ():
-            with contextlib.suppress(Exception):
+        self.delete_topics(*self._created)
+
+    def existing_topics(self) -> set[str]:
+        """Return the names of all topics of the cluster."""
+        return set(self._admin.list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics)
+
+    def delete_topics(self, *names: str) -> None:
+        """Delete topics; those that are not there any more are no trouble."""
+        for deleted in self._admin.delete_topics(list(names)).values() if names else ():
+            with contextlib.suppress(KafkaException):
                 deleted.result(REQUEST_TIMEOUT_SECONDS)
 
     # --- seen from outside ------------------------------------------------------------------------

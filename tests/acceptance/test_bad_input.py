@@ -87,7 +87,8 @@ BAD = (
     Bad("quantity 0", "order.created", _order("b8", _line(0)), "schema_invalid", ("items[0].quantity", "got 0")),
     Bad("1,000,001 pieces", "cart.updated", _json(event_id="b9", cart_id="b9", items=_line(1_000_001)),
         "schema_invalid", ("items[0].quantity", "1000001")),
-    Bad("10^30 pieces", "order.created", _order("b10", _line(10**30)), "decode_error|schema_invalid", ()),
+    Bad("10^30 pieces", "order.created", _order("b10", _line(10**30)), "schema_invalid",
+        ("items[0].quantity", "integer")),
     Bad("1,001 lines", "order.created", _order("b11", [{"product_id": f"p{n}", "quantity": 1} for n in range(1001)]),
         "schema_invalid", ("items", "1000 lines", "1001")),
     Bad("no lines", "order.created", _order("b13", []), "schema_invalid", ("items", "at least one line")),
@@ -230,7 +231,7 @@ def _check_whole(letter: Message, original: Message) -> None:
 
 def _fits(bad: Bad, told: tuple[str, str]) -> bool:
     reason, message = told
-    return reason in bad.reason.split("|") and all(words in message for words in bad.says)
+    return reason == bad.reason and all(words in message for words in bad.says)
 
 
 def _check_good_ones(deployment: Deployment, goods: int) -> None:

@@ -1,0 +1,192 @@
+"""`inventory demo` as a person runs it: it ends with `audit: ok`, sees what is wrong, and leaves nothing behind."""
+
+import asyncio
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+BOUND_SECONDS = 120.0
+LEFT_BEHIND_SECONDS = 20.0
+REPOSITORY = Path(__file__).parents[2]
+WORKER = ["-m", "inventory", "run"]
+ENTER_SCREEN, LEAVE_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
+HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
+
+
+@dataclass
+class Demo:
+    """A running demo; everything that it starts inherits its mark."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    output: Path
+
+    def text(self) -> str:
+        """Return what it has printed so far."""
+        return self.output.read_text(errors="replace")
+
+    def finish(self) -> int:
+        """Wait for its end and return the exit code."""
+        return self.process.wait(BOUND_SECONDS)
+
+    def family(self) -> list[psutil.Process]:
+        """Return all processes that have the mark, however far they have gone from their parent."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                marked = process.environ().get("DEMO_MARK") == self.mark
+                if marked and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def worker(self) -> psutil.Process:
+        """Return the worker's process."""
+        return next(process for process in self.family() if process.cmdline()[1:] == WORKER)
+
+
+Start = Callable[..., Demo]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start demos on a pipe, or on the terminal that is given."""
+    demos: list[Demo] = []
+
+    def started(*arguments: str, terminal: int | None = None) -> Demo:
+        mark, output = uuid.uuid4().hex, tmp_path / "output"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("INVENTORY_", "PYTEST_"))}
+        if terminal is not None:
+            clean = {name: value for name, value in clean.items() if name not in {"CI", "NO_COLOR", "COLUMNS", "LINES"}}
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "inventory", "demo", *arguments],
+                env={**clean, "TERM": "xterm-256color", "PYTHONPATH": str(REPOSITORY), "DEMO_MARK": mark},
+                cwd="/",
+                stdin=terminal,
+                stdout=file if terminal is None else terminal,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        demos.append(Demo(process, mark, output))
+        return demos[-1]
+
+    yield started
+    for demo in demos:
+        demo.process.kill()
+        demo.process.wait()
+        for process in demo.family():
+            process.kill()
+
+
+def _until(condition: Callable[[], object], what: str, seconds: float = BOUND_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def _count(text: str, row: str, name: str) -> int:
+    """Return a count from the summary's row, which may go over several lines."""
+    lines = re.search(rf"^{row} .*(?:\n .*)*", text, re.MULTILINE)
+    assert lines is not None, text
+    found = re.search(rf"{name}:? ([\d,]+)" if name else r"([\d,]+):", lines[0])
+    return 0 if found is None else int(found[1].replace(",", ""))
+
+
+def test_the_demo_ends_with_books_that_agree(start: Start) -> None:
+    """On a pipe it prints plain lines, accounts for every event, and ends with `audit: ok` and exit code 0."""
+    demo = start("--seconds", "5")
+    code, text = demo.finish(), demo.text()
+    assert (code, text.splitlines()[-1]) == (0, "audit: ok"), text
+    assert "\x1b" not in text
+    assert len(re.findall(r"^ *\d+\.\d s  [\d,]+ events", text, re.MULTILINE)) >= 4
+    verdicts = ("applied", "duplicate", "refused", "parked", "dead-lettered")
+    published = _count(text, "published", "")
+    assert published > 300
+    assert published == sum(_count(text, "handled", verdict) for verdict in verdicts)
+    assert _count(text, "handled", "dead-lettered") == _count(text, "published", "poison") > 0
+    assert _count(text, "handled", "duplicate") == _count(text, "published", "sent again") > 0
+    _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
+
+
+def test_books_that_do_not_agree_are_found(start: Start) -> None:
+    """A piece that no ledger entry accounts for ends the demo with the violation and exit code 1."""
+    demo = start("--seconds", "3", "--rate", "50")
+    _until(lambda: "events," in demo.text(), "the shop is open")
+    url = demo.worker().environ()["INVENTORY_DATABASE_URL"]
+
+    async def falsify() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute("UPDATE inventory SET on_hand = on_hand + 1 WHERE product_id = 'strainer'")
+        await connection.close()
+
+    asyncio.run(falsify())
+    code, text = demo.finish(), demo.text()
+    assert (code, "audit: ok" in text) == (1, False), text
+    assert re.search(r"^ledger-(chain|stock): product strainer", text, re.MULTILINE), text
+
+
+def test_a_worker_that_dies_ends_the_demo(start: Start) -> None:
+    """The demo says that the worker ended and leaves with exit code 1, and nothing stays behind."""
+    demo = start("--seconds", "30")
+    _until(lambda: "events," in demo.text(), "the shop is open")
+    demo.worker().kill()
+    code, text = demo.finish(), demo.text()
+    assert (code, "demo: the worker ended with status -9" in text) == (1, True), text
+    _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
+
+
+def test_ctrl_c_gives_the_terminal_back(start: Start) -> None:
+    """On a terminal it draws a live picture; Ctrl-C restores the screen and leaves no process behind."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    os.set_blocking(ours, False)
+    demo = start("--seconds", "60", terminal=theirs)
+    os.close(theirs)
+    seen = bytearray()
+
+    def shows(what: bytes) -> bool:
+        try:
+            seen.extend(os.read(ours, 65_536))
+        except (BlockingIOError, OSError):
+            return what in seen and demo.process.poll() is not None
+        return what in seen
+
+    _until(lambda: shows(b"DEAD LETTERS"), "the picture is drawn")
+    assert ENTER_SCREEN in seen
+    os.killpg(demo.process.pid, signal.SIGINT)
+    _until(lambda: shows(b"demo: interrupted"), "the demo has been interrupted")
+    assert demo.finish() == 130
+    assert seen.rindex(LEAVE_SCREEN) > seen.rindex(ENTER_SCREEN)
+    assert seen.rindex(SHOW_CURSOR) > seen.rindex(HIDE_CURSOR)
+    os.close(ours)
+    _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
+
+
+def test_kept_servers_can_be_played_with(start: Start) -> None:
+    """With --keep the addresses are printed, the worker stays, and Ctrl-C ends it all in order."""
+    demo = start("--seconds", "1", "--keep")
+    _until(lambda: "worker's log" in demo.text() or demo.process.poll() is not None, "the addresses are printed")
+    exports = dict(re.findall(r"^  export (\w+)=(\S+)$", demo.text(), re.MULTILINE))
+    worker = demo.worker().environ()
+    assert exports == {name: worker[name] for name in exports}
+    assert len(exports) == 3
+    demo.process.send_signal(signal.SIGINT)
+    code, text = demo.finish(), demo.text()
+    assert (code, text.splitlines()[-1]) == (0, "audit: ok"), text
+    _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)

@@ -1,0 +1,262 @@
+"""What the README says is so: its examples run as they stand, its tables are the program's, its links lead on."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from devstack import leash
+from devstack.kafka import Broker
+from devstack.process import free_port
+from inventory.settings import Settings, printable, variable
+from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT
+from tests.acceptance.deployment import ROOT, Deployment, clean_environment, wait_until
+
+NODE = Path(__file__).parent / "node"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSTALL_TIMEOUT_SECONDS = 150
+SNIPPET_TIMEOUT_SECONDS = 60
+EFFECT_TIMEOUT_SECONDS = 60
+# What the README's start commands call the servers; the rest of them runs as it stands.
+README_KAFKA = "localhost:9092"
+README_DATABASE = "postgresql://localhost/inventory"
+
+Run = Callable[[str, str], str]
+
+
+def block(heading: str, language: str, number: int = 0) -> str:
+    """Return a code block of a section."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    blocks: list[str] = re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    return blocks[number]
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip on a laptop, fail in CI."""
+    if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
+        pytest.fail(f"the README's examples are required in CI: {reason}")
+    pytest.skip(f"the README's examples were not run: {reason}")
+
+
+# --- the examples ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tools() -> None:
+    """What the examples need besides this project: kcat, Node.js, and kafkajs from the lock file."""
+    if shutil.which("kcat") is None:
+        missing("kcat is not installed; on Debian: apt-get install kcat")
+    npm = shutil.which("npm")
+    if shutil.which("node") is None or npm is None:
+        missing("Node.js is not installed")
+    installed = NODE / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < (NODE / "package-lock.json").stat().st_mtime:
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        result = subprocess.run(
+            command, cwd=NODE, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS, check=False
+        )
+        if result.returncode != 0:
+            missing(f"npm ci failed: {result.stderr[-500:]}")
+
+
+@pytest.fixture
+def shop(
+    tools: None,  # noqa: ARG001 - they have to be there before servers are started
+    real_kafka: Broker,
+    blank_database_url: str,
+    tmp_path: Path,
+) -> Iterator[Deployment]:
+    """A worker started by the README's own three commands, on topics without a prefix and an empty database."""
+    shop = Deployment(real_kafka.bootstrap_servers, blank_database_url, tmp_path, prefix="")
+    shop.group_id = "inventory-worker"
+    if shop.existing_topics() & set(TOPICS_IN):
+        missing("this Kafka has topics of the program's names already, and they are not ours to use")
+    commands = block("Two commands", "sh", 1)
+    assert commands.count(README_KAFKA) == commands.count(README_DATABASE) == 1
+    commands = commands.replace(README_KAFKA, shop.bootstrap_servers).replace(README_DATABASE, shop.database_url)
+    log = tmp_path / "worker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", "-c", commands],  # noqa: S607 - the user's own shell
+            env=_environment(INVENTORY_HTTP_PORT=str(free_port())),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    leash.hold(process.pid, signal.SIGKILL)
+    try:
+        wait_until(lambda: "Ready: " in log.read_text(), EFFECT_TIMEOUT_SECONDS, "the worker is ready", log.read_text)
+        yield shop
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(SNIPPET_TIMEOUT_SECONDS)
+        leash.release(process.pid)
+        shop.delete_topics(*TOPICS_IN, *TOPICS_OUT, *(f"{topic}.dlq" for topic in TOPICS_IN))
+
+
+@pytest.fixture
+def run(shop: Deployment) -> Run:
+    """Run a snippet of a language and return what it printed."""
+    interpreters = {
+        "sh": ["bash", "-euo", "pipefail", "-c"],
+        "python": [sys.executable, "-c"],
+        "js": ["node", "-e"],
+    }
+
+    def run_snippet(language: str, code: str) -> str:
+        finished = subprocess.run(
+            [*interpreters[language], code],
+            cwd=NODE,
+            env=_environment(
+                BROKER=shop.bootstrap_servers,
+                INVENTORY_KAFKA_BOOTSTRAP_SERVERS=shop.bootstrap_servers,
+                INVENTORY_DATABASE_URL=shop.database_url,
+            ),
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=SNIPPET_TIMEOUT_SECONDS,
+        )
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    return run_snippet
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    """Return an environment in which `inventory` is this project's."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    return {**clean_environment(**variables), "PATH": path}
+
+
+def test_the_examples_run_as_they_stand(shop: Deployment, run: Run) -> None:
+    """A product from kcat, an order from Python, a payment from Node; then the alert and a dead letter."""
+
+    def expect(sql: str, *expected: int) -> None:
+        wait_until(
+            lambda: [expected] == [tuple(row) for row in shop.query(sql)], EFFECT_TIMEOUT_SECONDS, f"{sql}: {expected}"
+        )
+
+    stock = "SELECT on_hand, reserved FROM inventory WHERE product_id = 'mug'"
+    run("sh", block("Publish an event", "sh"))
+    expect(stock, 20, 0)
+    run("python", block("Publish an event", "python"))
+    expect(stock, 20, 15)
+    run("js", block("Publish an event", "js"))
+    expect(stock, 5, 0)
+    # The same again is suppressed, as the README says.
+    for language in ("sh", "python", "js"):
+        run(language, block("Publish an event", language))
+    shop.settle(*TOPICS_IN)
+    expect(stock, 5, 0)
+
+    _check_alert(run("sh", block("Consume alerts", "sh")))
+
+    run("sh", 'echo "{broken" | kcat -b "$BROKER" -P -t order.created')
+    expect("SELECT count(*) FROM dead_letters WHERE reason = 'decode_error' AND published_at IS NOT NULL", 1)
+    list_, show = block("Look at dead letters", "sh").splitlines()
+    listed = run("sh", list_)
+    assert "decode_error" in listed
+    letter = str(shop.value("SELECT id FROM dead_letters"))
+    assert letter in listed
+    shown = run("sh", show.replace(" ID ", f" {letter} "))
+    assert "{broken" in shown
+    headers = run("sh", 'kcat -b "$BROKER" -C -q -t order.created.dlq -o beginning -e -f "%s %h\\n"')
+    assert headers.startswith("{broken ")
+    assert "x-dlq-reason=decode_error" in headers
+    assert "x-original-topic=order.created" in headers
+
+
+def _check_alert(printed: str) -> None:
+    """One alert, and it is the one that the README shows but for its id and time."""
+    told = json.loads(printed)
+    shown = json.loads(block("Consume alerts", "json"))
+    assert shown.keys() == told.keys()
+    for body in (told, shown):
+        del body["event_id"], body["occurred_at"]
+    assert shown == told
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def _rows(heading: str) -> list[list[str]]:
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip().strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_settings_have_the_defaults_of_the_program() -> None:
+    """Every variable of the table exists, and its default is what the program uses."""
+    defaults = printable(Settings.model_construct())
+    expected = {variable(field): value for field, value in defaults.items()}
+    rows = {row[0].strip("`"): row[1] for row in _rows("Settings")}
+    assert rows
+    assert rows.keys() <= expected.keys()
+    assert {name: f"`{expected[name]}`" if expected[name] else "none: the cache is off" for name in rows} == rows
+
+
+def test_every_variable_in_the_text_is_a_setting() -> None:
+    """The README names no setting that is not there."""
+    known = {variable(field) for field in Settings.model_fields}
+    assert set(re.findall(r"INVENTORY_[A-Z_]*[A-Z]", README)) <= known
+
+
+def test_topics_are_those_of_the_contracts() -> None:
+    """Each topic in has its row, in order, with its contract and the handler that bears its name."""
+    expected = []
+    for topic in TOPICS_IN:
+        schema, handler = f"docs/contracts/events/{topic}.json", f"workers/handlers/{topic.replace('.', '_')}.py"
+        expected.append([f"`{topic}`", f"[schema]({schema})", f"[{Path(handler).name}]({handler})"])
+        assert (ROOT / schema).exists()
+        assert (ROOT / handler).exists()
+    assert expected == [row[:3] for row in _rows("Topics")]
+
+
+def test_outcomes_in_the_table_exist_and_none_is_left_out() -> None:
+    """What the last column names are types on `inventory.reservations`, and each of those is named in the section."""
+    outcomes = {name.removeprefix("inventory.reservation.") for name in TOPICS_OUT[RESERVATIONS].types}
+    named = {name for row in _rows("Topics") for name in re.findall(r"`(\w+)`", row[4])}
+    assert named <= outcomes
+    section = README.split("\n## Topics\n")[1].split("\n## ")[0]
+    assert set(re.findall(r"`(\w+)`", section)) >= outcomes
+    assert all(f"`{topic}`" in section for topic in TOPICS_OUT)
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+def _pages() -> list[Path]:
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", _pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link is a file or folder of this repository, and its anchor a heading of it."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.is_relative_to(ROOT) or not target.exists() or (anchor and anchor not in _anchors(target)):
+            dead.append(link)
+    assert dead == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors that a forge makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
