@@ -97,7 +97,7 @@ class _Demo:
             books_agree, report = await run_audit(servers)
             self._tell(problems, "" if books_agree else report)
             if self._options.keep:
-                await self._keep(servers, worker)
+                await self._keep(servers, worker, "agree" if books_agree else "do not agree")
             await worker.leave()
         if problems or not books_agree:
             return EXIT_FOUND_WRONG
@@ -160,13 +160,13 @@ class _Demo:
             if line:
                 self._say(line)
 
-    async def _keep(self, servers: Servers, worker: WorkerProcess) -> None:
+    async def _keep(self, servers: Servers, worker: WorkerProcess, books: str) -> None:
         """Leave everything running until Ctrl-C, and say how to reach it."""
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopped.set)
-        self._say("The shop is closed; servers and worker stay until Ctrl-C. In another terminal:\n")
+        self._say(f"The books {books}. Servers and worker stay until Ctrl-C; in another terminal:\n")
         for name, value in servers.variables().items():
             self._say(f"  export {name}={value}")
         self._say("  inventory audit        (also: inventory stock show, inventory dlq list)\n")
