@@ -1,0 +1,476 @@
+"""The one transaction on a real database: what is remembered, what waits, what is given up, and at what cost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from domain.commands import AdjustStock, ExpireOrder
+from domain.model import Cause, Operation
+from storage import dead_letters, load, outbox, retention, save
+from storage.database import Connection, Pool
+from storage.errors import is_unavailable
+from storage.save import Progress
+from tests.integration.shop import (
+    RULES,
+    T0,
+    Shop,
+    adjusted,
+    cancelled,
+    cart,
+    created,
+    event,
+    items,
+    open_shop,
+    paid,
+    picture,
+    problems,
+    product,
+    refunded,
+    task,
+)
+from workers import execute as execute_module
+from workers.execute import Task, execute
+from workers.sweeper import Sweeper
+
+RESERVATION = "inventory.reservation."
+
+
+async def test_a_repeat_within_a_batch_counts_once(shop: Shop) -> None:
+    """The same event twice in one batch moves stock once."""
+    await shop.apply(product("p", 10))
+    outcomes = await shop.apply(adjusted("p", "ADD", 5), adjusted("p", "ADD", 5))
+    assert ["applied", "duplicate"] == outcomes
+    assert (15, 0) == await shop.stock("p")
+
+
+async def test_a_repeat_in_a_later_batch_counts_once(shop: Shop) -> None:
+    """The same event in two batches moves stock once."""
+    await shop.apply(product("p", 10))
+    await shop.apply(adjusted("p", "ADD", 5))
+    assert ["duplicate"] == await shop.apply(adjusted("p", "ADD", 5))
+    assert (15, 0) == await shop.stock("p")
+
+
+async def test_an_id_with_other_content_is_a_dead_letter(shop: Shop) -> None:
+    """An id that returns with other content is given up, within a batch and across batches, and changes nothing."""
+    await shop.apply(product("p", 10))
+    first, other = adjusted("p", "ADD", 5), adjusted("p", "ADD", 6)
+    assert ["applied", "dead_lettered"] == await shop.apply(first, other)
+    assert ["dead_lettered", "duplicate"] == await shop.apply(other, first)
+    assert (15, 0) == await shop.stock("p")
+    assert [("id_reused", "adjusted")] * 2 == await shop.rows("SELECT reason, event_id FROM dead_letters")
+
+
+async def test_the_same_id_from_another_source_is_another_event(shop: Shop) -> None:
+    """Identity is source and id, not the id alone."""
+    await shop.apply(product("p", 10))
+    elsewhere = adjusted("p", "ADD", 5) | {"source": "warehouse"}
+    assert ["applied", "applied"] == await shop.apply(adjusted("p", "ADD", 5), elsewhere)
+    assert (20, 0) == await shop.stock("p")
+
+
+async def test_an_order_created_again_with_other_lines_is_a_conflict(shop: Shop) -> None:
+    """A second creation with other lines is a dead letter whose id is not remembered, so that its replay is judged."""
+    await shop.apply(product("p", 10), created("o", {"p": 1}))
+    other = created("o", {"p": 2}) | {"id": "again"}
+    assert ["dead_lettered"] == await shop.apply(other)
+    assert [("conflict",)] == await shop.rows("SELECT reason FROM dead_letters")
+    assert [] == await shop.rows("SELECT event_id FROM inbox WHERE event_id = 'again'")
+    assert ["duplicate"] == await shop.apply(created("o", {"p": 1}) | {"id": "yet-another"})
+
+
+async def test_an_early_payment_waits_and_is_settled(shop: Shop) -> None:
+    """A payment before its order is parked with its record; the order's creation settles it."""
+    await shop.apply(product("p", 10))
+    assert ["parked", "duplicate"] == await shop.apply(paid("o"), paid("o"))
+    assert ["duplicate"] == await shop.apply(paid("o"))
+    assert [("paid-o",)] == await shop.rows("SELECT event_id FROM parked_events")
+    assert ["applied"] == await shop.apply(created("o", {"p": 3}))
+    assert (7, 0) == await shop.stock("p")
+    assert [] == await shop.rows("SELECT event_id FROM parked_events")
+    assert [("applied",)] == await shop.rows("SELECT outcome FROM inbox WHERE event_id = 'paid-o'")
+
+
+async def test_a_fact_parked_and_settled_in_one_batch_leaves_nothing_parked(shop: Shop) -> None:
+    """Early and its order in one batch: the inbox has the outcome, no row waits."""
+    await shop.apply(product("p", 10))
+    await shop.apply(cancelled("o"), paid("o"), created("o", {"p": 3}))
+    assert (10, 0) == await shop.stock("p")
+    assert [] == await shop.rows("SELECT event_id FROM parked_events")
+    assert [] == await shop.rows("SELECT event_id FROM inbox WHERE outcome = 'parked'")
+
+
+async def test_an_early_refund_waits_for_creation_and_payment(shop: Shop) -> None:
+    """A refund first, then creation, then payment: applied with the payment and not before."""
+    await shop.apply(product("p", 10))
+    assert ["parked"] == await shop.apply(refunded("o", {"p": 1}))
+    await shop.apply(created("o", {"p": 3}))
+    assert [("refunded-o",)] == await shop.rows("SELECT event_id FROM parked_events")
+    await shop.apply(paid("o"))
+    assert (8, 0) == await shop.stock("p")
+    assert [] == await shop.rows("SELECT event_id FROM parked_events")
+    told = [type_.removeprefix(RESERVATION) for type_, key in await shop.told() if key == "o"]
+    assert ["reserved", "deducted", "restocked"] == told
+
+
+async def test_an_overdue_fact_becomes_a_dead_letter_and_its_replay_works(shop: Shop) -> None:
+    """Past its deadline by the stream's clock a parked event dies with its record, and its replay is judged anew."""
+    await shop.apply(product("p", 10))
+    early = task(paid("o"), headers=[("a\x00b", None), ("raw", b"\xff\x00")])
+    assert ["parked"] == [verdict.outcome for verdict in (await shop.run([early])).verdicts]
+    sweeper = Sweeper(shop.pool, RULES, 1, lambda: T0, lambda _report: None)
+    await shop.read_up_to(T0 + RULES.parked_event_ttl - timedelta(seconds=1))
+    assert (0, 0) == await sweeper.run_once()
+    await shop.read_up_to(T0 + RULES.parked_event_ttl)
+    assert (0, 1) == await sweeper.run_once()
+    assert (0, 0) == await sweeper.run_once()
+    (letter,) = await shop.rows("SELECT reason, event_id, value, headers::text FROM dead_letters")
+    assert early.record is not None
+    assert ("deadline_expired", "paid-o", early.record.value) == letter[:3]
+    assert '[["a\\u0000b",null],["raw","/wA="]]' == letter[3]
+    assert [] == await shop.rows("SELECT event_id FROM inbox WHERE event_id = 'paid-o'")
+    assert ["applied", "applied"] == await shop.apply(created("o", {"p": 3}), paid("o"))
+    assert (7, 0) == await shop.stock("p")
+
+
+async def test_a_due_order_gives_way_to_who_wants_its_stock(shop: Shop) -> None:
+    """What would be refused for lack of stock gets the stock of a hold that is due, in the same transaction."""
+    await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
+    await shop.read_up_to(T0 - timedelta(minutes=40))
+    assert ["applied"] == await shop.apply(created("new", {"p": 5}))
+    assert ("expired", "reserved") == (await shop.status("old"), await shop.status("new"))
+    told = [(type_.removeprefix(RESERVATION), key) for type_, key in await shop.told() if key in {"old", "new"}]
+    assert [("reserved", "old"), ("expired", "old"), ("reserved", "new")] == told
+
+
+async def test_a_due_cart_gives_way_too(shop: Shop) -> None:
+    """A cart's hold that is due is dropped first as well."""
+    await shop.apply(product("p", 5), cart("old", {"p": 5}, minutes=-60))
+    await shop.read_up_to(T0 - timedelta(minutes=29))
+    assert ["applied"] == await shop.apply(created("new", {"p": 5}))
+    assert [("expired",)] == await shop.rows("SELECT status FROM carts WHERE cart_id = 'old'")
+    assert (5, 5) == await shop.stock("p")
+
+
+async def test_a_hold_that_is_not_due_by_the_streams_clock_stands(shop: Shop) -> None:
+    """However late it is on the wall, a hold stands until the stream has been read past its deadline."""
+    await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
+    await shop.read_up_to(T0 - timedelta(minutes=46))
+    assert ["refused"] == await shop.apply(created("new", {"p": 5}), now=T0 + timedelta(days=1))
+    assert ("reserved", "rejected") == (await shop.status("old"), await shop.status("new"))
+
+
+async def test_a_payment_in_the_same_batch_wins_over_expiry(shop: Shop) -> None:
+    """A due hold that is paid earlier in the batch is not dropped for who comes after."""
+    await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
+    await shop.read_up_to(T0)
+    assert ["applied", "refused"] == await shop.apply(paid("old"), created("new", {"p": 5}))
+    assert ("deducted", "rejected") == (await shop.status("old"), await shop.status("new"))
+
+
+async def test_a_hold_made_and_due_in_the_same_batch_gives_way(shop: Shop) -> None:
+    """A straggler whose hold is due from the start gives way in its own batch as it would in a later one."""
+    await shop.apply(product("p", 5))
+    await shop.read_up_to(T0)
+    await shop.apply(created("old", {"p": 5}, minutes=-60), created("new", {"p": 5}))
+    assert ("expired", "reserved") == (await shop.status("old"), await shop.status("new"))
+
+
+async def test_expiries_that_go_on_uncovering_shortages_come_to_an_end(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch in which each dropped hold makes the next order short is cut in halves rather than given up."""
+    monkeypatch.setattr(execute_module, "MAX_RESTARTS", 2)
+    await shop.apply(product("a", 1), product("b", 1))
+    await shop.apply(created("due-a", {"a": 1}, minutes=-60))
+    await shop.apply(product("c", 1), created("due-b", {"c": 1}, minutes=-60))
+    await shop.apply(adjusted("b", "SET", 2), cart("due-cart", {"b": 1}, minutes=-60))
+    await shop.read_up_to(T0)
+    outcomes = await shop.apply(created("first", {"a": 1, "b": 1}), created("second", {"b": 1}))
+    assert ["applied", "applied"] == outcomes
+    assert [("expired",)] == await shop.rows("SELECT status FROM carts")
+
+
+async def test_skip_locked_leaves_out_what_others_work_on(shop: Shop) -> None:
+    """A sweep does not wait for an order that another transaction holds, and takes the others."""
+    await shop.apply(product("p", 5), product("q", 5))
+    await shop.apply(created("held", {"p": 1}, minutes=-60), created("free", {"q": 1}, minutes=-60))
+    async with shop.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT FROM orders WHERE order_id = 'held' FOR UPDATE")
+        tasks = [Task(ExpireOrder(order_id, T0)) for order_id in ("held", "free")]
+        async with asyncio.timeout(5):
+            report = await shop.run(tasks, skip_locked=True)
+    assert ["duplicate", "applied"] == [verdict.outcome for verdict in report.verdicts]
+    assert ("reserved", "expired") == (await shop.status("held"), await shop.status("free"))
+
+
+@pytest.mark.parametrize("culprit_at", [0, 3, 6])
+async def test_a_value_that_the_database_refuses_stands_alone(shop: Shop, culprit_at: int) -> None:
+    """The event that the database refuses becomes a dead letter; its neighbours and the progress are kept."""
+    await shop.pool.execute("ALTER TABLE orders ADD CONSTRAINT ck_test CHECK (order_id <> 'bad')")
+    await shop.apply(product("p", 100))
+    names = [f"o{number}" for number in range(6)]
+    names.insert(culprit_at, "bad")
+    tasks = [task(created(name, {"p": 1})) for name in names]
+    progress = [Progress("order.created", 0, 77, T0)]
+    report = await execute(shop.pool, tasks, RULES, T0, progress=progress)
+    expected = ["dead_lettered" if name == "bad" else "applied" for name in names]
+    assert expected == [verdict.outcome for verdict in report.verdicts]
+    assert [("retries_exhausted", "created-bad")] == await shop.rows("SELECT reason, event_id FROM dead_letters")
+    assert (100, 6) == await shop.stock("p")
+    assert [] == await shop.rows("SELECT event_id FROM inbox WHERE event_id = 'created-bad'")
+    assert [(77,)] == await shop.rows("SELECT next_offset FROM stream_progress")
+    assert [] == await problems(shop.pool)
+
+
+async def test_an_error_that_is_no_records_fault_is_raised(shop: Shop) -> None:
+    """A command without a record cannot become a dead letter, so its error is the caller's."""
+    await shop.apply(product("p", 10))
+    too_much = AdjustStock(Cause("cli", "1", T0), "p", Operation.ADD, 2**63)
+    with pytest.raises((asyncpg.DataError, OverflowError)):
+        await shop.run([Task(too_much)])
+    assert (10, 0) == await shop.stock("p")
+
+
+async def test_contention_is_retried(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that others overtook is tried again, and counts once."""
+    await shop.apply(product("p", 10))
+    failures = [asyncpg.DeadlockDetectedError("d"), asyncpg.SerializationError("s"), asyncpg.UniqueViolationError("u")]
+    monkeypatch.setattr(save, "append_inbox", _failing(save.append_inbox, failures))
+    assert ["applied"] == await shop.apply(created("o", {"p": 1}))
+    assert [] == failures
+    assert (10, 1) == await shop.stock("p")
+
+
+async def test_contention_without_end_is_raised(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The retries are bounded."""
+    monkeypatch.setattr(execute_module, "MAX_CONTENTION_RETRIES", 3)
+    failures: list[Exception] = [asyncpg.DeadlockDetectedError("d") for _ in range(9)]
+    monkeypatch.setattr(save, "append_inbox", _failing(save.append_inbox, failures))
+    with pytest.raises(asyncpg.DeadlockDetectedError):
+        await shop.apply(product("p", 1))
+    assert 5 == len(failures)
+
+
+async def test_a_database_that_is_away_is_the_callers_to_wait_for(shop: Shop) -> None:
+    """A connection that the server ends in the middle is said to be unavailability, whatever asyncpg calls it."""
+
+    async def end_it(connection: Connection) -> None:
+        async with asyncio.timeout(5):
+            await shop.pool.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+
+    for place in ("lock_products", "horizon"):
+        caught = await _error_when(shop, place, end_it)
+        assert is_unavailable(caught), (place, caught)
+
+
+async def test_progress_never_goes_back(shop: Shop) -> None:
+    """Neither offset nor watermark of a partition goes back, each by itself; an empty batch can bring progress."""
+    for offset, minutes in ((10, 5), (8, 9), (12, 1)):
+        progress = [Progress("order.created", 3, offset, T0 + timedelta(minutes=minutes))]
+        await execute(shop.pool, [], RULES, T0, progress=progress)
+    assert [(12, T0 + timedelta(minutes=9))] == await shop.rows("SELECT next_offset, watermark FROM stream_progress")
+
+
+async def test_the_number_of_statements_does_not_depend_on_the_batch(database_url: str) -> None:
+    """A batch of 3 and a batch of 300 of each kind of event take the same number of round trips."""
+    counts = []
+    async with open_shop(database_url) as shop:
+        for run, size in enumerate((3, 300)):
+            names = [f"{run}-{number:04}" for number in range(size)]
+            await shop.apply(*(product(f"p{name}", 5) for name in names))
+            await shop.apply(*(created(f"known{name}", {f"p{name}": 1}) for name in names))
+            mixed = [
+                *(product(f"new{name}", 5) for name in names),
+                *(cart(f"c{name}", {f"p{name}": 1}) for name in names),
+                *(created(f"o{name}", {f"p{name}": 1}, minutes=1, cart_id=f"c{name}") for name in names),
+                *(paid(f"known{name}") for name in names),
+                *(paid(f"early{name}") for name in names),
+                *(adjusted(f"p{name}", "ADD", 1, f"add{name}") for name in names),
+            ]
+            async with _counted(shop.pool) as statements:
+                await shop.run([task(one) for one in mixed])
+            counts.append(len(statements))
+    assert counts[0] == counts[1]
+    assert counts[0] < 25
+
+
+@pytest.mark.parametrize("rows", [0, 100_000])
+async def test_every_hot_statement_is_an_index_look_up(database_url: str, rows: int) -> None:
+    """With and without rows and statistics, what the worker runs all the time reads no table whole."""
+    async with open_shop(database_url) as shop:
+        statements = await _hot_statements(shop)
+        if rows:
+            await _fill(shop.pool, rows)
+            await shop.pool.execute("ANALYZE")
+        assert len(statements) > 12
+        for statement, arguments in statements:
+            plan = await _plan(shop.pool, statement, arguments)
+            # The table of partitions is as small as it is, and read whole on purpose.
+            assert "Seq Scan" not in plan.replace("Seq Scan on stream_progress", ""), (statement, plan)
+
+
+async def test_the_ledger_takes_entries_and_nothing_else(shop: Shop) -> None:
+    """Entries of the ledger can be neither changed nor removed, not even by TRUNCATE."""
+    await shop.apply(product("p", 10))
+    before = await picture(shop.pool)
+    for statement in (
+        "UPDATE inventory_transactions SET quantity = 1",
+        "DELETE FROM inventory_transactions",
+        "TRUNCATE inventory_transactions",
+    ):
+        with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+            await shop.pool.execute(statement)
+    assert before == await picture(shop.pool)
+
+
+async def test_the_database_itself_refuses_to_oversell(shop: Shop) -> None:
+    """More reserved than on hand cannot be written, whoever writes."""
+    await shop.apply(product("p", 10))
+    for statement in (
+        "UPDATE inventory SET reserved = 11",
+        "UPDATE inventory SET reserved = -1",
+        "UPDATE inventory SET on_hand = -1",
+    ):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await shop.pool.execute(statement)
+
+
+async def test_a_line_named_twice_is_summed(shop: Shop) -> None:
+    """Lines that repeat a product are one line of their sum."""
+    await shop.apply(product("p", 10))
+    lines = [*items(p=2), *items(p=3)]
+    await shop.apply(event("order.created", "twice", order_id="o", items=lines))
+    assert (10, 5) == await shop.stock("p")
+
+
+# --- small tools --------------------------------------------------------------------------------
+
+
+def _failing(function: Callable[..., Awaitable[Any]], failures: list[Any]) -> Callable[..., Awaitable[Any]]:
+    """Return the function behind failures that are used up one a call."""
+
+    async def call(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await function(*args)
+
+    return call
+
+
+async def _error_when(shop: Shop, place: str, act: Callable[[Connection], Awaitable[None]]) -> BaseException:
+    """Run a batch that is short of stock, do something to its connection at `place`, and return what it raises."""
+    original = getattr(load, place)
+
+    async def acting(connection: Connection, *args: Any, **options: Any) -> Any:
+        await act(connection)
+        return await original(connection, *args, **options)
+
+    await shop.apply(product(f"for-{place}", 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, place, acting)
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - which it is, is what the caller asks
+            await shop.apply(created(f"o-{place}", {f"for-{place}": 2}))
+    return caught.value
+
+
+@asynccontextmanager
+async def _counted(pool: Pool) -> AsyncIterator[list[str]]:
+    """Collect the statements that the pool's connections run; a COPY counts as one."""
+    statements: list[str] = []
+    holders = [holder for holder in pool._holders if holder._con is not None]  # noqa: SLF001 - asyncpg names them nowhere else
+    for holder in holders:
+        holder._con.add_query_logger(lambda entry: statements.append(entry.query))  # noqa: SLF001 - as above
+    copies: list[str] = []
+    original = asyncpg.Connection.copy_records_to_table
+
+    async def copy(self: Any, table: str, **options: Any) -> Any:
+        copies.append(f"COPY {table}")
+        return await original(self, table, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "copy_records_to_table", copy)
+        yield statements
+    statements.extend(copies)
+    assert any("FOR NO KEY UPDATE" in statement for statement in statements), "the logger saw nothing"
+
+
+async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
+    """Run everything once and return each prepared statement that touched a table, with its arguments."""
+    seen: dict[str, tuple[Any, ...]] = {}
+
+    def note(entry: Any) -> None:
+        if entry.query.lstrip().upper().startswith(("SELECT", "UPDATE", "INSERT", "DELETE", "(SELECT")):
+            seen[entry.query] = tuple(entry.args or ())
+
+    async with shop.pool.acquire() as connection:
+        connection._con.add_query_logger(note)  # noqa: SLF001 - the logger must outlive this use of the connection
+        single = _OneConnection(connection)
+        now = T0
+
+        async def apply(*events: Any) -> None:
+            await execute(single, [task(one) for one in events], RULES, now)
+
+        await apply(product("p", 5), product("q", 5), paid("early"), paid("late"))
+        await apply(created("o", {"p": 5}, minutes=-60), cart("c", {"q": 5}, minutes=-60), created("early", {"q": 1}))
+        await shop.read_up_to(T0 + timedelta(days=2))
+        await apply(created("wants", {"p": 1}), cart("c2", {"q": 4}), cart("c", {"q": 1}, minutes=5), paid("wants"))
+        await apply(created("o2", {"p": 1}, minutes=-60), adjusted("p", "ADD", 1))
+        await apply(adjusted("p", "ADD", 2))
+        await execute(single, [], RULES, now, progress=[Progress("order.created", 0, 1, T0)])
+        await Sweeper(single, RULES, 1, lambda: T0, lambda _report: None).run_once()
+        await dead_letters.pending_dead_letters(connection, 100)
+        await dead_letters.mark_published(connection, [1], now)
+        await outbox.pending(connection, [1, 2, 3], 100)
+        await outbox.mark_published(connection, [1], now)
+        await outbox.backlog(connection)
+        await retention.prune_inbox(connection, T0 - timedelta(days=9000), 10)
+        await retention.prune_outbox(connection, T0 - timedelta(days=9000), 10)
+    return [(query, args) for query, args in seen.items() if "pg_advisory" not in query and "set_config" not in query]
+
+
+class _OneConnection:
+    """A pool of one connection, so that one logger sees everything."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        yield self._connection
+
+
+async def _plan(pool: Pool, statement: str, arguments: tuple[Any, ...]) -> str:
+    """Return the generic plan of a statement, as a connection of the worker's would keep it."""
+    async with pool.acquire() as connection:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE kept AS {statement}")
+        values = f"({', '.join('NULL' for _ in arguments)})" if arguments else ""
+        rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE kept{values}")
+        await connection.execute("DEALLOCATE kept")
+    return "\n".join(row[0] for row in rows)
+
+
+async def _fill(pool: Pool, rows: int) -> None:
+    """Put rows into every large table."""
+    for table, columns, values in (
+        (
+            "inventory",
+            "product_id, on_hand, reserved, low_stock_threshold, stock_status, alert_status, version, last_sequence",
+            "'x' || n, 5, 0, 0, 'ok', 'ok', 1, 0",
+        ),
+        ("orders", "order_id, status, lines, paid, refused, version", "'x' || n, 'deducted', '{}', true, false, 1"),
+        ("carts", "cart_id, status, held, version", "'x' || n, 'converted', '{}', 1"),
+        ("inbox", "event_id, source, digest, outcome", "'x' || n, 's', '', 'applied'"),
+        (
+            "outbox",
+            "id, aggregatetype, aggregateid, type, payload, occurred_at, shard, published_at",
+            "gen_random_uuid(), 't', 'k', 't', '{}', now(), n % 16, now()",
+        ),
+    ):
+        await pool.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, $1) n", rows)  # noqa: S608 - constants

@@ -1,0 +1,226 @@
+"""Workers against each other on one database: every claim about concurrency has its race here.
+
+A racer is a connection of its own with a transaction of its own, as another process' would be; one test starts real
+processes as well.
+"""
+
+import asyncio
+import itertools
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from storage.save import Progress
+from tests.integration.shop import (
+    RULES,
+    T0,
+    Published,
+    Shop,
+    adjusted,
+    cancelled,
+    cart,
+    created,
+    open_shop,
+    paid,
+    problems,
+    product,
+    task,
+)
+from workers.execute import execute
+from workers.sweeper import Sweeper
+
+RACERS = 20
+_REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def shop(database_url: str) -> AsyncIterator[Shop]:
+    """A shop with a connection for every racer, opened before the start."""
+    async with open_shop(database_url, RACERS) as opened:
+        await asyncio.gather(*(opened.pool.execute("SELECT pg_sleep(0.05)") for _ in range(RACERS)))
+        yield opened
+        assert [] == await problems(opened.pool)
+
+
+async def _race(shop: Shop, *entries: list[Published]) -> list[list[str]]:
+    """Let every entry be applied by a racer of its own, all at once; returns what became of each."""
+    line = asyncio.Barrier(len(entries))
+
+    async def run(events: list[Published]) -> list[str]:
+        tasks = [task(one) for one in events]
+        await line.wait()
+        return [verdict.outcome for verdict in (await execute(shop.pool, tasks, RULES, T0)).verdicts]
+
+    return await asyncio.gather(*(run(events) for events in entries))
+
+
+async def test_twenty_buyers_of_one_unit_make_one_winner(shop: Shop) -> None:
+    """The last unit is sold once."""
+    await shop.apply(product("p", 1))
+    outcomes = await _race(shop, *([created(f"o{number}", {"p": 1})] for number in range(RACERS)))
+    assert Counter({"refused": RACERS - 1, "applied": 1}) == Counter(outcome for one in outcomes for outcome in one)
+    assert (1, 1) == await shop.stock("p")
+    assert [("low_stock",)] == await shop.rows(
+        "SELECT substr(type, 11) FROM outbox WHERE aggregatetype LIKE '%low_stock'"
+    )
+
+
+async def test_the_same_event_in_twenty_workers_counts_once(shop: Shop) -> None:
+    """A zombie and its successors apply the same event; the inbox lets one of them."""
+    await shop.apply(product("p", 10))
+    outcomes = await _race(shop, *([adjusted("p", "ADD", 5)] for _ in range(RACERS)))
+    assert Counter({"duplicate": RACERS - 1, "applied": 1}) == Counter(outcome for one in outcomes for outcome in one)
+    assert (15, 0) == await shop.stock("p")
+
+
+async def test_an_orders_events_in_three_workers_end_alike(shop: Shop) -> None:
+    """Creation, payment and cancellation of an order at once: in any order nothing is held and nothing is gone."""
+    names = [f"o{number}" for number in range(6)]
+    await shop.apply(product("p", 100))
+    entries = [[one] for name in names for one in (created(name, {"p": 2}), paid(name), cancelled(name))]
+    await _race(shop, *entries)
+    assert (100, 0) == await shop.stock("p")
+    assert {"released", "restocked"} >= {await shop.status(name) for name in names}
+    assert [] == await shop.rows("SELECT event_id FROM parked_events")
+    assert [] == await shop.rows("SELECT event_id FROM inbox WHERE outcome = 'parked'")
+
+
+async def test_creation_and_payment_at_once_always_deduct(shop: Shop) -> None:
+    """Whichever of the two commits first, the order ends deducted."""
+    await shop.apply(product("p", 100))
+    names = [f"o{number}" for number in range(RACERS // 2)]
+    await _race(shop, *([one] for name in names for one in (created(name, {"p": 1}), paid(name))))
+    assert {"deducted"} == {await shop.status(name) for name in names}
+    assert (90, 0) == await shop.stock("p")
+
+
+async def test_sweeper_against_payment(shop: Shop) -> None:
+    """A due hold is either paid or expired first; both ends are whole."""
+    names = [f"o{number}" for number in range(RACERS - 2)]
+    await shop.apply(product("p", 100))
+    await shop.apply(*(created(name, {"p": 1}, minutes=-60) for name in names))
+    await shop.read_up_to(T0)
+    sweeper = Sweeper(shop.pool, RULES, 1, lambda: T0, lambda _report: None)
+    sweep = asyncio.create_task(sweeper.run_once())
+    await asyncio.gather(*(shop.apply(paid(name)) for name in names))
+    swept = await sweep
+    # A payment behind the expiry reserves again and deducts: there is enough.
+    assert {"deducted"} == {await shop.status(name) for name in names}
+    assert (100 - len(names), 0) == await shop.stock("p")
+    expired = await shop.rows("SELECT count(*) FROM outbox WHERE type LIKE '%expired'")
+    assert [(swept.expired,)] == expired
+
+
+async def test_sweepers_side_by_side_expire_each_hold_once(shop: Shop) -> None:
+    """Several sweepers at once drop every due hold, each once."""
+    orders = [created(f"o{number}", {"p": 1}, minutes=-60) for number in range(200)]
+    await shop.apply(product("p", 1000), *orders, *(cart(f"c{number}", {"p": 1}, minutes=-60) for number in range(200)))
+    await shop.read_up_to(T0)
+    sweepers = [Sweeper(shop.pool, RULES, 1, lambda: T0, lambda _report: None) for _ in range(6)]
+    swept = await asyncio.gather(*(sweeper.run_once() for sweeper in sweepers))
+    while (await sweepers[0].run_once()).expired:
+        pass
+    assert 0 < sum(one.expired for one in swept) <= 400
+    assert (1000, 0) == await shop.stock("p")
+    assert [(400, 400)] == await shop.rows("SELECT count(*), count(DISTINCT id) FROM outbox WHERE type LIKE '%expired'")
+
+
+async def test_adjustment_against_reservation(shop: Shop) -> None:
+    """Stock is taken away and reserved at once: one of each pair is refused, never both granted."""
+    names = [f"p{number}" for number in range(RACERS // 2)]
+    await shop.apply(*(product(name, 5) for name in names))
+    pairs = [[adjusted(name, "SUBTRACT", 5, f"s-{name}")] for name in names]
+    pairs += [[created(f"o-{name}", {name: 5})] for name in names]
+    outcomes = await _race(shop, *pairs)
+    half = len(names)
+    for subtracted, reserved in zip(outcomes[:half], outcomes[half:], strict=True):
+        assert ["applied", "refused"] == sorted((*subtracted, *reserved))
+
+
+async def test_products_wanted_in_opposite_orders_do_not_deadlock(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """Locks are taken in one order whatever the order of the lines, so nobody runs into a deadlock."""
+    caplog.set_level("DEBUG", "workers.execute")
+    names = [f"p{number}" for number in range(8)]
+    await shop.apply(*(product(name, 10_000) for name in names))
+    for turn in range(5):
+        orders = itertools.cycle((names, names[::-1], names[::2] + names[1::2]))
+        entries = [
+            [created(f"o{turn}-{number}-{part}", dict.fromkeys(next(orders), 1)) for part in range(3)]
+            for number in range(RACERS)
+        ]
+        await _race(shop, *entries)
+    assert (10_000, 5 * RACERS * 3) == await shop.stock("p0")
+    assert "Deadlock" not in caplog.text
+
+
+async def test_carts_and_orders_across_each_other_do_not_deadlock(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """Batches that touch the same carts, orders and products crosswise all come through."""
+    caplog.set_level("DEBUG", "workers.execute")
+    await shop.apply(product("p", 10_000), product("q", 10_000))
+    await shop.apply(*(cart(f"c{n}", {"p": 1, "q": 1}) for n in range(10)))
+    forth = [created(f"o{n}", {"p": 1}, minutes=1, cart_id=f"c{n}") for n in range(10)]
+    back = [cart(f"c{n}", {"q": 2}, minutes=2) for n in reversed(range(10))]
+    pay = [paid(f"o{n}", minutes=3) for n in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
+    await _race(shop, forth, back, pay, pay[::-1], forth[::-1], back[::-1])
+    assert {"deducted"} == {await shop.status(f"o{n}") for n in range(10)}
+    assert (9990, 0) == await shop.stock("p")
+    assert (10_000, 20) == await shop.stock("q")
+    assert "Deadlock" not in caplog.text
+
+
+@pytest.mark.parametrize("what", ["product", "order", "cart"])
+async def test_what_is_made_at_once_is_made_once(shop: Shop, what: str) -> None:
+    """The same product, order or cart from twenty different events at once exists once, and its stock is right."""
+    await shop.apply(product("p", 100))
+    one = {
+        "product": product("new", 7),
+        "order": created("o", {"p": 3}),
+        "cart": cart("c", {"p": 3}, version=1),
+    }[what]
+    await _race(shop, *([one | {"id": f"{number}"}] for number in range(RACERS)))
+    expected = {"product": (100, 0), "order": (100, 3), "cart": (100, 3)}[what]
+    assert expected == await shop.stock("p")
+    if what == "product":
+        assert (7, 0) == await shop.stock("new")
+    assert [(1,)] == await shop.rows("SELECT count(*) FROM inbox WHERE outcome = 'applied' AND event_id ~ '^[0-9]+$'")
+
+
+async def test_the_streams_clock_is_written_by_many_at_once(shop: Shop) -> None:
+    """Workers that register all partitions at the same time wait for each other and the furthest counts."""
+    rows = [[Progress("t", number, racer, T0 + timedelta(racer)) for number in range(30)] for racer in range(RACERS)]
+    await asyncio.gather(*(execute(shop.pool, [], RULES, T0, progress=one) for one in rows))
+    furthest = (RACERS - 1, T0 + timedelta(RACERS - 1))
+    assert [furthest] * 30 == await shop.rows("SELECT next_offset, watermark FROM stream_progress")
+
+
+async def test_processes_that_fight_for_few_units_sell_each_once(shop: Shop, database_url: str) -> None:
+    """Three processes that read the same orders in different orders sell what there is, and no piece twice."""
+    await shop.apply(product("p", 50), product("q", 20))
+    program = f"""
+import asyncio, random
+from tests.integration.shop import created, open_shop, paid
+async def main():
+    async with open_shop({database_url!r}) as shop:
+        numbers = list(range(60))
+        random.shuffle(numbers)
+        while numbers:
+            batch, numbers = numbers[:7], numbers[7:]
+            await shop.apply(*(created(f"o{{n}}", {{"p": 1, "q": n % 2 + 1}}) for n in batch))
+            await shop.apply(*(paid(f"o{{n}}") for n in batch))
+asyncio.run(main())
+"""
+    racers = [await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=_REPOSITORY) for _ in range(3)]
+    async with asyncio.timeout(60):
+        assert [0, 0, 0] == [await racer.wait() for racer in racers]
+    sold = await shop.rows(
+        "SELECT sum((l.value ->> 4)::int) FROM orders, json_each(lines) l WHERE status = 'deducted' AND l.key = 'q'"
+    )
+    on_hand, reserved = await shop.stock("q")
+    assert 0 == reserved
+    assert [(20 - on_hand,)] == sold
+    assert on_hand <= 1
+    assert [(60,)] == await shop.rows("SELECT count(*) FROM orders WHERE status IN ('deducted', 'rejected')")
