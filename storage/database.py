@@ -19,6 +19,10 @@ PLANNER = {
     "jit": "off",
 }
 
+# A look at the outbox reads its index in order and stops at the limit. A bitmap would read every entry of rows
+# published since the last vacuum, never mark them dead, and sort what is left.
+_QUEUE_PLANNER = {"enable_bitmapscan": "off", "enable_sort": "off"}
+
 # A worker that is stopped in the middle of a transaction (SIGSTOP, a paused machine) must not keep
 # its row locks: the server ends it, and the worker finds its batch undone.
 _TIMEOUTS = {
@@ -52,12 +56,12 @@ async def open_pool(url: str, size: int, name: str = "inventory-worker") -> Pool
 
 
 async def connect_worker(url: str, name: str) -> asyncpg.Connection:
-    """Open one connection for the worker's statements that is kept, as the relay's is for its locks."""
+    """Open the one connection of a relay, kept for its locks and for looking at the outbox in order."""
     return await asyncpg.connect(
         plain_url(url),
         timeout=10,
         command_timeout=60,
-        server_settings={"application_name": name, **PLANNER, **_TIMEOUTS},
+        server_settings={"application_name": name, **PLANNER, **_QUEUE_PLANNER, **_TIMEOUTS},
     )
 
 

@@ -31,7 +31,12 @@ _GIVE_BACK = f"SELECT pg_advisory_unlock({_SHARD_LOCKS}, $1)"
 
 _PENDING = """
 SELECT position, id, aggregatetype, aggregateid, type, payload, headers, occurred_at
-FROM outbox WHERE published_at IS NULL AND shard = ANY($1::smallint[]) ORDER BY position LIMIT $2
+FROM outbox WHERE published_at IS NULL AND position >= $2 AND shard = ANY($1::smallint[])
+ORDER BY position LIMIT $3
+"""
+_LAST_POSITION = "SELECT last_value FROM outbox_position_seq"
+_TRANSACTIONS = """
+SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s
 """
 _PUBLISHED = "UPDATE outbox SET published_at = $2 WHERE position = ANY($1::bigint[])"
 _BACKLOG = """
@@ -81,9 +86,23 @@ async def give_back_shard(connection: asyncpg.Connection, shard: int) -> None:
     await connection.execute(_GIVE_BACK, shard)
 
 
-async def pending(connection: asyncpg.Connection, shards: list[int], limit: int) -> list[PendingEvent]:
-    """Return at most `limit` events of `shards` that wait, in the order of their writing."""
-    return [PendingEvent(*row) for row in await connection.fetch(_PENDING, shards, limit)]
+async def pending(
+    connection: asyncpg.Connection, shards: list[int], from_position: int, limit: int
+) -> list[PendingEvent]:
+    """Return at most `limit` events of `shards` that wait, from a position on, in the order of their writing."""
+    return [PendingEvent(*row) for row in await connection.fetch(_PENDING, shards, from_position, limit)]
+
+
+async def transactions(connection: asyncpg.Connection) -> tuple[int, int]:
+    """Return the oldest transaction id that is under way, and the next one to be given out."""
+    row = await connection.fetchrow(_TRANSACTIONS)
+    return (row[0], row[1])
+
+
+async def last_position(connection: asyncpg.Connection) -> int:
+    """Return the last position that was given out."""
+    position: int = await connection.fetchval(_LAST_POSITION)
+    return position
 
 
 async def mark_published(connection: asyncpg.Connection, positions: list[int], now: datetime) -> None:

@@ -167,7 +167,6 @@ outbox = Table(
 )
 Index(
     "ix_outbox_pending",
-    outbox.c.shard,
     outbox.c.position,
     postgresql_where=text("published_at IS NULL"),
 )

@@ -44,6 +44,7 @@ FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 5.0
 # Dead letters carry whole records, of up to the largest size a broker is usually let take.
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
+LOW_WATER_SECONDS = 1.0
 MAX_HEADER_TEXT = 2000
 # A step's events for one partition usually fit into one batch; the broker's limit is 1 MiB unless raised.
 MAX_BATCH_BYTES = 512 * 1024
@@ -54,6 +55,11 @@ _NO_VALUE: Any = object()
 _OURS = ("__dlq.", "x-dlq-", "x-original-topic")
 
 Headers = list[tuple[str, bytes]]
+_CONSTANT_HEADERS: Headers = [
+    ("ce_specversion", b"1.0"),
+    ("ce_source", SOURCE.encode()),
+    ("content-type", b"application/json"),
+]
 Key = tuple[str, str]
 Shipment = tuple[set[Key], asyncio.Future[Any]]
 
@@ -87,6 +93,7 @@ class Relay:
         self._producer: AIOKafkaProducer | None = None
         self._shards: set[int] = set()
         self._next_rebalance = 0.0
+        self._low_water = LowWater()
 
     def wake(self) -> None:
         """Say that there is something to publish."""
@@ -149,7 +156,10 @@ class Relay:
     # --- outgoing events --------------------------------------------------------------------------
 
     async def _publish_events(self, connection: asyncpg.Connection, shards: list[int]) -> int:
-        rows = await outbox.pending(connection, shards, self._batch_size)
+        done_up_to = await self._low_water.written_up_to(connection)
+        rows = await outbox.pending(connection, shards, self._low_water.position, self._batch_size)
+        if not rows or rows[0].position > done_up_to:
+            self._low_water.raise_to(done_up_to)
         if not rows:
             return 0
         producer = await self._started_producer()
@@ -274,6 +284,7 @@ class Relay:
                 break
             if await outbox.take_shard(connection, shard):
                 self._shards.add(shard)
+                self._low_water.reset()
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is not None and not self._connection.is_closed():
@@ -324,15 +335,52 @@ class Relay:
                 await producer.stop()
 
 
+class LowWater:
+    """The position below which a relay need not look: all is published, and nothing can still appear there.
+
+    The index of what waits keeps an entry for every row published since the last vacuum; looking from the
+    beginning each time would cost more with each event. But a row can appear behind one that was published
+    already, because transactions commit in another order than they take positions. So a position is passed only
+    when every transaction that was under way when it was given out is over.
+    """
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._candidate: tuple[int, int] | None = None
+        self._next_look = 0.0
+
+    def reset(self) -> None:
+        """Look from the beginning: there are shards whose past is unknown."""
+        self.position, self._candidate = 0, None
+
+    async def written_up_to(self, connection: asyncpg.Connection) -> int:
+        """Return the position up to which all rows there will ever be can be seen; asks about once a second."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_look:
+            return self.position - 1
+        self._next_look = now + LOW_WATER_SECONDS
+        if self._candidate is None:
+            # In this order: whoever has a position up to the last one has a transaction id below the next one.
+            last = await outbox.last_position(connection)
+            _, following = await outbox.transactions(connection)
+            self._candidate = (last, following)
+            return self.position - 1
+        oldest, _ = await outbox.transactions(connection)
+        return self._candidate[0] if oldest >= self._candidate[1] else self.position - 1
+
+    def raise_to(self, position: int) -> None:
+        """Pass `position`: nothing waits up to there."""
+        if position >= self.position:
+            self.position, self._candidate = position + 1, None
+
+
 def event_headers(event: PendingEvent) -> Headers:
     """Return the CloudEvents headers (binary mode) of an outgoing event."""
     headers = [
-        ("ce_specversion", b"1.0"),
+        *_CONSTANT_HEADERS,
         ("ce_id", str(event.id).encode()),
-        ("ce_source", SOURCE.encode()),
         ("ce_type", event.type.encode()),
         ("ce_time", event.occurred_at.isoformat().replace("+00:00", "Z").encode()),
-        ("content-type", b"application/json"),
     ]
     if event.headers is not None:
         headers.extend((name, str(value).encode()) for name, value in orjson.loads(event.headers).items())

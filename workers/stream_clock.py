@@ -69,12 +69,13 @@ class StreamClock:
         An event counts at the earlier of its own time and its record's, so that one producer's fast
         clock does not carry the stream's clock away.
         """
-        times: dict[TopicPartition, datetime] = {}
+        times: dict[tuple[str, int], datetime] = {}
         for record, item in zip(records, items, strict=True):
             if isinstance(item, Incoming):
-                partition = TopicPartition(record.topic, record.partition)
+                place = (record.topic, record.partition)
                 at = min(item.event.occurred_at, item.record.timestamp or now, now)
-                times[partition] = max(times.get(partition, EPOCH), at)
+                if at > times.get(place, EPOCH):
+                    times[place] = at
         return [
             self._row(partition, offset, max(times.get(partition, EPOCH), self._read_until(client, partition, offset)))
             for partition, offset in next_offsets(records).items()
@@ -150,11 +151,8 @@ class StreamClock:
 
 def next_offsets(records: Sequence[ConsumerRecord]) -> dict[TopicPartition, int]:
     """Return, for each partition of the batch, the offset behind its last record."""
-    offsets: dict[TopicPartition, int] = {}
-    for record in records:
-        partition = TopicPartition(record.topic, record.partition)
-        offsets[partition] = max(offsets.get(partition, 0), record.offset + 1)
-    return offsets
+    offsets = {(record.topic, record.partition): record.offset + 1 for record in records}
+    return {TopicPartition(*place): offset for place, offset in offsets.items()}
 
 
 async def positions_of(client: AIOKafkaConsumer) -> dict[TopicPartition, int]:

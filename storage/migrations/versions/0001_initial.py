@@ -153,7 +153,7 @@ _UPGRADE = (
         published_at timestamptz
     ) WITH (fillfactor = 50)
     """,
-    "CREATE INDEX ix_outbox_pending ON outbox (shard, position) WHERE published_at IS NULL",
+    "CREATE INDEX ix_outbox_pending ON outbox (position) WHERE published_at IS NULL",
     "CREATE INDEX ix_outbox_created_at ON outbox USING brin (created_at) WITH (pages_per_range = 16)",
     """
     CREATE TABLE dead_letters (
