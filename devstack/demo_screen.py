@@ -15,6 +15,7 @@ NUMBER_WIDTH: Final = 7
 STATUS_WIDTH: Final = 6
 RESERVATIONS_WIDTH: Final = 39
 RESERVATION_ROWS: Final = 4
+ALERTS_NARROWEST: Final = 10
 
 _Item = TypeVar("_Item")
 
@@ -41,7 +42,9 @@ def draw(picture: Picture, width: int, height: int) -> RenderableType:
         _stock_heading(width),
         *(_stock_line(row, picture.fullest.get(row.product_id, 1), width) for row in picture.stock),
         Text(),
-        *_side_by_side(_alerts(picture, alert_rows), _reservations(picture), width - RESERVATIONS_WIDTH),
+        *_side_by_side(
+            _alerts(picture, alert_rows), _reservations(picture), max(width - RESERVATIONS_WIDTH, ALERTS_NARROWEST)
+        ),
         Text(),
         *_letters(picture, letter_rows, width),
     ]

@@ -31,9 +31,9 @@ def _drawn(picture: Picture, width: int, height: int) -> list[str]:
     return capture.get().splitlines()
 
 
-@pytest.mark.parametrize(("width", "height"), [(72, 22), (80, 24), (120, 40), (200, 60)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (20, 5), (72, 22), (80, 24), (120, 40), (200, 60)])
 def test_the_picture_fits(width: int, height: int) -> None:
-    """No line is wider and no picture higher than the terminal, and all of its height is used."""
+    """No line is wider and no picture higher than the terminal, however it is resized; all of its height is used."""
     lines = _drawn(_picture(), width, height)
     assert len(lines) == height
     assert [line for line in lines if len(line) > width] == []
