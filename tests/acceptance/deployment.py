@@ -139,6 +139,8 @@ class Deployment:
                 "enable.idempotence": True,
                 "message.max.bytes": LARGEST_RECORD_BYTES,
                 "linger.ms": 5,
+                # The broker may end before it; that is no news.
+                "log_level": 2,
             }
         )
 
