@@ -96,6 +96,11 @@ class _History:
     carts: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     rows: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
     told: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    entries: dict[tuple[str, str], list[Row]] = field(default_factory=lambda: defaultdict(list))
+    facts: dict[str, frozenset[str]] = field(default_factory=dict)
+    refunds: frozenset[str] = frozenset()
+    converted: dict[str, datetime] = field(default_factory=dict)
+    lowest: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for event in self.events:
@@ -107,17 +112,36 @@ class _History:
                 self.orders[event.data["order_id"]].append(event)
         for row in sorted(self.observed.ledger, key=lambda row: row["sequence"]):
             self.rows[row["product_id"]].append(row)
+            self.entries[row["reference_type"], row["reference_id"]].append(row)
         for body in self.observed.told:
             self.told[body.get("order_id") or body.get("cart_id") or body["product_id"]].append(body)
         for product_id in (*self.observed.stock, *list(self.rows)):
             self.products.setdefault(product_id, [])
+        self.facts = {order_id: frozenset(event.id for event in events) for order_id, events in self.orders.items()}
+        self.refunds = frozenset(event.id for event in self.events if event.topic == "payment.refunded")
+        self._note_conversions()
+
+    def _note_conversions(self) -> None:
+        """Note for each cart when its last order that was served took it over."""
+        served = {
+            body["caused_by"]
+            for body in self.observed.told
+            if body["type"].rpartition(".")[2] in {"reserved", "deducted", "released"}
+        }
+        for event in self.events:
+            if event.topic == "order.created" and event.data.get("cart_id") and event.id in served:
+                cart_id = event.data["cart_id"]
+                self.converted[cart_id] = max(event.at, self.converted.get(cart_id, event.at))
 
     def lowest_free(self, product_id: str) -> int:
         """Return the least that was ever free of a product while it was known."""
-        rows = self.rows[product_id]
-        born_empty = not rows or rows[0]["reference_type"] != "IMPORT"
-        lowest: int = min([row["on_hand_after"] - row["reserved_after"] for row in rows] + [0] * born_empty)
-        return lowest
+        if product_id not in self.lowest:
+            rows = self.rows.get(product_id, [])
+            born_empty = not rows or rows[0]["reference_type"] != "IMPORT"
+            self.lowest[product_id] = min(
+                [row["on_hand_after"] - row["reserved_after"] for row in rows] + [0] * born_empty
+            )
+        return self.lowest[product_id]
 
 
 # --- ledgers ------------------------------------------------------------------------------------
@@ -237,9 +261,8 @@ def _order(history: _History, order_id: str) -> Iterator[Violation]:
     events = sorted(history.orders[order_id], key=lambda event: event.at)
     told = Counter(_told(body) for body in history.told[order_id])
     moved: Counter[tuple[str, str]] = Counter()
-    for row in history.observed.ledger:
-        if (row["reference_type"], row["reference_id"]) == ("ORDER", order_id):
-            moved[row["product_id"], row["type"]] += row["quantity"]
+    for row in history.entries.get(("ORDER", order_id), ()):
+        moved[row["product_id"], row["type"]] += row["quantity"]
     seen = _Effect(history.observed.orders.get(order_id, "pending"), _frozen(moved), _frozen(told))
     luck = _Luck(frozenset(history.observed.stock))
     shop = Shop(history.settings, luck=luck)
@@ -337,9 +360,8 @@ def _cart(history: _History, cart_id: str) -> Iterator[Violation]:
     """Hold a cart's final hold against its newest snapshot after its last order."""
     held = {p: n for p, n in history.observed.holds.get(cart_id, {}).items() if n}
     net: Counter[str] = Counter()
-    for row in history.observed.ledger:
-        if (row["reference_type"], row["reference_id"]) == ("CART", cart_id):
-            net[row["product_id"]] += row["quantity"] * (1 if row["type"] == "RESERVE" else -1)
+    for row in history.entries.get(("CART", cart_id), ()):
+        net[row["product_id"]] += row["quantity"] * (1 if row["type"] == "RESERVE" else -1)
     if held != {p: n for p, n in net.items() if n}:
         yield Violation("cart", cart_id, f"holds {held}, its ledger says {dict(net)}")
     newest = _newest_snapshot(history, cart_id)
@@ -361,18 +383,8 @@ def _cart(history: _History, cart_id: str) -> Iterator[Violation]:
 
 def _newest_snapshot(history: _History, cart_id: str) -> Event | None:
     """Return the snapshot that must have won: the newest by version, else time, since the cart's last order."""
-    served = {
-        body["caused_by"]
-        for bodies in history.told.values()
-        for body in bodies
-        if body["type"].rpartition(".")[2] in {"reserved", "deducted", "released"}
-    }
-    converted = [
-        event.at
-        for event in history.events
-        if event.topic == "order.created" and event.data.get("cart_id") == cart_id and event.id in served
-    ]
-    fresh = [event for event in history.carts[cart_id] if not converted or event.at > max(converted)]
+    converted = history.converted.get(cart_id)
+    fresh = [event for event in history.carts[cart_id] if converted is None or event.at > converted]
     return max(fresh, key=lambda event: (event.data.get("version") or 0, event.at), default=None)
 
 
@@ -469,17 +481,15 @@ def _changes(history: _History, product_id: str) -> list[_Change]:
     threshold = births[0].data.get("low_stock_threshold")
     threshold = history.settings.default_threshold if threshold is None else threshold
     new_thresholds = {e.id: e.data.get("low_stock_threshold") for e in history.products[product_id]}
-    of_order = {order_id: frozenset(event.id for event in events) for order_id, events in history.orders.items()}
-    refunds = {event.id for event in history.events if event.topic == "payment.refunded"}
     changes: list[_Change] = []
     if not rows or rows[0]["event_id"] != births[0].id:
         changes.append(_Change(0, 0, threshold, frozenset({births[0].id})))
     last: Row | None = None
     for row in rows:
         owner = row["reference_id"] if row["reference_type"] == "ORDER" else None
-        causes = frozenset({_cause(row["event_id"])}) | (of_order.get(owner, frozenset()) if owner else frozenset())
+        causes = frozenset({_cause(row["event_id"])}) | (history.facts.get(owner, frozenset()) if owner else frozenset())
         new = threshold if not changes else new_thresholds.get(row["event_id"])
-        may_join = last is not None and row["event_id"] in refunds and last["reference_id"] == owner
+        may_join = last is not None and row["event_id"] in history.refunds and last["reference_id"] == owner
         change = _Change(row["on_hand_after"], row["reserved_after"], new, causes, may_join)
         if last is not None and last["event_id"] == row["event_id"]:
             first = changes[-1]

@@ -1,0 +1,134 @@
+"""Bad records, what the worker may say about each, and bytes that nobody can know beforehand."""
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Body = dict[str, Any]
+Header = tuple[str, bytes | None]
+Spoilt = tuple[bytes | None, Sequence[Header]]
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A kind of bad record: how it is made of a good plain event, and the allowed reasons of its dead letter."""
+
+    name: str
+    topic: str
+    reasons: tuple[str, ...]
+    spoil: Callable[[Body], Spoilt]
+    reuses_id: bool = False
+
+
+def _json(body: object) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _line(body: Body, quantity: object) -> bytes:
+    return _json({**body, "items": [{**body["items"][0], "quantity": quantity}]})
+
+
+POISONS = (
+    Poison("cut off", "order.created", ("decode_error",), lambda body: (_json(body)[:-9], ())),
+    Poison("not text", "cart.updated", ("decode_error",), lambda _: (b"\xff\xfe\x00\x80" * 9, ())),
+    Poison("text quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, "3"), ())),
+    Poison("negative quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, -2), ())),
+    Poison("huge quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, 10**30), ())),
+    Poison("fraction", "order.created", ("schema_invalid",), lambda body: (_line(body, 1.5), ())),
+    Poison(
+        "no lines",
+        "order.created",
+        ("schema_invalid",),
+        lambda body: (_json({key: body[key] for key in body if key != "items"}), ()),
+    ),
+    Poison(
+        "too many lines",
+        "order.created",
+        ("schema_invalid",),
+        lambda body: (_json({**body, "items": body["items"] * 1001}), ()),
+    ),
+    Poison(
+        "foreign type",
+        "payment.succeeded",
+        ("unknown_type",),
+        lambda body: (_json({**body, "event_type": "newsletter.subscribed"}), ()),
+    ),
+    Poison("framed", "order.created", ("decode_error",), lambda body: (b"\x00\x00\x00\x01\xa1" + _json(body), ())),
+    Poison("tombstone", "order.cancelled", ("decode_error",), lambda _: (None, ())),
+    Poison("empty", "payment.refunded", ("decode_error",), lambda _: (b"", ())),
+    Poison(
+        "binary id",
+        "payment.succeeded",
+        ("decode_error",),
+        lambda body: (_json(body), (("ce_id", b"\xff\xfe"), ("ce_type", b"payment.succeeded"))),
+    ),
+    Poison(
+        "null header",
+        "cart.updated",
+        ("decode_error",),
+        lambda body: (_json(body), (("ce_id", None), ("ce_type", None), ("\u00e9", b"\xc3\x28"))),
+    ),
+    Poison(
+        "no offset",
+        "order.created",
+        ("schema_invalid",),
+        lambda body: (_json({**body, "occurred_at": str(body["occurred_at"]).partition("+")[0]}), ()),
+    ),
+    Poison("NUL in an id", "order.created", ("schema_invalid",), lambda body: (_json({**body, "order_id": "a\0b"}), ())),
+    Poison("a list", "product.created", ("schema_invalid",), lambda body: (_json([body]), ())),
+    Poison("deep", "product.created", ("decode_error", "schema_invalid"), lambda _: (b"[" * 5000 + b"]" * 5000, ())),
+    Poison(
+        "over a megabyte",
+        "inventory.adjustment",
+        ("schema_invalid",),
+        lambda body: (_json({**body, "padding": "x" * 1_050_000}), ()),
+    ),
+    Poison("id reused", "order.created", ("id_reused",), lambda body: (_json(body), ()), reuses_id=True),
+)
+BY_NAME: Mapping[str, Poison] = {poison.name: poison for poison in POISONS}
+
+
+def near_valid(draw: random.Random, name: str) -> tuple[str, Body]:
+    """Return a topic and a good event's data about products that no other event speaks of."""
+    items = [{"product_id": f"{name}-p{number}", "quantity": draw.randint(1, 9)} for number in range(2)]
+    return draw.choice(
+        (
+            ("cart.updated", {"cart_id": name, "version": 1, "items": items}),
+            ("order.created", {"order_id": name, "items": items}),
+            ("payment.succeeded", {"order_id": name}),
+            ("order.cancelled", {"order_id": name, "items": items}),
+            ("payment.refunded", {"order_id": name, "refund_id": "r", "items": items}),
+            ("inventory.adjustment", {"product_id": name, "operation": "ADD", "quantity": 3, "reason": "?"}),
+        )
+    )
+
+
+def mutate(value: bytes, seed: str) -> bytes:
+    """Change a few bytes: flipped, cut out, doubled, or put in from elsewhere."""
+    draw = random.Random(seed)  # noqa: S311 - a mutator, no secret
+    bytes_ = bytearray(value)
+    for _ in range(draw.randint(1, 6)):
+        at = draw.randrange(len(bytes_) or 1)
+        match draw.randrange(5):
+            case 0 if bytes_:
+                bytes_[at] ^= 1 << draw.randrange(8)
+            case 1:
+                del bytes_[at : at + draw.randint(1, 8)]
+            case 2:
+                bytes_[at:at] = bytes_[at : at + draw.randint(1, 20)]
+            case 3:
+                bytes_[at:at] = draw.choice((b"\x00", b'"', b"{", b"1e999", b"\\ud800", b"null", b"-", b"\xff"))
+            case _ if bytes_:
+                bytes_[at] = draw.randrange(256)
+    return bytes(bytes_)
+
+
+def odd_headers(seed: str) -> Sequence[Header]:
+    """Return headers that no one asked for; none of them gives the record another envelope."""
+    draw = random.Random(f"{seed}-headers")  # noqa: S311 - a mutator, no secret
+    return [
+        (draw.choice(("x-\u00fc", "", "X-TRACE", "a" * 300)), draw.choice((None, b"", b"\xff\x00\xfe", b"text")))
+        for _ in range(draw.randint(0, 3))
+    ]
