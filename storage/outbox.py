@@ -34,7 +34,8 @@ SELECT position, id, aggregatetype, aggregateid, type, payload, headers, occurre
 FROM outbox WHERE published_at IS NULL AND position >= $2 AND shard = ANY($1::smallint[])
 ORDER BY position LIMIT $3
 """
-_LAST_POSITION = "SELECT last_value FROM outbox_position_seq"
+# A sequence that gave out nothing yet says 1 as well, and the row with that position is still to come.
+_LAST_POSITION = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_position_seq"
 _TRANSACTIONS = """
 SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s
 """

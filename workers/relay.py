@@ -363,7 +363,8 @@ class LowWater:
             # In this order: whoever has a position up to the last one has a transaction id below the next one.
             last = await outbox.last_position(connection)
             _, following = await outbox.transactions(connection)
-            self._candidate = (last, following)
+            # Nothing new since the last look: a candidate that cannot raise the water would stand in the way of others.
+            self._candidate = (last, following) if last >= self.position else None
             return self.position - 1
         oldest, _ = await outbox.transactions(connection)
         return self._candidate[0] if oldest >= self._candidate[1] else self.position - 1

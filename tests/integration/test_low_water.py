@@ -1,0 +1,29 @@
+"""The relay's low water never passes a row that can still appear."""
+
+import pytest
+
+from storage.database import connect
+from workers import relay
+from workers.relay import LowWater
+
+_INSERT = """
+INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, occurred_at, shard, created_at)
+VALUES (gen_random_uuid(), 't', 'k', 't', '{}', now(), 0, now()) RETURNING position
+"""
+
+
+async def test_an_empty_outbox_has_nothing_to_pass(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a relay has waited for it, the very first row is looked at."""
+    monkeypatch.setattr(relay, "LOW_WATER_SECONDS", 0.0)
+    connection = await connect(database_url)
+    try:
+        water = LowWater()
+        for _ in range(4):
+            water.raise_to(await water.written_up_to(connection))
+        first = await connection.fetchval(_INSERT)
+        assert water.position <= first
+        for _ in range(4):
+            water.raise_to(await water.written_up_to(connection))
+        assert water.position == first + 1
+    finally:
+        await connection.close()
