@@ -25,11 +25,11 @@ from faststream.specification import AsyncAPI
 from prometheus_client import make_asgi_app
 from typing_extensions import override
 
-from domain.model import LatePaymentPolicy, Policy
 from inventory import kafka, telemetry
-from inventory.database import connection, unreachable
+from inventory.database import connection, require_migrated, unreachable
 from inventory.errors import OperatorError
 from inventory.health import Health
+from inventory.rules import rules_of
 from inventory.settings import Settings
 from schemas.topics import TOPICS_IN
 from storage.cache import CACHE_ERRORS, Cache
@@ -57,19 +57,6 @@ def service_version() -> str:
         return version("inventory-worker")
     except PackageNotFoundError:
         return "0+unknown"
-
-
-def rules_of(settings: Settings) -> Rules:
-    """Return the rules that the settings describe."""
-    return Rules(
-        Policy(
-            cart_ttl=settings.cart_reservation_ttl,
-            order_ttl=settings.order_reservation_ttl,
-            default_threshold=settings.default_low_stock_threshold,
-            late_payment=LatePaymentPolicy(settings.late_payment_policy),
-        ),
-        settings.parked_event_ttl,
-    )
 
 
 async def run(settings: Settings, roles: Collection[str] = ROLES) -> None:
@@ -298,17 +285,8 @@ async def _open_pool(settings: Settings) -> Pool:
 
 async def _check_database(settings: Settings) -> None:
     """Raise OperatorError unless the database answers and has the tables of this version."""
-    from storage import migrate  # noqa: PLC0415 - alembic is only needed here
-
     async with connection(settings) as opened:
-        found = await migrate.current_revision(opened)
-    if found is None:
-        raise OperatorError("the database has no inventory tables: run `inventory migrate` first")
-    if found != migrate.newest_revision():
-        raise OperatorError(
-            f"the database is at revision {found} and this program needs {migrate.newest_revision()}: "
-            "run `inventory migrate` first"
-        )
+        await require_migrated(opened)
 
 
 async def _check_topics(settings: Settings) -> None:

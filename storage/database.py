@@ -46,7 +46,8 @@ async def open_pool(url: str, size: int, name: str = "inventory-worker") -> Pool
     """Open a pool of at most `size` connections for the worker's statements."""
     return await asyncpg.create_pool(
         plain_url(url),
-        min_size=1,
+        # None is held open for its own sake: while the server is away, asyncpg would log each attempt at a reserve.
+        min_size=0,
         max_size=size,
         timeout=10,
         command_timeout=60,

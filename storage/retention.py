@@ -6,15 +6,16 @@ from storage.database import Connection
 
 _PRUNE_INBOX = """
 DELETE FROM inbox WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM inbox WHERE recorded_at < $1 AND outcome <> 'parked' LIMIT $2
+    SELECT ctid FROM inbox WHERE recorded_at < $1 AND outcome <> 'parked'
+    ORDER BY recorded_at LIMIT $2
     FOR UPDATE SKIP LOCKED))
 """
 
-# By age of writing, not of publishing: that order is the table's own, so a BRIN index finds it.
+# By age of writing, of which the positions are the order: only the oldest rows are looked at.
 _PRUNE_OUTBOX = """
 DELETE FROM outbox WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM outbox WHERE created_at < $1 AND published_at IS NOT NULL LIMIT $2
-    FOR UPDATE SKIP LOCKED))
+    SELECT oldest.ctid FROM (SELECT ctid, created_at, published_at FROM outbox ORDER BY position LIMIT $2) oldest
+    WHERE oldest.created_at < $1 AND oldest.published_at IS NOT NULL))
 """
 
 

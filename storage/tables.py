@@ -142,12 +142,7 @@ inbox = Table(
     Column("recorded_at", _TIME, server_default=_NOW, nullable=False),
     PrimaryKeyConstraint("event_id", "source", name="pk_inbox"),
 )
-Index(
-    "ix_inbox_recorded_at",
-    inbox.c.recorded_at,
-    postgresql_using="brin",
-    postgresql_with={"pages_per_range": 16},
-)
+Index("ix_inbox_recorded_at", inbox.c.recorded_at)
 
 outbox = Table(
     "outbox",
@@ -169,12 +164,6 @@ Index(
     "ix_outbox_pending",
     outbox.c.position,
     postgresql_where=text("published_at IS NULL"),
-)
-Index(
-    "ix_outbox_created_at",
-    outbox.c.created_at,
-    postgresql_using="brin",
-    postgresql_with={"pages_per_range": 16},
 )
 
 dead_letters = Table(
