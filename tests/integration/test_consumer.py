@@ -1,0 +1,383 @@
+"""The consumer on a broker: poison and its neighbours, offsets, the flood breaker, bugs, outages."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import asyncpg
+import orjson
+import pytest
+from aiokafka import TopicPartition
+
+from devstack.kafka import Broker
+from domain.commands import ExpireOrder
+from domain.model import LatePaymentPolicy, Policy
+from inventory.settings import Settings
+from inventory.worker import Worker, worker
+from tests.integration.shop import Shop, body, created, open_shop, paid, problems, product
+from tests.integration.stream import (
+    Producer,
+    committed,
+    dated,
+    environment_of,
+    eventually,
+    now_plus,
+    producing,
+    settings_for,
+)
+from workers import consumer as consumer_module
+from workers.execute import Rules, Task, execute
+
+_REPOSITORY = Path(__file__).parents[2]
+TTL = timedelta(seconds=3)
+
+
+@dataclass
+class Stage:
+    """A broker with topics of its own, an empty database, and the settings of a worker between them."""
+
+    settings: Settings
+    shop: Shop
+    producer: Producer
+    bootstrap_servers: str
+    prefix: str
+
+    def with_settings(self, **changes: Any) -> Settings:
+        """Return the worker's settings with changes."""
+        return self.settings.model_copy(update=changes)
+
+    async def count(self, query: str) -> int:
+        """Return what a query counts."""
+        number: int = await self.shop.pool.fetchval(f"SELECT count(*) FROM {query}")  # noqa: S608 - constants
+        return number
+
+    async def wait_for(self, query: str, number: int = 1) -> None:
+        """Wait until a query counts so many."""
+        try:
+            await eventually(lambda: self._reached(query, number))
+        except AssertionError:
+            raise AssertionError(f"{query}: {await self.count(query)} instead of {number}") from None
+
+    async def _reached(self, query: str, number: int) -> bool:
+        return await self.count(query) >= number
+
+
+@pytest.fixture
+async def stage(kafka: Broker, topics: str, database_url: str) -> AsyncIterator[Stage]:
+    """A stage without a worker."""
+    settings = settings_for(kafka.bootstrap_servers, topics, database_url)
+    async with open_shop(database_url) as shop, producing(kafka.bootstrap_servers, topics) as producer:
+        yield Stage(settings, shop, producer, kafka.bootstrap_servers, topics)
+
+
+async def test_each_bad_record_dies_alone(stage: Stage) -> None:
+    """Whatever a record consists of, it becomes one dead letter of the right reason and its neighbours are applied."""
+    good = [product("p", 100)] + [created(f"o{number}", {"p": 1}) for number in range(12)]
+    unknown: list[tuple[str, bytes | None]] = [
+        ("ce_id", b"1"),
+        ("ce_source", b"s"),
+        ("ce_type", b"order.eaten"),
+        ("ce_specversion", b"1.0"),
+    ]
+    bad: list[tuple[str, bytes | None, list[tuple[str, bytes | None]]]] = [
+        ("decode_error", None, []),
+        ("decode_error", b"", []),
+        ("decode_error", b"{", []),
+        ("decode_error", b"\x00\x00\x00\x00\x07abc", []),
+        ("decode_error", b"\xff\xfe", [("n\x00ul", None)]),
+        ("decode_error", body(created("x", {"p": 1})), [("ce_id", None), ("raw", b"\xff")]),
+        ("schema_invalid", b"[1]", [("raw", b"\x80\x81"), ("null", None), ("", b"")]),
+        ("schema_invalid", body(created("x", {"p": 0})), []),
+        ("schema_invalid", b'{"pad":"' + b"x" * 2 * 1024 * 1024 + b'"}', []),
+        ("unknown_type", body(created("x", {"p": 1})), unknown),
+    ]
+    await stage.producer.send(good[0])
+    for one, (_, value, headers) in zip(good[1:], bad, strict=False):
+        await stage.producer.raw("order.created", value, headers, partition=1)
+        await stage.producer.raw("order.created", body(one), [("raw", b"\xff"), ("null", None)], partition=1)
+    await stage.producer.send(*good[1 + len(bad) :])
+    async with worker(stage.settings):
+        await stage.wait_for("inbox", len(good))
+        await stage.wait_for("dead_letters", len(bad))
+    rows = await stage.shop.rows('SELECT reason, value, headers::text FROM dead_letters ORDER BY "offset"')
+    assert [(reason, value) for reason, value, _ in bad] == [(row[0], row[1]) for row in rows]
+    assert [["raw", "gIE="], ["null", None], ["", ""]] == orjson.loads(rows[6][2])
+    assert len(good) == await stage.count("inbox WHERE outcome IN ('applied', 'refused')")
+    assert [] == await problems(stage.shop.pool)
+    assert await _ends(stage) == await committed(stage.bootstrap_servers, stage.prefix)
+
+
+async def test_offsets_follow_the_transaction(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database takes nothing no offset moves and nothing is lost; once it does, both follow."""
+    away = asyncio.Event()
+    tried = asyncio.Event()
+
+    async def execute_unless_away(*args: Any, **options: Any) -> Any:
+        if not away.is_set():
+            tried.set()
+            raise asyncpg.ConnectionDoesNotExistError("cut")
+        return await execute(*args, **options)
+
+    monkeypatch.setattr(consumer_module, "execute", execute_unless_away)
+    await stage.producer.send(product("p", 10), created("o", {"p": 1}))
+    async with worker(stage.settings) as running:
+        async with asyncio.timeout(20):
+            await tried.wait()
+        await eventually(lambda: _is(lambda: bool(running.consumer and running.consumer.waits_for_database)))
+        assert {} == await committed(stage.bootstrap_servers, stage.prefix)
+        assert 200 == await _ask(running, "livez")
+        away.set()
+        await stage.wait_for("inbox", 2)
+    assert await _ends(stage) == await committed(stage.bootstrap_servers, stage.prefix)
+
+
+async def test_a_stop_while_the_database_is_away_loses_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is stopped while a batch waits for the database leaves it, and all behind it, to its successor."""
+    tried = asyncio.Event()
+    calls = 0
+
+    async def execute_later(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            tried.set()
+            raise asyncpg.ConnectionDoesNotExistError("cut")
+        return await execute(*args, **options)
+
+    monkeypatch.setattr(consumer_module, "execute", execute_later)
+    await stage.shop.apply(product("p", 10))
+    orders = [created(f"o{number}", {"p": 1}) for number in range(8)]
+    for one in orders:
+        await stage.producer.raw(one["topic"], body(one), partition=0)
+    async with worker(stage.with_settings(batch_max_records=1)):
+        async with asyncio.timeout(20):
+            await tried.wait()
+    monkeypatch.undo()
+    async with worker(stage.settings):
+        await stage.wait_for("inbox", 9)
+    assert (10, 8) == await stage.shop.stock("p")
+
+
+async def test_a_flood_of_bad_records_pauses_the_consumer(stage: Stage) -> None:
+    """At the breaker's limit nothing more is taken, nothing of the batch is given up, and readiness says why."""
+    for number in range(30):
+        await stage.producer.raw("order.created", b"%d{" % number, partition=0)
+    await stage.producer.raw("order.created", body(created("behind", {"p": 1})), partition=0)
+    settings = stage.with_settings(dead_letter_breaker_consecutive=20)
+    async with worker(settings) as running:
+        assert running.consumer is not None
+        await eventually(lambda: _is(lambda: running.consumer and running.consumer.paused_because))
+        status, text = await _look(running, "readyz")
+        assert (503, True) == (status, "dead letters in a row" in text)
+        assert 200 == await _ask(running, "livez")
+        # Two ticks of the stream's clock: neither they nor a fetch under way may touch what is put back.
+        await stage.wait_for("stream_progress WHERE watermark > '2000-01-01'", 20)
+        assert 20 > await stage.count("dead_letters")
+        assert 0 == await stage.count("inbox")
+        held = "stream_progress WHERE topic = 'order.created' AND partition = 0 AND watermark > '2000-01-01'"
+        assert 0 == await stage.count(held)
+    async with worker(stage.with_settings(dead_letter_breaker_consecutive=1000)):
+        await stage.wait_for("inbox", 1)
+    assert 30 == await stage.count("dead_letters")
+
+
+async def test_a_bug_ends_the_process_and_loses_nothing(stage: Stage) -> None:
+    """What nobody expected ends the process with 70 before the offsets move; the next one applies the batch."""
+    program = (
+        "from workers import consumer\n"
+        "async def bug(*args, **options): raise ZeroDivisionError('a bug')\n"
+        "consumer.execute = bug\n"
+        "from inventory.cli import main\n"
+        "import sys; sys.argv = ['inventory', 'run']\n"
+        "main()\n"
+    )
+    await stage.producer.send(product("p", 10), created("o", {"p": 1}))
+    process = await _start(stage.settings, "-c", program)
+    async with asyncio.timeout(40):
+        output, _ = await process.communicate()
+    assert 70 == process.returncode
+    assert b"A bug stopped this worker" in output
+    assert {} == await committed(stage.bootstrap_servers, stage.prefix)
+    async with worker(stage.settings):
+        await stage.wait_for("inbox", 2)
+
+
+async def test_an_idle_worker_moves_the_streams_clock(stage: Stage) -> None:
+    """Partitions that have nothing to read keep up with the time, all of them, so that holds expire in a quiet shop."""
+    settings = stage.with_settings(order_reservation_ttl=timedelta(seconds=1))
+    await stage.shop.apply(product("p", 10))
+    await stage.producer.send(*dated([created("o", {"p": 1})], now_plus(0)))
+    async with worker(settings):
+        await stage.wait_for("orders WHERE status = 'expired'")
+    assert 28 == await stage.count("stream_progress")
+    assert 0 == await stage.count("stream_progress WHERE watermark > now()")
+
+
+async def test_an_outage_expires_nothing_that_was_paid_meanwhile(stage: Stage) -> None:
+    """The headline: down beyond the deadline with payments waiting in Kafka, nothing expires before they are read.
+
+    The second order shows what expiry by the wall's clock does to the same situation.
+    """
+    settings = stage.with_settings(order_reservation_ttl=TTL, late_payment_policy="shortfall")
+    await stage.shop.apply(product("p", 10))
+    async with worker(settings):
+        placed = datetime.now(UTC)
+        await stage.producer.send(*dated([created("o1", {"p": 1}), created("o2", {"p": 1})], placed))
+        await stage.wait_for("orders WHERE status = 'reserved'", 2)
+    await stage.producer.send(*dated([paid("o1"), paid("o2")], placed + TTL / 2))
+    await _wall_passes(placed + TTL)
+    by_the_wall = Rules(Policy(order_ttl=TTL, late_payment=LatePaymentPolicy.SHORTFALL))
+    now = datetime.now(UTC)
+    await execute(stage.shop.pool, [Task(ExpireOrder("o2", now))], by_the_wall, now)
+    async with worker(settings):
+        await stage.wait_for("inbox WHERE event_id LIKE 'paid-%'", 2)
+    assert ("deducted", "expired") == (await stage.shop.status("o1"), await stage.shop.status("o2"))
+    told = {key: type_ for type_, key in await stage.shop.told() if key in {"o1", "o2"}}
+    assert "inventory.reservation.deducted" == told["o1"]
+    assert "inventory.reservation.shortfall" == told["o2"]
+
+
+async def test_a_worker_that_was_frozen_expires_nothing_that_was_paid_meanwhile(
+    stage: Stage, real_kafka: Broker
+) -> None:
+    """A process stopped beyond the deadline finds an old answer in its socket, and does not take it for news."""
+    assert real_kafka.kind != "mock"
+    settings = stage.with_settings(order_reservation_ttl=TTL, late_payment_policy="shortfall")
+    await stage.shop.apply(product("p", 100))
+    process = await _start(settings, "-m", "inventory", "run")
+    try:
+        await stage.wait_for("stream_progress WHERE watermark > '2000-01-01'", 28)
+        placed = datetime.now(UTC)
+        names = [f"o{number}" for number in range(8)]
+        await stage.producer.send(*dated([created(name, {"p": 1}) for name in names], placed))
+        await stage.wait_for("orders WHERE status = 'reserved'", len(names))
+        process.send_signal(signal.SIGSTOP)
+        await stage.producer.send(*dated([paid(name) for name in names], placed + TTL / 2))
+        await _wall_passes(placed + TTL + timedelta(seconds=2))
+        process.send_signal(signal.SIGCONT)
+        await stage.wait_for("inbox WHERE event_id LIKE 'paid-%'", len(names))
+        assert {"deducted"} == {await stage.shop.status(name) for name in names}
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await process.communicate()
+
+
+async def test_a_backlog_holds_the_clock_back(stage: Stage) -> None:
+    """A partition with unread records stands at the newest event read, whatever the other partitions do."""
+    hour_ago = now_plus(-3600)
+    events = dated([created(f"o{number}", {"p": 1}) for number in range(60)], hour_ago)
+    for one in events:
+        await stage.producer.raw(
+            one["topic"], body(one), partition=2, timestamp_ms=round(hour_ago.timestamp() * 1000), key=b"k"
+        )
+    gate = asyncio.Semaphore(3)
+
+    async def slowly(*args: Any, **options: Any) -> Any:
+        await gate.acquire()
+        return await execute(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consumer_module, "execute", slowly)
+        async with worker(stage.with_settings(batch_max_records=10)):
+            await stage.wait_for("inbox", 30)
+            horizon = await stage.shop.pool.fetchval(
+                "SELECT watermark FROM stream_progress WHERE topic = 'order.created' AND partition = 2"
+            )
+            assert abs(horizon - hour_ago) < timedelta(seconds=1)
+            for _ in range(3 + 3):
+                gate.release()
+            await stage.wait_for("inbox", 60)
+            # Read to its end, the partition catches up with the wall's clock.
+            await stage.wait_for("stream_progress WHERE watermark > now() - interval '10 s' AND partition = 2", 7)
+            for _ in range(100):
+                gate.release()
+
+
+async def test_a_fast_clock_does_not_carry_the_stream_away(stage: Stage) -> None:
+    """An event from hours ahead counts at its record's time, so it expires nobody else's hold."""
+    settings = stage.with_settings(order_reservation_ttl=timedelta(minutes=5))
+    await stage.shop.apply(product("p", 10))
+    async with worker(settings):
+        await stage.producer.send(*dated([created("o", {"p": 1})], now_plus(0)))
+        await stage.producer.send(*dated([created(f"f{number}", {"p": 1}) for number in range(8)], now_plus(7200)))
+        await stage.wait_for("inbox", 10)
+        await stage.wait_for("stream_progress WHERE watermark > now() - interval '5 s'", 28)
+        assert 0 == await stage.count("stream_progress WHERE watermark > now()")
+    assert "reserved" == await stage.shop.status("o")
+
+
+async def test_workers_share_the_partitions_and_hand_them_over(stage: Stage, real_kafka: Broker) -> None:
+    """Two workers, then one, then another: every event is applied once, whoever has the partitions."""
+    assert real_kafka.kind != "mock"
+    settings = stage.with_settings(batch_max_records=20)
+    await stage.shop.apply(product("p", 10_000))
+    events = [created(f"o{number}", {"p": 1}) for number in range(300)]
+    async with worker(settings) as first:
+        await stage.producer.send(*events[:100])
+        async with worker(settings) as second:
+            await stage.producer.send(*events[100:200])
+            await eventually(lambda: _is(lambda: bool(second.consumer and second.consumer.assigned)))
+            await eventually(lambda: _is(lambda: len(first.consumer.assigned) < 28 if first.consumer else False))
+            await stage.producer.send(*events[200:250])
+        await stage.producer.send(*events[250:])
+        await stage.wait_for("inbox", 1 + len(events))
+    assert (10_000, 300) == await stage.shop.stock("p")
+    assert [] == await problems(stage.shop.pool)
+
+
+# --- small tools --------------------------------------------------------------------------------
+
+
+async def _ends(stage: Stage) -> dict[TopicPartition, int]:
+    """Return the end of every partition that has records, from what the worker wrote of its progress."""
+    rows = await stage.shop.rows("SELECT topic, partition, next_offset FROM stream_progress WHERE next_offset > 0")
+    return {TopicPartition(stage.prefix + topic, partition): offset for topic, partition, offset in rows}
+
+
+async def _is(condition: Any) -> Any:
+    return condition()
+
+
+async def _look(running: Worker, path: str) -> tuple[int, str]:
+    def get() -> tuple[int, str]:
+        try:
+            with urlopen(f"http://127.0.0.1:{running.port}/{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+
+    return await asyncio.to_thread(get)
+
+
+async def _ask(running: Worker, path: str) -> int:
+    return (await _look(running, path))[0]
+
+
+async def _wall_passes(moment: datetime) -> None:
+    """Wait until the wall's clock is past a moment: the one thing that no condition can shorten."""
+
+    async def passed() -> bool:
+        return datetime.now(UTC) > moment
+
+    await eventually(passed)
+
+
+async def _start(settings: Settings, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        cwd=_REPOSITORY,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(_REPOSITORY), **environment_of(settings)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
