@@ -161,6 +161,11 @@ def test_the_examples_run_as_they_stand(shop: Deployment, run: Run) -> None:
     shop.settle(*TOPICS_IN)
     expect(stock, 5, 0)
 
+    show, audit = block("Publish an event", "sh", 1).splitlines()
+    mug = dict(zip(*(line.split() for line in run("sh", show).splitlines()), strict=True))
+    assert ("5", "0", "5") == (mug["ON_HAND"], mug["RESERVED"], mug["AVAILABLE"])
+    assert "audit: ok" in run("sh", audit)
+
     _check_alert(run("sh", block("Consume alerts", "sh")))
 
     run("sh", 'echo "{broken" | kcat -b "$BROKER" -P -t order.created')
