@@ -49,6 +49,8 @@ ROLES: Final = ("consumer", "relay", "sweeper")
 EXIT_BUG: Final = 70
 EXIT_STOPPED_AT_ONCE: Final = 130
 FLUSH_SECONDS: Final = 5.0
+TOPIC_LOOKS: Final = 6
+SECONDS_BETWEEN_LOOKS: Final = 0.5
 
 
 def service_version() -> str:
@@ -291,11 +293,16 @@ async def _check_database(settings: Settings) -> None:
 
 async def _check_topics(settings: Settings) -> None:
     """Raise OperatorError unless Kafka answers and has every topic that is read."""
+    missing = sorted(TOPICS_IN)
     async with kafka.admin_client(settings) as admin:
-        there = set(await admin.list_topics())
-    missing = sorted(topic for topic in TOPICS_IN if settings.kafka_topic_prefix + topic not in there)
-    if missing:
-        raise OperatorError(f"Kafka lacks {', '.join(missing)}: run `inventory topics create` first")
+        # Topics that were made a moment ago are not known to every broker at once.
+        for _ in range(TOPIC_LOOKS):
+            there = set(await admin.list_topics())
+            missing = sorted(topic for topic in TOPICS_IN if settings.kafka_topic_prefix + topic not in there)
+            if not missing:
+                return
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    raise OperatorError(f"Kafka lacks {', '.join(missing)}: run `inventory topics create` first")
 
 
 def _maintenance_options(settings: Settings) -> MaintenanceOptions:
