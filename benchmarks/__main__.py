@@ -1,7 +1,7 @@
 """`python -m benchmarks`: run the scenarios and print one table."""
 
 import argparse
-import asyncio
+import dataclasses
 import os
 import platform
 import sys
@@ -15,6 +15,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.races import Bench
 from benchmarks.report import Section, as_json, as_text
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.sizes import FULL, QUICK, TRIAL, Sizes
 from benchmarks.stack import CACHE, Stack, open_stack
 from inventory.console import Progress, print_json, print_line, progress
 
@@ -43,11 +44,24 @@ def main() -> int:
 async def _run(options: argparse.Namespace, stack: Stack, show: Progress) -> list[Section]:
     topics = Topics(stack.broker.bootstrap_servers, PARTITIONS)
     await topics.create()
-    bench = Bench(stack, topics, options.rounds, options.events, options.naive_events, show, options.data)
+    bench = Bench(stack, topics, _sizes(options), show, options.data)
+    found = []
     try:
-        return [await SCENARIOS[name](bench) for name in options.scenarios]
+        for name in options.scenarios:
+            section = await SCENARIOS[name](bench)
+            if section is None:
+                sys.stderr.write(f"{name}: skipped, {options.data} does not have its file\n")
+            else:
+                found.append(section)
     finally:
         topics.delete()
+    return found
+
+
+def _sizes(options: argparse.Namespace) -> Sizes:
+    sizes = TRIAL if options.trial else QUICK if options.quick else FULL
+    changed = {name: value for name in ("rounds", "events") if (value := getattr(options, name)) is not None}
+    return dataclasses.replace(sizes, **changed)
 
 
 def _machine(stack: Stack) -> dict[str, Any]:
@@ -63,14 +77,22 @@ def _machine(stack: Stack) -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; default: all")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--events", type=int, default=60_000)
-    parser.add_argument("--naive-events", type=int, default=2_000)
-    parser.add_argument("--directory", type=Path, default=CACHE / "postgres")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; default: all of them"
+    )
+    parser.add_argument("--quick", action="store_true", help="a minute or two instead of ten, with rougher figures")
+    parser.add_argument("--trial", action="store_true", help="only see that everything runs; the figures mean nothing")
+    parser.add_argument("--rounds", type=int, help="rounds of the races that have ratios")
+    parser.add_argument("--events", type=int, help="events of the life cycle")
+    parser.add_argument("--json", action="store_true", help="print one object instead of text")
+    parser.add_argument(
+        "--directory", type=Path, default=CACHE / "postgres", help="where PostgreSQL keeps its data between runs"
+    )
+    parser.add_argument("--data", type=Path, default=DATA, help="where the real shop's month is")
     options = parser.parse_args()
+    unknown = [name for name in options.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"there is no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     options.scenarios = options.scenarios or list(SCENARIOS)
     return options
 

@@ -5,6 +5,7 @@ it is committed. So programs start, join their group and open their connections 
 pays for writing the backlog while the clock runs.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its stubs forget one
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.workload import Record
@@ -57,8 +58,18 @@ class Topics:
         self._incoming = [(self.prefix + topic, number) for topic in TOPICS_IN for number in range(partitions)]
 
     async def create(self) -> None:
-        """Make the topics."""
+        """Make the topics, and wait until all of their partitions have a leader."""
         await create_topics(self._settings)
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                self._ends()
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return
 
     def delete(self) -> None:
         """Give the topics' disk back."""
@@ -164,6 +175,7 @@ class Topics:
         return left
 
     def _ends(self) -> dict[tuple[str, int], int]:
-        asked = {TopicPartition(topic, number): OffsetSpec.latest() for topic, number in self._incoming}
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # same reason
+        asked = {TopicPartition(topic, number): latest for topic, number in self._incoming}
         found = self._admin.list_offsets(asked, request_timeout=_ADMIN_SECONDS)
         return {(place.topic, place.partition): result.result().offset for place, result in found.items()}

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,14 +66,13 @@ class Timed:
 def running(program: Program, topics: Topics, group: str, database_url: str) -> Iterator[list[ServerProcess]]:
     """Run a program's processes inside the block."""
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("INVENTORY_")},
+        **clean_environment(),
         "INVENTORY_KAFKA_BOOTSTRAP_SERVERS": topics.bootstrap_servers,
         "INVENTORY_KAFKA_TOPIC_PREFIX": topics.prefix,
         "INVENTORY_KAFKA_GROUP_ID": group,
         "INVENTORY_DATABASE_URL": database_url,
         "INVENTORY_HTTP_HOST": "127.0.0.1",
         "INVENTORY_HTTP_PORT": "0",
-        "PYTHONPATH": str(ROOT),
         **program.environment,
     }
     with tempfile.TemporaryDirectory(prefix="inventory-bench-") as scratch, contextlib.ExitStack() as stack:
@@ -90,6 +89,12 @@ def running(program: Program, topics: Topics, group: str, database_url: str) -> 
         yield processes
 
 
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without settings of the worker, and with this checkout's packages."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("INVENTORY_")}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
 def check_alive(processes: Sequence[ServerProcess]) -> Callable[[], None]:
     """Return a function that raises when one of the processes has ended."""
 
@@ -103,21 +108,33 @@ def check_alive(processes: Sequence[ServerProcess]) -> Callable[[], None]:
 
 
 async def time_program(
-    program: Program, topics: Topics, backlog: Backlog, database_url: str, progress: Progress
+    program: Program,
+    topics: Topics,
+    backlog: Backlog,
+    database_url: str,
+    progress: Progress,
+    *,
+    watch: Callable[[Sequence[ServerProcess]], Awaitable[None]] | None = None,
 ) -> Timed:
-    """Time a program from the moment it can see the backlog until all is committed and, if it relays, published."""
+    """Time a program from the moment it can see the backlog until all is committed and, if it relays, published.
+
+    `watch` runs beside it and is cancelled at the end.
+    """
     with running(program, topics, backlog.group, database_url) as processes:
         alive = check_alive(processes)
         topics.wait_until_stable(backlog.group, program.processes * program.members_each, alive)
+        watching = None if watch is None else asyncio.ensure_future(watch(processes))
         backlog.reveal()
         started = time.perf_counter()
         await finished(program, topics, backlog, database_url, alive, progress)
         seconds = time.perf_counter() - started
+        if watching is not None:
+            watching.cancel()
     await _check_work(database_url, backlog.count)
     return Timed(backlog.count, seconds)
 
 
-async def finished(  # noqa: PLR0913, PLR0917 - one wait over all that takes part
+async def finished(
     program: Program,
     topics: Topics,
     backlog: Backlog,

@@ -6,15 +6,13 @@ decoding, no look-ups, no locks taken beforehand, no rules. Outgoing rows are wr
 end as. It uses the worker's own driver, so that what is compared is the work and not the driver.
 """
 
-import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Self
-
-import asyncpg
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from benchmarks.backlog import Progress
 from benchmarks.contestants import Timed
@@ -37,7 +35,8 @@ class Rehearsal(NamedTuple):
     batches: list[Batch]
 
 
-class _Position(NamedTuple):
+@dataclass(slots=True)
+class _Position:
     """A record as the worker's consumer hands it over."""
 
     topic: str
@@ -46,7 +45,7 @@ class _Position(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
+    headers: Any
 
 
 async def rehearse(database_url: str, records: Iterable[Record], batch_size: int, progress: Progress) -> Rehearsal:

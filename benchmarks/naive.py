@@ -5,13 +5,13 @@ It commits its offset after the transaction. What it leaves out is in its favour
 events, expiry, the stream's clock and the relay that would publish its outbox.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+import uvloop
 from faststream import AckPolicy, FastStream
 from faststream.kafka import KafkaBroker, KafkaMessage
 from sqlalchemy import select
@@ -111,7 +111,8 @@ def main() -> None:
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     for topic in TOPICS_IN:
         _subscribe(broker, topic, sessions, settings)
-    asyncio.run(FastStream(broker, logger=None).run())
+    # As FastStream's own command does.
+    uvloop.run(FastStream(broker, logger=None).run())
 
 
 def _subscribe(broker: KafkaBroker, topic: str, sessions: async_sessionmaker[AsyncSession], settings: Settings) -> None:
@@ -130,7 +131,7 @@ def _subscribe(broker: KafkaBroker, topic: str, sessions: async_sessionmaker[Asy
         headers = message.headers
         cause = Cause(headers["ce_source"], headers["ce_id"], datetime.fromisoformat(headers["ce_time"]))
         async with sessions() as session, session.begin():
-            await apply(session, handler.handle(event, cause), cause, message.body, policy)  # type: ignore[attr-defined]
+            await apply(session, handler.handle(event, cause), cause, message.body, policy)
 
 
 async def apply(session: AsyncSession, command: Command, cause: Cause, body: bytes, policy: Policy) -> None:
@@ -139,16 +140,18 @@ async def apply(session: AsyncSession, command: Command, cause: Cause, body: byt
         return
     now = datetime.now(UTC)
     order_id, cart_id = getattr(command, "order_id", None), getattr(command, "cart_id", None)
-    order = None if order_id is None else await session.get(OrderRow, order_id, with_for_update=True)
-    cart = None if cart_id is None else await session.get(CartRow, cart_id, with_for_update=True)
+    order: Any = None if order_id is None else await session.get(OrderRow, order_id, with_for_update=True)
+    cart: Any = None if cart_id is None else await session.get(CartRow, cart_id, with_for_update=True)
     wanted = {*(getattr(command, "lines", None) or ()), *(() if cart is None else cart.held)}
     if order is not None:
         wanted.update(order.lines)
         wanted.update(product for fact in order.waiting or () for product in fact["lines"] or ())
     if hasattr(command, "product_id"):
         wanted.add(command.product_id)
-    locked = select(StockRow).where(StockRow.product_id.in_(wanted)).order_by(StockRow.product_id).with_for_update()
-    stock = {row.product_id: row for row in await session.scalars(locked)} if wanted else {}
+    key = tables.inventory.c.product_id
+    locked = select(StockRow).where(key.in_(wanted)).order_by(key).with_for_update()
+    rows: Any = await session.scalars(locked) if wanted else ()
+    stock = {row.product_id: row for row in rows}
     state = State(
         {row.product_id: _product(row) for row in stock.values()},
         {} if order is None else {order.order_id: _order(order)},
@@ -179,16 +182,16 @@ async def apply(session: AsyncSession, command: Command, cause: Cause, body: byt
     )
 
 
-def _write_state(  # noqa: PLR0913, PLR0917 - a row of each table
+def _write_state(
     session: AsyncSession,
     decision: Decision,
-    stock: Mapping[str, StockRow],
-    order: OrderRow | None,
-    cart: CartRow | None,
+    stock: Mapping[str, Any],
+    order: Any,  # noqa: ANN401 - a class made from a Table has no typed columns
+    cart: Any,  # noqa: ANN401 - same reason
     now: datetime,
 ) -> None:
     for product in decision.products.values():
-        row = stock.get(product.product_id) or StockRow(product_id=product.product_id)
+        row: Any = stock.get(product.product_id) or StockRow(product_id=product.product_id)
         session.add(row)
         row.on_hand, row.reserved, row.low_stock_threshold = product.on_hand, product.reserved, product.threshold
         row.stock_status, row.alert_status = product.status.value, product.alert.value
@@ -211,7 +214,7 @@ def _write_state(  # noqa: PLR0913, PLR0917 - a row of each table
         cart.expires_at, cart.version, cart.updated_at = held.expires_at, held.version, now
 
 
-def _product(row: Any) -> Product:  # noqa: ANN401 - a class made from a Table has no typed columns
+def _product(row: Any) -> Product:  # noqa: ANN401 - same reason
     return Product(
         row.product_id,
         row.on_hand,

@@ -1,6 +1,7 @@
 """Races: contestants on the same events, a fresh copy of the same database each, interleaved round by round."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from benchmarks.contestants import Program, Timed
 from benchmarks.errors import BenchmarkError
 from benchmarks.floor import Rehearsal, rehearse, time_floor
 from benchmarks.report import Figure
+from benchmarks.sizes import Sizes
 from benchmarks.stack import Stack, fill_shelf, schema_fingerprint
 from benchmarks.workload import Workload, utc_now
 
@@ -24,9 +26,7 @@ class Bench:
 
     stack: Stack
     topics: Topics
-    rounds: int
-    events: int
-    naive_events: int
+    sizes: Sizes
     progress: Progress
     data: Path
 
@@ -42,10 +42,10 @@ class Entry:
     template: str = ""
 
 
-async def race(bench: Bench, entries: Sequence[Entry]) -> dict[str, Figure]:
+async def race(bench: Bench, entries: Sequence[Entry], rounds: int) -> dict[str, Figure]:
     """Run all entries once per round, beginning with another one each round; returns events per second by name."""
     found: dict[str, list[float]] = {entry.name: [] for entry in entries}
-    for number in range(bench.rounds):
+    for number in range(rounds):
         turn = number % len(entries)
         for entry in (*entries[turn:], *entries[:turn]):
             bench.progress(f"round {number + 1}: {entry.name}", 0, 1)
@@ -67,13 +67,17 @@ async def run(bench: Bench, entry: Entry) -> Timed:
             return await contestants.time_program(entry.program, bench.topics, backlog, database_url, bench.progress)
 
 
-async def template_for(bench: Bench, workload: Workload) -> str:
-    """Return a template database with the workload's shelf in it."""
+@asynccontextmanager
+async def template_for(bench: Bench, workload: Workload) -> AsyncIterator[str]:
+    """Give a template database with the workload's shelf in it; dropped at the end."""
     name = f"bench_{workload.name}_{schema_fingerprint()}"
     bench.stack.drop_template(name)
     with bench.stack.template_in_the_making(name) as url:
         await fill_shelf(url, workload.shelf)
-    return name
+    try:
+        yield name
+    finally:
+        bench.stack.drop_template(name)
 
 
 async def rehearsed(bench: Bench, workload: Workload, template: str, batch: int = DEFAULT_BATCH) -> Rehearsal:

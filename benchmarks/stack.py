@@ -23,8 +23,8 @@ from storage import migrate
 
 CACHE = Path(__file__).parent.parent / ".cache" / "benchmarks"
 
-# Durability as PostgreSQL ships it, said aloud. Memory for a machine of today: the default is meant for one that shares
-# 128 MB. Room for the write-ahead log, so that a checkpoint does not fall into one contestant's run and not the other's.
+# Durability as PostgreSQL ships it, said aloud. Memory for a machine of today: the default is 128 MB. Room for the
+# write-ahead log, so that a checkpoint does not fall into one contestant's run and not the other's.
 POSTGRES_SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",

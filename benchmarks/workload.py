@@ -6,6 +6,7 @@ A workload is a shelf (products and their stock, written into the database befor
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,7 @@ class Record(NamedTuple):
     topic: str
     key: bytes
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, str | bytes | None]]
     timestamp_ms: int
 
 
@@ -90,13 +91,18 @@ def product_id(number: int) -> str:
     return f"SKU-{number:07d}"
 
 
-def life_cycle(events: int, products: int = 10_000, *, shelf: dict[str, int] | None = None) -> Workload:
-    """Orders of three products, few of which are wanted often (Zipf), paid or cancelled some thousand events later."""
+def life_cycle(
+    events: int, products: int = 10_000, *, stride: int = 1, shelf: dict[str, int] | None = None
+) -> Workload:
+    """Orders of three products, few of which are wanted often (Zipf), paid or cancelled some thousand events later.
+
+    With a stride the products are every so many-th of a larger catalogue.
+    """
     wait = (max(events // 40, 1), max(events // 10, 2))
 
     def drafts() -> Iterator[Draft]:
         chance = random.Random(1)  # noqa: S311 - a reproducible workload, not a secret
-        picks = _zipf(chance, products)
+        picks = _zipf(chance, products, stride)
         follow_ups: list[tuple[int, int, Draft]] = []
         numbers = itertools.count()
         for place in itertools.count():
@@ -111,7 +117,7 @@ def life_cycle(events: int, products: int = 10_000, *, shelf: dict[str, int] | N
                 due += chance.randint(*wait)
                 heapq.heappush(follow_ups, (due, number, draft))
 
-    return Workload("life", shelf or _shelf(products), events, drafts)
+    return Workload("life", shelf or _shelf(products, stride=stride), events, drafts)
 
 
 def flash_sale(events: int, products: int) -> Workload:
@@ -170,13 +176,31 @@ def real_month(path: Path) -> Workload:
     return Workload("csv", shelf, len(drafts), lambda: drafts)
 
 
-def _shelf(products: int, stock: int = PLENTY) -> dict[str, int]:
-    return {product_id(number): stock for number in range(1, products + 1)}
+def steady(events: int, rate: int) -> Workload:
+    """Orders, and one second after each its payment, in turn: every event has an outcome of its own."""
+
+    def drafts() -> Iterator[Draft]:
+        chance = random.Random(4)  # noqa: S311 - a reproducible workload, not a secret
+        picks = _zipf(chance, 10_000)
+        unpaid: deque[str] = deque()
+        for number in itertools.count():
+            if number % 2 and number > rate:
+                yield _paid(unpaid.popleft())
+                continue
+            order_id = f"order-{number:08d}"
+            unpaid.append(order_id)
+            yield _created(order_id, chance, [next(picks) for _ in range(_LINES)])
+
+    return Workload("steady", _shelf(10_000), events, drafts)
 
 
-def _zipf(chance: random.Random, products: int) -> Iterator[str]:
+def _shelf(products: int, stock: int = PLENTY, *, stride: int = 1) -> dict[str, int]:
+    return {product_id(number * stride): stock for number in range(1, products + 1)}
+
+
+def _zipf(chance: random.Random, products: int, stride: int = 1) -> Iterator[str]:
     """Give product ids without end; the n-th most popular is picked in proportion to 1/n."""
-    ids = [product_id(number) for number in range(1, products + 1)]
+    ids = [product_id(number * stride) for number in range(1, products + 1)]
     chance.shuffle(ids)
     weights = list(itertools.accumulate(1 / rank for rank in range(1, products + 1)))
     while True:
