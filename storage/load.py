@@ -52,6 +52,8 @@ SELECT cart_id, status, user_id, held, snapshot_version, as_of, converted_at, ex
 FROM carts WHERE cart_id = ANY($1::text[]) ORDER BY cart_id FOR NO KEY UPDATE
 """
 
+_ANY_CART = "SELECT cart_id FROM carts WHERE cart_id = ANY($1::text[]) LIMIT 1"
+
 _PRODUCTS = """
 SELECT product_id, on_hand, reserved, low_stock_threshold, alert_status, version, last_sequence
 FROM inventory WHERE product_id = ANY($1::text[]) ORDER BY product_id FOR NO KEY UPDATE
@@ -113,6 +115,11 @@ async def lock_carts(connection: Connection, cart_ids: Iterable[str], *, skip_lo
         return {}
     rows = await connection.fetch(_skipping(_CARTS, skip_locked=skip_locked), ids)
     return {row[0]: _cart(row) for row in rows}
+
+
+async def any_cart(connection: Connection, cart_ids: Iterable[str]) -> bool:
+    """Tell whether one of these carts exists by now; locks nothing."""
+    return await connection.fetchval(_ANY_CART, list(cart_ids)) is not None
 
 
 async def lock_products(connection: Connection, product_ids: Iterable[str]) -> dict[str, Product]:

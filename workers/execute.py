@@ -200,7 +200,7 @@ async def _transact(
     *,
     skip_locked: bool,
 ) -> Report:
-    """Run the transaction; start it over when holds that are due stand in somebody's way."""
+    """Run the transaction; start it over when holds that are due, or an order's own cart's, stand in somebody's way."""
     due: dict[str, list[Expiry]] = {}
     for _ in range(MAX_RESTARTS):
         transaction = connection.transaction()
@@ -209,7 +209,7 @@ async def _transact(
             batch = await _load(connection, tasks, due, skip_locked=skip_locked)
             _fold(batch, tasks, rules, now)
             found = await _due_holds(connection, batch, batch.short - due.keys())
-            if not found:
+            if not found and not await _missed_a_cart(connection, batch, tasks):
                 await _save(connection, batch, progress)
                 started = time.perf_counter()
                 await transaction.commit()
@@ -348,6 +348,19 @@ async def _due_holds(connection: Connection, batch: _Batch, short: set[str]) -> 
     ]
     # Which of them are on which product is seen when it matters (`domain.decide.step`).
     return dict.fromkeys(short, expiries) if expiries else {}
+
+
+async def _missed_a_cart(connection: Connection, batch: _Batch, tasks: Sequence[Task]) -> bool:
+    """Tell whether an order was found short while its own cart, which nobody could lock yet, came to hold the stock.
+
+    A cart that another worker makes between our look at the carts and our lock on the products stands in the products,
+    but not in the state. An order that is accepted writes its cart and so collides; one that is refused writes none.
+    """
+    if not batch.short:
+        return False
+    named = {task.command.cart_id for task in tasks if isinstance(task.command, CreateOrder) and task.command.cart_id}
+    unknown = named - batch.state.carts.keys()
+    return bool(unknown) and await load.any_cart(connection, unknown)
 
 
 # --- decide -------------------------------------------------------------------------------------
