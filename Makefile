@@ -10,11 +10,11 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test quick ci lint types imports format lock wheel clean
+.PHONY: help demo run test quick bench bench-peers ci lint types imports format lock wheel clean
 
 help: ## explain every command
 	@echo "make COMMAND, where COMMAND is one of:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## watch the worker on a lively shop for about 20 seconds, on embedded servers; DEMO_ARGS=--keep leaves them up
 	@$(BIN)/inventory demo $(DEMO_ARGS)
@@ -27,6 +27,12 @@ test: $(INSTALLED) ## run every test this machine can carry; PYTEST_ARGS="-k nam
 
 quick: $(INSTALLED) ## run the unit tests only (no servers)
 	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+bench: $(INSTALLED) ## measure speed on real Kafka and PostgreSQL in ten minutes; QUICK=1 in two; BENCH_ARGS="life --json"
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
+
+bench-peers: $(INSTALLED) ## measure Medusa's inventory module on the same PostgreSQL, for scale; needs Node 20 and npm
+	@$(BIN)/python -m benchmarks.peers
 
 # INVENTORY_REQUIRE_KAFKA turns a missing real broker from a skip into a failure.
 ci: export INVENTORY_REQUIRE_KAFKA := 1
