@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import pickle
 import random
 import sys
 import tempfile
@@ -11,8 +12,10 @@ from pathlib import Path
 from chaos.cluster import open_servers
 from chaos.errors import ChaosError
 from chaos.run import Options, Result, recoveries_by_kind, run
+from chaos.story import tell
 
 MAX_SHOWN = 20
+MAX_TOLD = 5
 
 
 def main() -> int:
@@ -32,6 +35,7 @@ def main() -> int:
     except ChaosError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    (directory / f"evidence-{options.seed}.pickle").write_bytes(pickle.dumps(result.evidence))
     _print(result)
     return 1 if result.violations else 0
 
@@ -39,6 +43,8 @@ def main() -> int:
 def _print(result: Result) -> None:
     for violation in result.violations[:MAX_SHOWN]:
         sys.stdout.write(f"VIOLATION {violation.kind} {violation.subject}: {violation.message}\n")
+    for subject in list(dict.fromkeys(violation.subject for violation in result.violations))[:MAX_TOLD]:
+        sys.stdout.write("".join(f"  {line}\n" for line in tell(result.evidence, subject)))
     if len(result.violations) > MAX_SHOWN:
         sys.stdout.write(f"... and {len(result.violations) - MAX_SHOWN} more violations\n")
     for kind, (count, median, longest) in recoveries_by_kind(result.faults).items():

@@ -12,6 +12,8 @@ from chaos.cluster import Stage
 from devstack.process import ServerProcess
 
 RESTART_SECONDS = 0.5
+# A worker that found no server at its start has the next try later, or three of them would take the processors from it.
+UNREACHABLE_RESTART_SECONDS = 3.0
 WATCH_SECONDS = 0.1
 STOP_SECONDS = 20.0
 # What `inventory run` ends with where a server cannot be reached at the start.
@@ -39,7 +41,7 @@ class Worker:
         self._process: ServerProcess | None = None
         self.wanted = False
         self.doomed = False
-        self.ended_at = 0.0
+        self.restart_at = 0.0
 
     @property
     def running(self) -> bool:
@@ -147,7 +149,7 @@ class Crew:
             for worker in self.workers:
                 if worker.status is not None:
                     self._take_down(worker)
-                if worker.wanted and not worker.running and time.monotonic() - worker.ended_at > RESTART_SECONDS:
+                if worker.wanted and not worker.running and time.monotonic() > worker.restart_at:
                     self.restarts += 1
                     worker.start()
             await asyncio.sleep(WATCH_SECONDS)
@@ -156,7 +158,8 @@ class Crew:
         status = worker.status
         if status is None or not worker.wanted:
             return
-        worker.ended_at = time.monotonic()
+        pause = UNREACHABLE_RESTART_SECONDS if status == EXIT_UNREACHABLE else RESTART_SECONDS
+        worker.restart_at = time.monotonic() + pause
         if not worker.doomed and status != EXIT_UNREACHABLE:
             tail = worker.log.read_bytes()[-4000:].decode("utf-8", "replace")
             self.exits.append(Exit(worker.name, status, time.time(), tail))

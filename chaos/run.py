@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from chaos.checker import Finding, judge
 from chaos.cluster import CART_TTL_SECONDS, ORDER_TTL_SECONDS, ROOT, Servers, Stage, open_stage
@@ -22,13 +23,21 @@ from oracle.shop import Settings
 
 RULES = Settings(cart_ttl=timedelta(seconds=CART_TTL_SECONDS), order_ttl=timedelta(seconds=ORDER_TTL_SECONDS))
 READY_SECONDS = 60.0
-DRAIN_SECONDS = 120.0
-PUBLISH_SECONDS = 60.0
 # After the last fault the shop goes on for a while, so that a run does not end in the middle of one.
 CALM_SECONDS = 3.0
 CLEAN_STOP = 0
 
 Say = Callable[[str], None]
+
+
+class Timing(NamedTuple):
+    """How long the end of a run may take: until all is applied, and until all is published."""
+
+    drain_seconds: float = 120.0
+    publish_seconds: float = 60.0
+
+
+PATIENT = Timing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ async def run(servers: Servers, options: Options, say: Say) -> Result:
             nemesis = Nemesis(options.seed, stage, crew, traffic, watch)
             nemesis.on_done = lambda done: say(_describe(done))
             violations = await _play(options, crew, watch, traffic, nemesis)
-            violations += await wind_down(stage, crew, watch, traffic, say)
+            violations += await wind_down(crew, watch, traffic, say)
         finally:
             await crew.close()
             await watch.close()
@@ -105,11 +114,13 @@ async def _play(options: Options, crew: Crew, watch: Watch, traffic: Traffic, ne
     ]
 
 
-async def wind_down(stage: Stage, crew: Crew, watch: Watch, traffic: Traffic, say: Say) -> list[Violation]:
+async def wind_down(
+    crew: Crew, watch: Watch, traffic: Traffic, say: Say, timing: Timing = PATIENT
+) -> list[Violation]:
     """Wait until everything is applied, stop the workers in order, and let what they left be published."""
     violations = []
     ends = traffic.acknowledged_ends()
-    drained = await watch.until_applied(ends, DRAIN_SECONDS)
+    drained = await watch.until_applied(ends, timing.drain_seconds)
     if drained is None:
         behind = await watch.behind(ends)
         violations.append(Violation("not_recovered", "end", f"{behind} records were never applied"))
@@ -119,7 +130,7 @@ async def wind_down(stage: Stage, crew: Crew, watch: Watch, traffic: Traffic, sa
         if status != CLEAN_STOP:
             violations.append(Violation("crashed", "stop", f"a worker that was asked to stop ended with {status}"))
     relay = crew.hire("--roles", "relay")
-    if not await watch.until_published(PUBLISH_SECONDS):
+    if not await watch.until_published(timing.publish_seconds):
         violations.append(Violation("outcome_missing", "end", "the outbox was never published whole"))
     await crew.dismiss(relay)
     violations += [
@@ -130,7 +141,13 @@ async def wind_down(stage: Stage, crew: Crew, watch: Watch, traffic: Traffic, sa
 
 
 async def check(  # noqa: PLR0913, PLR0917 - what a run leaves behind
-    stage: Stage, options: Options, traffic: Traffic, violations: list[Violation], faults: Sequence[Done], say: Say
+    stage: Stage,
+    options: Options,
+    traffic: Traffic,
+    violations: list[Violation],
+    faults: Sequence[Done],
+    say: Say,
+    rules: Settings = RULES,
 ) -> Result:
     """Read everything and judge it."""
     started = time.monotonic()
@@ -139,7 +156,7 @@ async def check(  # noqa: PLR0913, PLR0917 - what a run leaves behind
     evidence = Evidence(traffic.journal, records, tables)
     read = time.monotonic()
     say(f"read {sum(map(len, records.values())):,} records in {read - started:.1f} s; checking")
-    finding = await asyncio.to_thread(judge, evidence, RULES)
+    finding = await asyncio.to_thread(judge, evidence, rules)
     finding.add(violations)
     say(f"checked in {time.monotonic() - read:.1f} s")
     return Result(options, finding, faults, evidence)

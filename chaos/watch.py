@@ -10,8 +10,8 @@ import asyncpg
 from chaos.cluster import Stage
 
 POLL_SECONDS = 0.05
-BEHIND_SECONDS = 0.5
-CALM_SECONDS = 1.5
+BEHIND_SECONDS = 1.0
+CALM_SECONDS = 2.0
 
 Ends = Mapping[tuple[str, int], int]
 
@@ -43,7 +43,7 @@ class Watch:
     async def until_keeping_up(self, acknowledged: Callable[[], Ends], timeout_seconds: float) -> float | None:
         """Return the seconds until the workers last stopped being behind; None when the time is up.
 
-        Behind means that a record which was acknowledged half a second ago is not applied. A fault shows at once, in a
+        Behind means that a record which was acknowledged a second ago is not applied. A fault shows at once, in a
         lively topic, so what is not behind for a while has recovered.
         """
         started = time.monotonic()

@@ -384,8 +384,22 @@ def _cart(history: _History, cart_id: str) -> Iterator[Violation]:
 def _newest_snapshot(history: _History, cart_id: str) -> Event | None:
     """Return the snapshot that must have won: the newest by version, else time, since the cart's last order."""
     converted = history.converted.get(cart_id)
-    fresh = [event for event in history.carts[cart_id] if converted is None or event.at > converted]
+    snapshots = history.carts[cart_id]
+    fresh = [
+        event
+        for event in snapshots
+        if (converted is None or event.at > converted) and not _was_outdated(history, event, snapshots)
+    ]
     return max(fresh, key=lambda event: (event.data.get("version") or 0, event.at), default=None)
+
+
+def _was_outdated(history: _History, event: Event, snapshots: list[Event]) -> bool:
+    """Say whether a snapshot was refused for one with a newer version, which an order may have taken over since."""
+    version = event.data.get("version")
+    return history.observed.refused.get(event.id) == "stale_version" and any(
+        other is not event and version is not None and (other.data.get("version") or 0) >= version
+        for other in snapshots
+    )
 
 
 # --- edges --------------------------------------------------------------------------------------
