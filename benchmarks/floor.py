@@ -29,10 +29,11 @@ Batch = list[Write]
 
 
 class Rehearsal(NamedTuple):
-    """What was written, transaction by transaction, for how many events."""
+    """What was written, transaction by transaction, for how many events, and a summary of the final rows."""
 
     events: int
     batches: list[Batch]
+    ends_as: str = ""
 
 
 @dataclass(slots=True)

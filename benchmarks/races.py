@@ -1,6 +1,6 @@
 """Races: contestants on the same events, a fresh copy of the same database each, interleaved round by round."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +59,20 @@ async def run(bench: Bench, entry: Entry) -> Timed:
     """Measure one contestant once."""
     with bench.stack.database(entry.template) as database_url:
         if entry.rehearsal is not None:
-            return await time_floor(database_url, entry.rehearsal)
+            return await _run_floor(database_url, entry.rehearsal)
         if entry.program is None:
             raise BenchmarkError(f"{entry.name} is neither a program nor a rehearsal")
         workload = entry.workload
         with bench.topics.hidden(workload.records(utc_now()), workload.events, bench.progress) as backlog:
             return await contestants.time_program(entry.program, bench.topics, backlog, database_url, bench.progress)
+
+
+async def _run_floor(database_url: str, rehearsal: Rehearsal) -> Timed:
+    """Time the floor, and hold it to the rehearsal's final rows."""
+    timed = await time_floor(database_url, rehearsal)
+    if await final_rows(database_url, rehearsal.events) != rehearsal.ends_as:
+        raise BenchmarkError("the floor ended with other rows than its rehearsal")
+    return timed
 
 
 @asynccontextmanager
@@ -84,17 +92,29 @@ async def rehearsed(bench: Bench, workload: Workload, template: str, batch: int 
     """Return the workload's rehearsal in the worker's batches."""
     with bench.stack.database(template) as url:
         rehearsal = await rehearse(url, workload.records(utc_now()), batch, bench.progress)
-        counted = await counts(url)
-    if counted["inbox"] != workload.events:
-        raise BenchmarkError(f"the rehearsal judged {counted['inbox']:,} of {workload.events:,} events")
-    return rehearsal
+        return rehearsal._replace(ends_as=await final_rows(url, workload.events))
 
 
-async def counts(database_url: str) -> Mapping[str, int]:
-    """Return the rows of each table that grows with events."""
+async def final_rows(database_url: str, events: int) -> str:
+    """Return what tells final rows from others; raises BenchmarkError unless `events` were judged."""
     connection = await asyncpg.connect(database_url)
     try:
-        tables = ("inbox", "inventory_transactions", "outbox", "orders", "carts", "dead_letters")
-        return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608 - our names
+        judged = await connection.fetchval("SELECT count(*) FROM inbox")
+        if judged != events:
+            raise BenchmarkError(f"{judged:,} of {events:,} events are in the inbox")
+        summary: str = await connection.fetchval(_FINAL_ROWS)
+        return summary
     finally:
         await connection.close()
+
+
+_FINAL_ROWS = """
+SELECT concat_ws(' ',
+    (SELECT md5(string_agg(concat_ws(',', product_id, on_hand, reserved, version, last_sequence), ';'
+        ORDER BY product_id)) FROM inventory),
+    (SELECT md5(string_agg(concat_ws(',', product_id, sequence, type, quantity, reference_id), ';'
+        ORDER BY product_id, sequence)) FROM inventory_transactions),
+    (SELECT md5(string_agg(concat_ws(',', order_id, status, lines, version), ';' ORDER BY order_id)) FROM orders),
+    (SELECT md5(string_agg(concat_ws(',', cart_id, status, held, version), ';' ORDER BY cart_id)) FROM carts),
+    (SELECT count(*) FROM outbox))
+"""
