@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -223,15 +224,11 @@ class Worker:
             app, host=settings.http_host, port=settings.http_port, lifespan="off", log_config=None, access_log=False
         )
         self._server = _Server(config)
-        self._server_task = asyncio.create_task(self._server.serve(), name="http")
-        while not self._server.started:
-            if self._server_task.done():
-                raise OperatorError(
-                    f"port {settings.http_port} on {settings.http_host} cannot be opened; "
-                    "set INVENTORY_HTTP_PORT to a free one (0 picks one)"
-                )
+        opened = _open_port(settings)
+        self.port = opened.getsockname()[1]
+        self._server_task = asyncio.create_task(self._server.serve(sockets=[opened]), name="http")
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
             await asyncio.sleep(0.01)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
 
     def _spawn(self, name: str, work: Awaitable[None]) -> None:
         async def guarded() -> None:
@@ -255,6 +252,18 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _open_port(settings: Settings) -> socket.socket:
+    """Listen for health and metrics; uvicorn would leave the process where the port is taken."""
+    family = socket.AF_INET6 if ":" in settings.http_host else socket.AF_INET
+    try:
+        return socket.create_server((settings.http_host, settings.http_port), family=family)
+    except OSError as error:
+        raise OperatorError(
+            f"port {settings.http_port} on {settings.http_host} cannot be opened: {error.strerror or error}; "
+            "set INVENTORY_HTTP_PORT to a free one (0 picks one)"
+        ) from error
 
 
 @contextmanager

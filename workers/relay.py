@@ -241,15 +241,35 @@ class Relay:
             )
         done = []
         for (position, letter), result in zip(letters, results, strict=True):
-            if not isinstance(result, BaseException):
+            if isinstance(result, _TOO_LARGE):
+                published = await self._publish_alone(connection, position, letter, partitions)
+            else:
+                published = not isinstance(result, BaseException)
+            if published:
                 done.append(position)
-            elif isinstance(result, _TOO_LARGE):
-                logger.error("Dead letter %s is too large for its topic and stays in the table only", letter.id)
-                await dead_letters.mark_unpublishable(connection, position, _words(result))
         if done:
             await dead_letters.mark_published(connection, done, self._clock())
         _raise_first([result for result in results if not isinstance(result, _TOO_LARGE)])
         return len(done)
+
+    async def _publish_alone(
+        self, connection: asyncpg.Connection, position: int, letter: DeadLetter, partitions: Mapping[str, int]
+    ) -> bool:
+        """Send a dead letter by itself: the broker refuses whole batches, and any record of one may be to blame.
+
+        By a new producer: after a refusal the old one's sequence numbers have a gap.
+        """
+        await self._drop_producer()
+        producer = await self._started_producer()
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                await self._send_dead_letter(producer, letter, partitions)
+        except _TOO_LARGE as error:
+            logger.error("Dead letter %s is too large for its topic and stays in the table only", letter.id)  # noqa: TRY400 - the trace says nothing more
+            await dead_letters.mark_unpublishable(connection, position, _words(error))
+            await self._drop_producer()
+            return False
+        return True
 
     async def _send_dead_letter(
         self, producer: AIOKafkaProducer, letter: DeadLetter, partitions: Mapping[str, int]
