@@ -1,0 +1,92 @@
+"""The sweeper on a real database: by the stream's clock, in bounded looks, and never twice."""
+
+import asyncio
+from datetime import timedelta
+from itertools import chain
+from typing import Any
+
+import pytest
+
+from storage.save import Progress
+from tests.integration.shop import RULES, T0, Shop, cart, created, paid, problems, product
+from workers import sweeper as sweeper_module
+from workers.execute import Report, execute
+from workers.sweeper import Sweeper, Swept
+
+
+def _sweeper(shop: Shop, reports: list[Report] | None = None) -> Sweeper:
+    kept: list[Report] = [] if reports is None else reports
+    return Sweeper(shop.pool, RULES, 0.05, lambda: T0, kept.append)
+
+
+async def test_a_shop_that_read_nothing_expires_nothing(shop: Shop) -> None:
+    """Without a clock nothing is due."""
+    await shop.apply(product("p", 5), created("o", {"p": 1}, minutes=-9999))
+    assert Swept(0, 0) == await _sweeper(shop).run_once()
+
+
+async def test_orders_and_carts_fall_when_the_stream_was_read_past_their_deadline(shop: Shop) -> None:
+    """An order after 15 minutes, a cart after 30, and both not a moment earlier."""
+    reports: list[Report] = []
+    await shop.apply(product("p", 5), created("o", {"p": 1}), cart("c", {"p": 2}))
+    expected = [(15, 0), (15.001, 1), (30, 0), (30.001, 1), (60, 0)]
+    for minutes, expired in expected:
+        await shop.read_up_to(T0 + timedelta(minutes=minutes))
+        assert Swept(expired, 0) == await _sweeper(shop, reports).run_once(), minutes
+    assert (5, 0) == await shop.stock("p")
+    assert [1, 1] == [report.expired for report in reports]
+    assert {"o"} == set(reports[0].orders)
+
+
+async def test_the_slowest_partition_sets_the_clock(shop: Shop) -> None:
+    """One partition that was not read past the deadline holds every hold."""
+    await shop.apply(product("p", 5), created("o", {"p": 1}))
+    late, behind = T0 + timedelta(hours=1), T0 + timedelta(minutes=10)
+    rows = [Progress("order.created", n, 1, late) for n in range(5)] + [Progress("payment.succeeded", 3, 1, behind)]
+    await execute(shop.pool, [], RULES, T0, progress=rows)
+    assert Swept(0, 0) == await _sweeper(shop).run_once()
+    await execute(shop.pool, [], RULES, T0, progress=[Progress("payment.succeeded", 3, 2, late)])
+    assert Swept(1, 0) == await _sweeper(shop).run_once()
+
+
+async def test_a_look_takes_a_bounded_number_the_oldest_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is due, one look takes at most the limit of each kind, and the next goes on."""
+    monkeypatch.setattr(sweeper_module, "SWEEP_LIMIT", 3)
+    await shop.apply(product("p", 50), *(created(f"o{n}", {"p": 1}, minutes=-60 - n) for n in range(8)))
+    await shop.read_up_to(T0)
+    counts = [(await _sweeper(shop).run_once()).expired for _ in range(4)]
+    assert [3, 3, 2, 0] == counts
+    order = [key for type_, key in await shop.told() if type_.endswith("expired")]
+    assert [f"o{n}" for n in range(7, -1, -1)] == list(
+        chain(*(sorted(order[i : i + 3], reverse=True) for i in (0, 3, 6)))
+    )
+
+
+async def test_what_was_paid_is_not_swept(shop: Shop) -> None:
+    """A deducted order has no deadline."""
+    await shop.apply(product("p", 5), created("o", {"p": 1}), paid("o"))
+    await shop.read_up_to(T0 + timedelta(days=1))
+    assert Swept(0, 0) == await _sweeper(shop).run_once()
+    assert (4, 0) == await shop.stock("p")
+
+
+async def test_it_runs_until_it_is_stopped_and_waits_for_a_database_that_is_away(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that fails for the database's sake is taken again."""
+    failures = [ConnectionResetError("cut"), TimeoutError("slow")]
+
+    async def flaky(*args: Any, **options: Any) -> Report:
+        if failures:
+            raise failures.pop()
+        return await execute(*args, **options)
+
+    monkeypatch.setattr(sweeper_module, "execute", flaky)
+    await shop.apply(product("p", 5), created("o", {"p": 1}))
+    await shop.read_up_to(T0 + timedelta(days=1))
+    reports: asyncio.Queue[Report] = asyncio.Queue()
+    running = asyncio.create_task(Sweeper(shop.pool, RULES, 0.01, lambda: T0, reports.put_nowait).run())
+    async with asyncio.timeout(10):
+        assert 1 == (await reports.get()).expired
+    running.cancel()
+    assert [] == await problems(shop.pool)

@@ -1,0 +1,229 @@
+"""The program `inventory run` as an operator meets it: how it starts, says how it is, and stops."""
+
+import asyncio
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from devstack.kafka import Broker
+from inventory.settings import Settings
+from storage.database import connect
+from tests.integration.shop import created, open_shop, product
+from tests.integration.stream import environment_of, eventually, producing, read, settings_for
+
+_REPOSITORY = Path(__file__).parents[2]
+STOP_SECONDS = 20.0
+
+
+class Program:
+    """A running `inventory run`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.lines.append(line.decode().rstrip())
+
+    async def said(self, pattern: str) -> re.Match[str]:
+        """Wait for a line."""
+
+        async def found() -> re.Match[str] | None:
+            assert self.process.returncode is None or self._match(pattern), self.lines
+            return self._match(pattern)
+
+        match: re.Match[str] = await eventually(found, why=f"{pattern!r} in {self.lines}")
+        return match
+
+    def _match(self, pattern: str) -> re.Match[str] | None:
+        return next((match for line in self.lines if (match := re.search(pattern, line))), None)
+
+    async def port(self) -> int:
+        """Wait until it is ready; return the port of its pages."""
+        return int((await self.said(r"Ready: .* on port (\d+)")).group(1))
+
+    async def exit_code(self) -> int:
+        """Wait for its end."""
+        async with asyncio.timeout(STOP_SECONDS):
+            await self._reading
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def _running(settings: Settings, *options: str, **changes: str) -> AsyncIterator[Program]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "inventory",
+        "run",
+        *options,
+        cwd=_REPOSITORY,
+        env={"PATH": "/usr/bin:/bin", **environment_of(settings), **changes},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    program = Program(process)
+    try:
+        yield program
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await program.exit_code()
+
+
+@pytest.fixture
+def settings(kafka: Broker, topics: str, database_url: str) -> Settings:
+    """The settings of a worker whose servers are all there."""
+    return settings_for(kafka.bootstrap_servers, topics, database_url)
+
+
+async def test_it_works_and_stops_in_order(settings: Settings) -> None:
+    """Pages answer, events go through, and SIGTERM ends it with 0, all committed and all published."""
+    async with (
+        open_shop(settings.database_url) as shop,
+        producing(settings.kafka_bootstrap_servers, settings.kafka_topic_prefix) as producer,
+        _running(settings) as program,
+    ):
+        await shop.apply(product("p", 100))
+        port = await program.port()
+        await eventually(lambda: _answers(port, "readyz"))
+        assert (200, "ok\n") == await _get(port, "livez")
+        await producer.send(*(created(f"o{number}", {"p": 1}) for number in range(30)))
+
+        async def applied() -> bool:
+            return await shop.stock("p") == (100, 30)
+
+        await eventually(applied)
+        _, page = await _get(port, "metrics")
+        count = r'inventory_events_total\{outcome="applied",topic="order.created",type="order.created"\} (\d+)'
+        found = re.search(count, page)
+        assert found is not None
+        assert 30 == int(found.group(1))
+        program.process.send_signal(signal.SIGTERM)
+        assert 0 == await program.exit_code(), program.lines
+        assert not [line for line in program.lines if "Traceback" in line or "rror" in line]
+        assert [] == await shop.rows("SELECT position FROM outbox WHERE published_at IS NULL")
+    topic = settings.kafka_topic_prefix + "inventory.reservations"
+    assert 30 == len(await read(settings.kafka_bootstrap_servers, topic, 30))
+
+
+async def test_a_second_signal_ends_it_at_once(settings: Settings) -> None:
+    """A stop that hangs on a locked row is cut short by a second SIGTERM, with 130."""
+    async with (
+        open_shop(settings.database_url) as shop,
+        producing(settings.kafka_bootstrap_servers, settings.kafka_topic_prefix) as producer,
+    ):
+        await shop.apply(product("p", 100))
+        async with shop.pool.acquire() as other, other.transaction():
+            await other.execute("SELECT FROM inventory FOR UPDATE")
+            async with _running(settings) as program:
+                await program.port()
+                await producer.send(created("o", {"p": 1}))
+
+                async def stuck() -> bool:
+                    waits = (
+                        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                    )
+                    return bool(await shop.pool.fetch(waits))
+
+                await eventually(stuck)
+                program.process.send_signal(signal.SIGTERM)
+                await program.said("Stopping")
+                program.process.send_signal(signal.SIGTERM)
+                async with asyncio.timeout(3):
+                    assert 130 == await program.process.wait()
+
+
+async def test_roles_split_the_work(settings: Settings) -> None:
+    """A relay alone needs no assignment to be ready, and consumes nothing."""
+    async with _running(settings, "--roles", "relay") as program:
+        port = await program.port()
+        assert (200, "ok\n") == await _get(port, "readyz")
+        program.process.send_signal(signal.SIGINT)
+        assert 0 == await program.exit_code()
+
+
+async def test_readiness_says_when_the_database_is_gone(settings: Settings) -> None:
+    """Without its database a worker is alive, but not ready."""
+    async with _running(settings) as program:
+        port = await program.port()
+        await eventually(lambda: _answers(port, "readyz"))
+        name = settings.database_url.rpartition("/")[2]
+        connection = await connect(settings.database_url.replace(name, "postgres"))
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        status, text = await _get(port, "readyz")
+        assert (503, True) == (status, "database" in text)
+        assert 200 == (await _get(port, "livez"))[0]
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await connection.close()
+        await eventually(lambda: _answers(port, "readyz"))
+        program.process.send_signal(signal.SIGTERM)
+        assert 0 == await program.exit_code(), program.lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"INVENTORY_DATABASE_URL": "postgresql://127.0.0.1:1/nothing"}, "PostgreSQL at .* cannot be used"),
+        ({"INVENTORY_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, "Kafka at 127.0.0.1:1 cannot be used"),
+        ({"INVENTORY_KAFKA_TOPIC_PREFIX": "none."}, "`inventory topics create`"),
+        ({"INVENTORY_ORDER_RESERVATION_TTL": "soon"}, "INVENTORY_ORDER_RESERVATION_TTL"),
+        ({"INVENTORY_KAFKA_GROP_ID": "x"}, "INVENTORY_KAFKA_GROUP_ID"),
+    ],
+)
+async def test_what_stands_in_the_way_of_a_start_is_one_clear_line(
+    settings: Settings, changes: dict[str, str], line: str
+) -> None:
+    """Wrong settings and missing servers or topics: one line on what to do, exit code 2, no traceback."""
+    async with _running(settings, **changes) as program:
+        code = await program.exit_code()
+    assert 2 == code, program.lines
+    assert 1 == len(program.lines), program.lines
+    assert re.match(f"inventory: .*{line}", program.lines[0]), program.lines
+
+
+async def test_a_database_that_was_not_migrated_is_one_clear_line(settings: Settings, blank_database_url: str) -> None:
+    """An empty database is named as such."""
+    async with _running(settings, INVENTORY_DATABASE_URL=blank_database_url) as program:
+        assert 2 == await program.exit_code(), program.lines
+    assert ["inventory: the database has no inventory tables: run `inventory migrate` first"] == program.lines
+
+
+async def test_a_port_that_is_taken_is_one_clear_line(settings: Settings) -> None:
+    """Somebody else's port is named, with what to set."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        async with _running(settings, INVENTORY_HTTP_PORT=str(taken.getsockname()[1])) as program:
+            code = await program.exit_code()
+    assert 2 == code, program.lines
+    assert "INVENTORY_HTTP_PORT" in program.lines[-1]
+    assert not [line for line in program.lines if "Traceback" in line]
+
+
+async def _get(port: int, path: str) -> tuple[int, str]:
+    def get() -> tuple[int, str]:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+
+    return await asyncio.to_thread(get)
+
+
+async def _answers(port: int, path: str) -> bool:
+    return (await _get(port, path))[0] == 200
