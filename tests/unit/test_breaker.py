@@ -1,0 +1,63 @@
+"""The flood breaker: when a batch may not be applied, and that asking does not count."""
+
+from workers.breaker import FloodBreaker
+
+BAD, GOOD = [True], [False]
+
+
+def test_dead_letters_in_a_row_trip_it_at_the_limit() -> None:
+    """One fewer than the limit passes; the limit does not."""
+    assert FloodBreaker(5, 1.0, 100).admit(BAD * 4) is None
+    assert "5 dead letters in a row (limit 5)" == FloodBreaker(5, 1.0, 100).admit(BAD * 5)
+
+
+def test_a_row_goes_on_over_batches() -> None:
+    """A row that began in one batch is counted on in the next."""
+    breaker = FloodBreaker(5, 1.0, 100)
+    assert breaker.admit(GOOD + BAD * 3) is None
+    assert breaker.admit(BAD * 2 + GOOD) is not None
+
+
+def test_a_good_record_ends_a_row() -> None:
+    """Good records between bad ones keep it quiet, in a batch and over batches."""
+    breaker = FloodBreaker(3, 1.0, 100)
+    for _ in range(20):
+        assert breaker.admit(BAD * 2 + GOOD + BAD + GOOD) is None
+
+
+def test_a_row_in_the_middle_of_a_batch_counts() -> None:
+    """A batch that ends well is still refused for the row within it."""
+    assert FloodBreaker(3, 1.0, 100).admit(GOOD + BAD * 3 + GOOD * 5) is not None
+
+
+def test_a_batch_that_is_not_admitted_is_not_counted() -> None:
+    """It can be offered again, and a smaller one in its place is judged on what was before."""
+    breaker = FloodBreaker(5, 1.0, 100)
+    assert breaker.admit(BAD * 3) is None
+    assert breaker.admit(BAD * 2) is not None
+    assert breaker.admit(BAD) is None
+    assert breaker.admit(GOOD + BAD * 4) is None
+
+
+def test_the_share_is_taken_over_a_full_window() -> None:
+    """More than the share of the last records trips it, exactly the share does not, nor does a young worker."""
+    young = FloodBreaker(1000, 0.5, 10)
+    assert young.admit(BAD * 9) is None
+    assert "90% dead letters among the last 10 records (limit 50%)" == young.admit(GOOD)
+    even = FloodBreaker(1000, 0.5, 10)
+    assert even.admit((BAD + GOOD) * 5) is None
+    assert even.admit(BAD + BAD) is not None
+
+
+def test_the_window_forgets() -> None:
+    """Bad records that are long ago do not count."""
+    breaker = FloodBreaker(1000, 0.5, 10)
+    assert breaker.admit(BAD * 5 + GOOD * 5) is None
+    assert breaker.admit(GOOD * 5) is None
+    assert breaker.admit(BAD * 5) is None
+
+
+def test_a_batch_larger_than_the_window_is_judged_by_its_end() -> None:
+    """Only the window's worth of records counts."""
+    assert FloodBreaker(1000, 0.5, 10).admit(BAD * 50 + GOOD * 10) is None
+    assert FloodBreaker(1000, 0.5, 10).admit(GOOD * 50 + BAD * 10) is not None

@@ -1,0 +1,114 @@
+"""From what the domain tells to outbox rows: ids that follow from the cause, keys, topics and bodies."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from domain.model import (
+    Cause,
+    Outcome,
+    OutcomeKind,
+    Product,
+    Reason,
+    ReferenceType,
+    ReservationOutcome,
+    Shortage,
+    StockAlert,
+    StockStatus,
+)
+from schemas.outgoing import REFUSAL_REASONS
+from schemas.topics import TOPICS_OUT
+from workers.outgoing import outbox_row
+
+AT = datetime(2026, 3, 1, 10, 15, 30, 250_000, tzinfo=UTC)
+CAUSE = Cause("shop", "evt-1", AT)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+REFUSED = {OutcomeKind.REJECTED, OutcomeKind.SHORTFALL, OutcomeKind.CART_SHORTAGE}
+
+
+def _reservation(kind: OutcomeKind, cause: Cause = CAUSE, owner: str = "o-1", user: str | None = "u") -> Outcome:
+    reference = ReferenceType.CART if kind is OutcomeKind.CART_SHORTAGE else ReferenceType.ORDER
+    if kind in REFUSED:
+        short = (Shortage("p", 3, 1, Reason.INSUFFICIENT_STOCK),)
+        return ReservationOutcome(kind, reference, owner, user, {}, Reason.INSUFFICIENT_STOCK, short, cause)
+    return ReservationOutcome(kind, reference, owner, user, {"p": 2}, None, (), cause)
+
+
+def _alert(severity: StockStatus, product_id: str = "p") -> Outcome:
+    return StockAlert(severity, Product(product_id, 9, 4, 5, severity, 31, 7), CAUSE)
+
+
+ALL: list[Outcome] = [*map(_reservation, OutcomeKind), *map(_alert, StockStatus)]
+
+
+@pytest.mark.parametrize("outcome", ALL, ids=lambda outcome: getattr(outcome, "kind", None) or outcome.severity)
+def test_every_outcome_keeps_its_contract(outcome: Outcome) -> None:
+    """Topic, type, key and body are what the contract of the type says."""
+    row = outbox_row(outcome, None)
+    topic = TOPICS_OUT[row.topic]
+    model = topic.types[row.type].model_validate_json(row.payload)
+    body = json.loads(row.payload)
+    assert (row.id, "evt-1", "2026-03-01T10:15:30.250000Z", row.type) == (
+        model.event_id,
+        model.caused_by,
+        body["occurred_at"],
+        body["type"],
+    )
+    assert row.key in {body.get(field) for field in topic.key_fields}
+
+
+def test_every_type_out_is_told_by_something() -> None:
+    """No contract is without an outcome that leads to it."""
+    assert {type_ for topic in TOPICS_OUT.values() for type_ in topic.types} == {
+        outbox_row(outcome, None).type for outcome in ALL
+    }
+
+
+def test_the_same_consequence_has_the_same_id() -> None:
+    """The id follows from type, key and cause, whatever else differs."""
+    first = outbox_row(_reservation(OutcomeKind.RESERVED), None)
+    again = outbox_row(_reservation(OutcomeKind.RESERVED, user=None), TRACE)
+    assert first.id == again.id
+    assert 5 == UUID(first.id).version
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        _reservation(OutcomeKind.DEDUCTED),
+        _reservation(OutcomeKind.RESERVED, owner="o-2"),
+        _reservation(OutcomeKind.RESERVED, Cause("elsewhere", "evt-1", AT)),
+        _reservation(OutcomeKind.RESERVED, Cause("shop", "evt-2", AT)),
+        _alert(StockStatus.LOW, "o-1"),
+    ],
+)
+def test_another_consequence_has_another_id(other: Outcome) -> None:
+    """Another type, key, source or event is another id."""
+    assert outbox_row(_reservation(OutcomeKind.RESERVED), None).id != outbox_row(other, None).id
+
+
+def test_ids_stay_what_they_are() -> None:
+    """Readers keep ids to drop repeats, so a release of the worker must not change them."""
+    expected = ["306c2784-f033-5e15-8007-e5269ca97ae5", "1d94fafe-cb51-570c-bac1-a3c30aaf0e77"]
+    assert expected == [outbox_row(outcome, None).id for outcome in ALL[:2]]
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    """No user, no field; never null."""
+    body: dict[str, Any] = json.loads(outbox_row(_reservation(OutcomeKind.RESERVED, user=None), None).payload)
+    assert "user_id" not in body
+    assert None not in body.values()
+
+
+def test_the_trace_is_carried_in_a_header() -> None:
+    """A traceparent travels beside the body."""
+    assert {"traceparent": TRACE} == json.loads(outbox_row(ALL[0], TRACE).headers or "")
+    assert outbox_row(ALL[0], None).headers is None
+
+
+def test_the_reasons_told_are_those_of_the_rules() -> None:
+    """The contract's closed list is the domain's, in its order of precedence."""
+    assert tuple(REFUSAL_REASONS) == tuple(reason.value for reason in Reason)
