@@ -25,7 +25,7 @@ from storage import save
 from storage.database import Pool
 from storage.errors import is_contention, is_unavailable
 from storage.save import Progress
-from workers import metrics, traces
+from workers import lenient_headers, metrics, traces
 from workers.breaker import FloodBreaker
 from workers.execute import Report, Rules, Task, execute
 from workers.records import Incoming, Poison, read_records
@@ -115,6 +115,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
 
     def subscribe(self, broker: KafkaBroker) -> None:
         """Register the one batch subscriber over all topics with FastStream."""
+        lenient_headers.install()
         options = self._options
         self._subscriber = broker.subscriber(
             *(options.prefix + topic for topic in options.topics),

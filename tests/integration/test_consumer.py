@@ -114,6 +114,40 @@ async def test_each_bad_record_dies_alone(stage: Stage) -> None:
     assert await _ends(stage) == await committed(stage.bootstrap_servers, stage.prefix)
 
 
+async def test_a_header_name_that_is_no_text_stops_nobody(stage: Stage) -> None:
+    """Kafka takes a header whose name is not UTF-8; its record and those around it are read like any other."""
+    await stage.shop.apply(product("p", 10))
+    program = (
+        "import asyncio, sys\n"
+        "from aiokafka import AIOKafkaProducer\n"
+        "class Name(str):\n"
+        "    def encode(self, *_): return b'\\xff\\xfe'\n"
+        "async def main():\n"
+        "    producer = AIOKafkaProducer(bootstrap_servers=sys.argv[1], linger_ms=100, compression_type='gzip')\n"
+        "    await producer.start()\n"
+        "    sends = [await producer.send(sys.argv[2], value.encode(), partition=0,\n"
+        "                                 headers=[(Name('x'), b'1')] * (n % 2))\n"
+        "             for n, value in enumerate(sys.argv[3:])]\n"
+        "    await asyncio.gather(*sends)\n"
+        "    await producer.stop()\n"
+        "asyncio.run(main())\n"
+    )
+    bodies = [*(body(created(f"o{n}", {"p": 1})).decode() for n in range(4)), "}"]
+    producer = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, stage.bootstrap_servers, f"{stage.prefix}order.created", *bodies, *bodies),
+        # aiokafka's own builder in Python is the only one here that lets such a name through.
+        env={"PATH": "/usr/bin:/bin", "AIOKAFKA_NO_EXTENSIONS": "1"},
+    )
+    async with asyncio.timeout(30):
+        assert 0 == await producer.wait()
+    async with worker(stage.settings):
+        await stage.wait_for("inbox", 5)
+        await stage.wait_for("dead_letters WHERE published_at IS NOT NULL", 2)
+    assert (10, 4) == await stage.shop.stock("p")
+    rows = await stage.shop.rows('SELECT headers::text FROM dead_letters ORDER BY "offset"')
+    assert [("[]",), ('[["\ufffd\ufffd","MQ=="]]',)] == rows
+
+
 async def test_offsets_follow_the_transaction(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the database takes nothing no offset moves and nothing is lost; once it does, both follow."""
     away = asyncio.Event()
