@@ -84,7 +84,7 @@ class _LenientBytes(bytearray):
     """Bytes whose slices decode whatever they hold."""
 
     @override
-    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - an int for an int, bytes for a slice
+    def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)
         return _LenientBytes(found) if isinstance(index, slice) else found
 
