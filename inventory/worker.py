@@ -50,6 +50,8 @@ ROLES: Final = ("consumer", "relay", "sweeper")
 EXIT_BUG: Final = 70
 EXIT_STOPPED_AT_ONCE: Final = 130
 FLUSH_SECONDS: Final = 5.0
+CANCEL_ATTEMPTS: Final = 5
+CANCEL_SECONDS: Final = 1.0
 TOPIC_LOOKS: Final = 6
 SECONDS_BETWEEN_LOOKS: Final = 0.5
 
@@ -150,9 +152,7 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self.relay.drained()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._tasks)
         if self._server is not None and self._server_task is not None:
             self._server.should_exit = True
             await self._server_task
@@ -264,6 +264,17 @@ def _open_port(settings: Settings) -> socket.socket:
             f"port {settings.http_port} on {settings.http_host} cannot be opened: {error.strerror or error}; "
             "set INVENTORY_HTTP_PORT to a free one (0 picks one)"
         ) from error
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: a client library may swallow a cancellation that meets it at the wrong moment."""
+    for _ in range(CANCEL_ATTEMPTS):
+        for task in tasks:
+            task.cancel()
+        _, pending = await asyncio.wait(tasks, timeout=CANCEL_SECONDS) if tasks else ((), ())
+        if not pending:
+            return
+    logger.warning("Parts that would not stop: %s", ", ".join(sorted(task.get_name() for task in pending)))
 
 
 @contextmanager
