@@ -18,6 +18,8 @@ WATCH_SECONDS = 0.1
 STOP_SECONDS = 20.0
 # What `inventory run` ends with where a server cannot be reached at the start.
 EXIT_UNREACHABLE = 2
+# A worker that was asked to stop and did not.
+STUCK = -9
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +124,15 @@ class Crew:
             worker.kill()
 
     async def dismiss(self, worker: Worker) -> int | None:
-        """Ask a worker to stop for good and return its status; one that does not is killed (-9)."""
+        """Ask a worker to stop for good and return its status; STUCK for one that had to be killed, None for none."""
         worker.wanted = False
+        was_running = worker.running and not worker.doomed
         worker.send(signal.SIGTERM)
         worker.send(signal.SIGCONT)
         await self._until_ended(worker)
-        status = worker.status
+        status = worker.status if was_running else None
         if worker.running:
-            status = -signal.SIGKILL
+            status = STUCK
             worker.kill()
         worker.reap()
         self.workers.remove(worker)

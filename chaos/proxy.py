@@ -63,10 +63,11 @@ class Proxy:
             return
         link = _Link(self, (reader, writer), (server_reader, server_writer))
         self._links.add(link)
-        try:
+        # Cancelled when the event loop ends: a server's connections are tasks of their own, and asyncio's streams take
+        # a cancelled one for a bug.
+        with contextlib.suppress(asyncio.CancelledError):
             await link.run()
-        finally:
-            self._links.discard(link)
+        self._links.discard(link)
 
 
 class _Link:

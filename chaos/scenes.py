@@ -1,19 +1,22 @@
 """Bounded scenes, one for each safeguard: green with the whole worker, red with that safeguard taken out."""
 
 import asyncio
+import contextlib
+import itertools
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
+from zlib import crc32
 
 import asyncpg
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from chaos.cluster import Servers, Stage, open_stage
+from chaos.cluster import PARTITIONS, Servers, Stage, open_stage
 from chaos.crew import Crew
 from chaos.errors import ChaosError
 from chaos.generator import Traffic
@@ -59,15 +62,29 @@ class Act:
             raise ChaosError("the worker did not apply a scene's first events")
 
     @asynccontextmanager
-    async def frozen_table(self, table: str) -> AsyncIterator[None]:
+    async def frozen_table(self, table: str, mode: str = "ACCESS EXCLUSIVE") -> AsyncIterator[None]:
         """Lock a table, so that a batch that is under way stands still before its commit."""
         connection = await asyncpg.connect(self.stage.database_url)
         try:
             async with connection.transaction():
-                await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                await connection.execute(f"LOCK TABLE {table} IN {mode} MODE")
                 yield
         finally:
             await connection.close()
+
+    async def shared(self) -> None:
+        """Wait until every worker has partitions."""
+        admin = AdminClient({"bootstrap.servers": self.stage.servers.kafka.bootstrap_servers, "log_level": 0})
+        deadline = time.monotonic() + APPLY_SECONDS
+        while time.monotonic() < deadline:
+            described = admin.describe_consumer_groups([self.stage.group_id], request_timeout=5)
+            # A coordinator that was just elected is not found by the first question.
+            with contextlib.suppress(KafkaException, TimeoutError):
+                group = await asyncio.to_thread(described[self.stage.group_id].result, 6)
+                if sum(bool(member.assignment.topic_partitions) for member in group.members) == len(self.crew.workers):
+                    return
+            await asyncio.sleep(BEAT_SECONDS * 4)
+        raise ChaosError("the workers did not share the partitions")
 
     async def committed(self, seconds: float) -> bool:
         """Wait until the group has committed the offsets of all that was published; false when the time is up."""
@@ -211,25 +228,37 @@ async def _carts_ordered_while_refreshed(act: Act) -> None:
     """Carts are refreshed by one worker while the other takes them over for their orders."""
     for _ in range(2):
         act.crew.hire()
-    await act.publish(_products(8, 5000))
-    carts = range(400)
-    snapshot = {n: [{"product_id": f"p{n % 8}", "quantity": 2}] for n in carts}
+    await act.publish(_products(8, 500))
+    # Two workers share four partitions, the first two of each topic together: carts go to one, their orders to the other.
+    carts, orders = _ids("c", {0, 1}, 12), _ids("o", {2, 3}, 12)
 
     def refreshed(version: int) -> list[tuple[str, str, dict[str, Any]]]:
         return [
-            ("cart.updated", f"c{n}-v{version}", {"cart_id": f"c{n}", "version": version, "items": snapshot[n]})
-            for n in carts
+            (
+                "cart.updated",
+                f"{cart}-v{version}",
+                {"cart_id": cart, "version": version, "items": [{"product_id": f"p{n % 8}", "quantity": 2}]},
+            )
+            for n, cart in enumerate(carts)
         ]
 
+    await act.shared()
     await act.publish(refreshed(1))
     await act.applied()
-    for beat in range(2, 6):
-        taken = [n for n in carts if n % 4 == beat - 2]
-        mixed = refreshed(beat)
-        for n in taken:
-            data = {"order_id": f"o{n}", "cart_id": f"c{n}", "items": snapshot[n]}
-            mixed.insert((n * 7) % len(mixed), ("order.created", f"o{n}-created", data))
-        await act.publish(mixed)
+    async with act.frozen_table("inbox", "EXCLUSIVE"):
+        await act.publish(
+            ("order.created", f"{order}-created", {"order_id": order, "cart_id": cart, "items": items})
+            for order, cart, items in zip(orders, carts, (data["items"] for _, _, data in refreshed(1)), strict=True)
+        )
+        await asyncio.sleep(1.5)
+        await act.publish(refreshed(2))
+        await asyncio.sleep(1.5)
+
+
+def _ids(letter: str, partitions: set[int], count: int) -> list[str]:
+    """Return ids whose records the producer puts into these partitions (librdkafka: CRC-32 of the key)."""
+    found = (f"{letter}{n}" for n in itertools.count() if crc32(f"{letter}{n}".encode()) % PARTITIONS in partitions)
+    return list(itertools.islice(found, count))
 
 
 async def _killed_after_the_commit(act: Act) -> None:
