@@ -2,16 +2,14 @@
 
 import argparse
 import dataclasses
-import os
-import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
 from benchmarks.backlog import Topics
 from benchmarks.errors import BenchmarkError
+from benchmarks.machine import PARTITIONS, machine
 from benchmarks.races import Bench
 from benchmarks.report import Section, as_json, as_text
 from benchmarks.scenarios import SCENARIOS
@@ -19,7 +17,6 @@ from benchmarks.sizes import FULL, QUICK, TRIAL, Sizes
 from benchmarks.stack import CACHE, Stack, open_stack
 from inventory.console import Progress, print_json, print_line, progress
 
-PARTITIONS = 8
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
@@ -30,14 +27,14 @@ def main() -> int:
         # The servers start outside the event loop: migrating the database runs one of its own.
         with progress() as show, open_stack(None if options.trial else options.directory) as stack:
             sections = uvloop.run(_run(options, stack, show))
-            machine = _machine(stack)
+            about = machine(stack)
     except BenchmarkError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     if options.json:
-        print_json(as_json(sections, machine))
+        print_json(as_json(sections, about))
     else:
-        print_line(as_text(sections, machine))
+        print_line(as_text(sections, about))
     return 0
 
 
@@ -62,17 +59,6 @@ def _sizes(options: argparse.Namespace) -> Sizes:
     sizes = TRIAL if options.trial else QUICK if options.quick else FULL
     changed = {name: value for name in ("rounds", "events") if (value := getattr(options, name)) is not None}
     return dataclasses.replace(sizes, **changed)
-
-
-def _machine(stack: Stack) -> dict[str, Any]:
-    postgres = stack.postgres.sql("SELECT split_part(version(), ' ', 2)")
-    durability = ", ".join(f"{name} {stack.postgres.sql(f'SHOW {name}')}" for name in ("fsync", "synchronous_commit"))
-    return {
-        "broker": stack.broker.description,
-        "postgresql": f"{postgres} ({durability})",
-        "python": platform.python_version(),
-        "cores": len(os.sched_getaffinity(0)),
-    }
 
 
 def _options() -> argparse.Namespace:

@@ -42,7 +42,7 @@ async def latency(bench: Bench) -> Section:
             alive = contestants.check_alive(processes)
             bench.topics.wait_until_stable(group, program.processes, alive)
             async with OutboxLag(url) as lag:
-                waits = await asyncio.to_thread(_measure, bench, count, alive)
+                waits, late = await asyncio.to_thread(_measure, bench, count, alive)
     milliseconds = sorted(1000 * wait for wait in waits[sizes.rate * WARM_UP_SECONDS :])
     cuts = statistics.quantiles(milliseconds, n=1000, method="inclusive")
     about = f"{sizes.rate:,} events/s for {sizes.latency_seconds} s, from when each was due to its outcome event"
@@ -51,13 +51,14 @@ async def latency(bench: Bench) -> Section:
         Figure("p99", "ms", (cuts[989],)),
         Figure("p99.9", "ms", (cuts[998],)),
         Figure("worst", "ms", (milliseconds[-1],)),
+        Figure("generator's worst delay, part of the above", "ms", (late,)),
         *lag.figures(),
     ]
     return Section("latency", about, figures)
 
 
-def _measure(bench: Bench, count: int, alive: Callable[[], None]) -> list[float]:
-    """Return the seconds that each event's outcome took, in the order of the events."""
+def _measure(bench: Bench, count: int, alive: Callable[[], None]) -> tuple[list[float], float]:
+    """Return the seconds that each event's outcome took, in their order, and the generator's worst delay in ms."""
     topics = bench.topics
     receiver = _receiver(topics.bootstrap_servers, topics.prefix + RESERVATIONS)
     start = time.monotonic() + _START_IN_SECONDS
@@ -70,7 +71,11 @@ def _measure(bench: Bench, count: int, alive: Callable[[], None]) -> list[float]
             environment=contestants.clean_environment(),
         )
         try:
-            return _receive(bench, receiver, start, count, alive)
+            waits = _receive(bench, receiver, start, count, alive)
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while generator.running and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+            return waits, float(generator.log.read_text())
         finally:
             generator.kill()
             receiver.close()

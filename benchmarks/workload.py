@@ -176,6 +176,19 @@ def real_month(path: Path) -> Workload:
     return Workload("csv", shelf, len(drafts), lambda: drafts)
 
 
+def plain_orders(events: int, products: int, lines: int) -> Workload:
+    """Orders of one piece each of some products, all products alike; nothing follows."""
+
+    def drafts() -> Iterator[Draft]:
+        chance = random.Random(5)  # noqa: S311 - a reproducible workload, not a secret
+        for number in itertools.count():
+            order_id = f"order-{number:08d}"
+            items = [{"product_id": product_id(chance.randint(1, products)), "quantity": 1} for _ in range(lines)]
+            yield Draft("order.created", order_id, {"order_id": order_id, "items": items})
+
+    return Workload("orders", _shelf(products), events, drafts)
+
+
 def steady(events: int, rate: int) -> Workload:
     """Orders, and one second after each its payment, in turn: every event has an outcome of its own."""
 
