@@ -10,7 +10,7 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test quick bench bench-peers ci lint types imports format lock wheel clean
+.PHONY: help demo run test quick bench bench-peers chaos ci lint types imports format lock wheel clean
 
 help: ## explain every command
 	@echo "make COMMAND, where COMMAND is one of:"
@@ -33,6 +33,11 @@ bench: $(INSTALLED) ## measure speed on real Kafka and PostgreSQL in ten minutes
 
 bench-peers: $(INSTALLED) ## measure Medusa's inventory module on the same PostgreSQL, for scale; needs Node 20 and npm
 	@$(BIN)/python -m benchmarks.peers
+
+CHAOS_SECONDS ?= 600
+CHAOS_RATE ?= 300
+chaos: $(INSTALLED) ## put the worker under faults for CHAOS_SECONDS (600) at CHAOS_RATE, then take it apart; SEED=7 repeats a run
+	@$(BIN)/python -m chaos --seconds $(CHAOS_SECONDS) --rate $(CHAOS_RATE) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 # INVENTORY_REQUIRE_KAFKA turns a missing real broker from a skip into a failure.
 ci: export INVENTORY_REQUIRE_KAFKA := 1

@@ -7,11 +7,13 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-from chaos.cluster import open_servers
+from chaos.cluster import Servers, open_servers
 from chaos.errors import ChaosError
-from chaos.run import Options, Result, recoveries_by_kind, run
+from chaos.run import Options, Result, Say, recoveries_by_kind, run
+from chaos.scenes import SCENES, Scene, is_found, play
 from chaos.story import tell
 
 MAX_SHOWN = 20
@@ -29,15 +31,45 @@ def main() -> int:
     directory = options.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
     say(f"seed {options.seed}; the workers' logs are in {directory}")
+    settings = Options(options.seed, options.seconds, options.rate, directory, frozenset(options.faults))
     try:
         with open_servers() as servers:
-            result = asyncio.run(run(servers, Options(options.seed, options.seconds, options.rate, directory), say))
+            failed = 0
+            if options.seconds > 0:
+                result = asyncio.run(run(servers, settings, say))
+                _keep(result, directory)
+                _print(result)
+                failed += bool(result.violations)
+            for scene in SCENES if options.ablations else ():
+                failed += not _is_proven(servers, scene, settings, say)
     except ChaosError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    (directory / f"evidence-{options.seed}.pickle").write_bytes(pickle.dumps(result.evidence))
-    _print(result)
-    return 1 if result.violations else 0
+    return 1 if failed else 0
+
+
+def _is_proven(servers: Servers, scene: Scene, options: Options, say: Say) -> bool:
+    """Play a scene with the whole worker and with the ablated one; the checker must tell them apart."""
+    whole = asyncio.run(play(servers, scene, "whole", options, say))
+    ablated = asyncio.run(play(servers, scene, scene.ablation, options, say))
+    found = Counter(violation.kind for violation in ablated.violations)
+    proven = is_found(scene, ablated) and not whole.violations
+    for violation in whole.violations[:MAX_SHOWN]:
+        sys.stdout.write(f"VIOLATION without ablation {violation.kind} {violation.subject}: {violation.message}\n")
+    sys.stdout.write(
+        f"ablation={scene.ablation} detected={'yes' if is_found(scene, ablated) else 'NO'} "
+        f"by={','.join(f'{kind}:{count}' for kind, count in sorted(found.items())) or 'nothing'} "
+        f"whole_worker_violations={len(whole.violations)}\n"
+    )
+    return proven
+
+
+def _keep(result: Result, directory: Path) -> None:
+    """Keep what was read where something is wrong, so that it can be judged again (`python -m chaos.again FILE`)."""
+    if result.violations:
+        path = directory / f"evidence-{result.options.seed}.pickle"
+        path.write_bytes(pickle.dumps(result.evidence))
+        sys.stdout.write(f"the evidence is in {path}\n")
 
 
 def _print(result: Result) -> None:
@@ -57,6 +89,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long faults are made")
     parser.add_argument("--rate", type=float, default=300.0, help="events a second")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--faults", nargs="*", default=(), metavar="NAME", help="only these faults")
+    parser.add_argument("--no-ablations", dest="ablations", action="store_false", help="leave out the ablations")
     parser.add_argument("--directory", type=Path, help="where the workers' logs go")
     return parser.parse_args()
 

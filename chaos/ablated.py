@@ -21,6 +21,7 @@ from storage import load, save
 from storage.save import InboxRow, OutboxRow
 from workers import consumer, execute
 from workers.relay import event_headers
+from workers.stream_clock import next_offsets
 
 logger = logging.getLogger(__name__)
 
@@ -44,19 +45,19 @@ def inbox_off() -> None:
         if records:
             await connection.execute(_INSERT, *map(list, zip(*records, strict=True)))
 
-    load.known_events = known_events
+    load.known_events = known_events  # type: ignore[assignment] # named as an ablation needs it
     save.append_inbox = append_inbox
 
 
 def offsets_first() -> None:
     """Commit the offsets, then apply the batch: at most once."""
-    after = consumer.Consumer._apply  # noqa: SLF001 - the safeguard is there
+    after = consumer.Consumer._apply
 
     async def apply(self: consumer.Consumer, records: Any, *rest: Any) -> None:  # noqa: ANN401 - passed on
-        await self._commit(consumer.next_offsets(records))  # noqa: SLF001 - as above
+        await self._commit(next_offsets(records))
         await after(self, records, *rest)
 
-    consumer.Consumer._apply = apply  # type: ignore[method-assign] # noqa: SLF001 - as above
+    consumer.Consumer._apply = apply  # type: ignore[method-assign,assignment]
 
 
 def stock_parser() -> None:
@@ -71,7 +72,8 @@ def stock_parser() -> None:
 def wall_clock() -> None:
     """Expire holds by the time of day, however far the stream has been read."""
 
-    async def horizon(_connection: Any) -> datetime | None:  # noqa: ANN401 - asyncpg
+    async def horizon(connection: Any) -> datetime | None:  # noqa: ANN401 - asyncpg
+        del connection
         return datetime.now(UTC)
 
     load.horizon = horizon
@@ -84,13 +86,13 @@ def no_locks() -> None:
         if " FOR NO KEY UPDATE" not in statement:
             raise ChaosError(f"storage.load.{name} takes no lock: this ablation has to be told where it is")
         setattr(load, name, statement.replace(" FOR NO KEY UPDATE", ""))
-    load._skipping = lambda statement, **_: statement  # noqa: SLF001 - SKIP LOCKED is a part of FOR UPDATE
+    load._skipping = lambda statement, **_: statement
 
 
 def no_outbox() -> None:
     """Publish after the commit and remember nothing of it; the rows are written as if published, for the checker."""
     pending: list[OutboxRow] = []
-    transact = execute._transact  # noqa: SLF001 - the commit is there
+    transact = execute._transact
     append = save.append_outbox
     sender = _DirectSender()
 
@@ -107,7 +109,7 @@ def no_outbox() -> None:
         return report
 
     save.append_outbox = append_outbox
-    execute._transact = transact_and_publish  # noqa: SLF001 - as above
+    execute._transact = transact_and_publish
 
 
 class _DirectSender:

@@ -37,7 +37,8 @@ TABLES: Mapping[str, str] = {
     "carts": "SELECT cart_id, status, held::text AS held FROM carts",
     "inbox": "SELECT event_id, source, outcome, reason FROM inbox",
     "parked": "SELECT event_id, source, order_id FROM parked_events",
-    "outbox": "SELECT id::text AS id, aggregatetype AS topic, aggregateid AS key, payload FROM outbox ORDER BY position",
+    "outbox": "SELECT id::text AS id, aggregatetype AS topic, aggregateid AS key, payload"
+    " FROM outbox ORDER BY position",
     "dead_letters": 'SELECT id::text AS id, topic, partition, "offset", key, value, reason, publish_error'
     " FROM dead_letters",
 }
@@ -124,21 +125,19 @@ def _read(consumer: Consumer, prefix: str, ends: dict[tuple[str, int], int]) -> 
     while left and silent < MAX_SILENT_POLLS:
         messages = consumer.consume(RECORDS_AT_ONCE, POLL_SECONDS)
         silent = 0 if messages else silent + 1
-        for message in messages:
-            if message.error() is None:
-                place = (message.topic(), message.partition())
-                name = message.topic().removeprefix(prefix)
-                found.setdefault(name, []).append(_found(name, message))
-                if message.offset() + 1 >= left.get(place, message.offset() + 2):
-                    del left[place]
+        for record in [_found(message, prefix) for message in messages if message.error() is None]:
+            found.setdefault(record.topic, []).append(record)
+            place = (prefix + record.topic, record.partition)
+            if record.offset + 1 >= left.get(place, record.offset + 2):
+                del left[place]
     if left:
         raise RuntimeError(f"topics could not be read to their ends: {left}")
     return found
 
 
-def _found(name: str, message: Any) -> Found:  # noqa: ANN401 - confluent_kafka's Message
+def _found(message: Any, prefix: str) -> Found:  # noqa: ANN401 - confluent_kafka's Message
     return Found(
-        name,
+        message.topic().removeprefix(prefix),
         message.partition(),
         message.offset(),
         message.timestamp()[1],

@@ -1,15 +1,15 @@
 """The faults: what is done to the workers and to the servers under them, in an order that the seed decides.
 
 Two lanes run side by side, one for the workers and one for the servers, so that faults meet. Each lane waits until a
-fault is made good before it goes on, and measures how long that took: from the end of the fault until no record was left
-behind any more (`Watch.until_keeping_up`).
+fault is made good before it goes on, and measures how long that took: from the end of the fault until no record was
+left behind any more (`Watch.until_keeping_up`).
 """
 
 import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from chaos.cluster import CART_TTL_SECONDS, ORDER_TTL_SECONDS, Stage
@@ -28,7 +28,7 @@ Fault = Callable[[], Awaitable[None]]
 
 @dataclass(slots=True)
 class Done:
-    """A fault that was made. `recovery` in seconds; None when it was not made good in time. `alone`: no other met it."""
+    """A fault that was made. `recovery` in seconds, None when it took too long; `alone`: no other fault met it."""
 
     kind: str
     started: float
@@ -47,15 +47,18 @@ class Nemesis:
         self._traffic = traffic
         self._watch = watch
         # One for each lane: how the lanes' faults interleave depends on the machine, what they are must not.
-        self._of_workers = random.Random(f"{seed}-of-workers")  # noqa: S311 - reproducible
-        self._of_servers = random.Random(f"{seed}-of-servers")  # noqa: S311 - reproducible
+        self._of_workers = random.Random(f"{seed}-of-workers")
+        self._of_servers = random.Random(f"{seed}-of-servers")
         self._active = 0
         self._outage = False
         self.done: list[Done] = []
         self.on_done: Callable[[Done], None] = lambda _: None
 
-    async def run(self, until: float) -> None:
-        """Make faults until `until` (monotonic), both lanes; returns when all are over and made good."""
+    async def run(self, until: float, names: Collection[str] = ()) -> None:
+        """Make faults until `until` (monotonic), both lanes; returns when all are over and made good.
+
+        With `names`, only faults of those names.
+        """
         workers: dict[Fault, int] = {
             self.kill_worker: 40,
             self.freeze_worker: 12,
@@ -72,10 +75,15 @@ class Nemesis:
         }
         if self._stage.servers.broker is not None:
             servers |= {self.restart_kafka: 5, self.kill_kafka: 6}
-        await asyncio.gather(self._lane("workers", workers, until), self._lane("servers", servers, until))
+        lanes = {"workers": workers, "servers": servers}
+        wanted = {
+            lane: {fault: weight for fault, weight in faults.items() if not names or fault.__name__ in names}
+            for lane, faults in lanes.items()
+        }
+        await asyncio.gather(*(self._lane(lane, faults, until) for lane, faults in wanted.items() if faults))
 
     async def _lane(self, name: str, faults: dict[Fault, int], until: float) -> None:
-        draw = random.Random(f"{self._seed}-{name}")  # noqa: S311 - reproducible
+        draw = random.Random(f"{self._seed}-{name}")
         # Each fault once, in a drawn order, before any comes twice: short runs see them all.
         first = list(faults)
         draw.shuffle(first)

@@ -76,7 +76,9 @@ POISONS = (
         ("schema_invalid",),
         lambda body: (_json({**body, "occurred_at": str(body["occurred_at"]).partition("+")[0]}), ()),
     ),
-    Poison("NUL in an id", "order.created", ("schema_invalid",), lambda body: (_json({**body, "order_id": "a\0b"}), ())),
+    Poison(
+        "NUL in an id", "order.created", ("schema_invalid",), lambda body: (_json({**body, "order_id": "a\0b"}), ())
+    ),
     Poison("a list", "product.created", ("schema_invalid",), lambda body: (_json([body]), ())),
     Poison("deep", "product.created", ("decode_error", "schema_invalid"), lambda _: (b"[" * 5000 + b"]" * 5000, ())),
     Poison(
@@ -107,7 +109,7 @@ def near_valid(draw: random.Random, name: str) -> tuple[str, Body]:
 
 def mutate(value: bytes, seed: str) -> bytes:
     """Change a few bytes: flipped, cut out, doubled, or put in from elsewhere."""
-    draw = random.Random(seed)  # noqa: S311 - a mutator, no secret
+    draw = random.Random(seed)
     bytes_ = bytearray(value)
     for _ in range(draw.randint(1, 6)):
         at = draw.randrange(len(bytes_) or 1)
@@ -127,7 +129,7 @@ def mutate(value: bytes, seed: str) -> bytes:
 
 def odd_headers(seed: str) -> Sequence[Header]:
     """Return headers that no one asked for; none of them gives the record another envelope."""
-    draw = random.Random(f"{seed}-headers")  # noqa: S311 - a mutator, no secret
+    draw = random.Random(f"{seed}-headers")
     return [
         (draw.choice(("x-\u00fc", "", "X-TRACE", "a" * 300)), draw.choice((None, b"", b"\xff\x00\xfe", b"text")))
         for _ in range(draw.randint(0, 3))

@@ -44,12 +44,13 @@ PATIENT = Timing()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run is: `seconds` of faults, `rate` in events a second."""
+    """What a run is: `seconds` of `faults` (by name; none named means all), `rate` in events a second."""
 
     seed: int
     seconds: float
     rate: float
     directory: Path
+    faults: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ async def _play(options: Options, crew: Crew, watch: Watch, traffic: Traffic, ne
     if await watch.until_applied(traffic.acknowledged_ends(), READY_SECONDS) is None:
         publishing.cancel()
         return [Violation("not_recovered", "start", "the workers applied nothing, before any fault")]
-    await nemesis.run(time.monotonic() + options.seconds)
+    await nemesis.run(time.monotonic() + options.seconds, options.faults)
     await publishing
     return [
         Violation("not_recovered", done.kind, f"fault {number} ({done.kind}) was not made good in time")
@@ -116,9 +117,7 @@ async def _play(options: Options, crew: Crew, watch: Watch, traffic: Traffic, ne
     ]
 
 
-async def wind_down(
-    crew: Crew, watch: Watch, traffic: Traffic, say: Say, timing: Timing = PATIENT
-) -> list[Violation]:
+async def wind_down(crew: Crew, watch: Watch, traffic: Traffic, say: Say, timing: Timing = PATIENT) -> list[Violation]:
     """Wait until everything is applied, stop the workers in order, and let what they left be published."""
     violations = []
     ends = traffic.acknowledged_ends()
@@ -128,9 +127,11 @@ async def wind_down(
         violations.append(Violation("not_recovered", "end", f"{behind} records were never applied"))
     else:
         say(f"everything applied {drained:.1f} s after the last event")
-    for status in await crew.dismiss_all():
-        if status not in FINE_STOPS:
-            violations.append(Violation("crashed", "stop", f"a worker that was asked to stop ended with {status}"))
+    violations += [
+        Violation("crashed", "stop", f"a worker that was asked to stop ended with {status}")
+        for status in await crew.dismiss_all()
+        if status not in FINE_STOPS
+    ]
     relay = crew.hire("--roles", "relay")
     if not await watch.until_published(timing.publish_seconds):
         violations.append(Violation("outcome_missing", "end", "the outbox was never published whole"))
@@ -165,7 +166,7 @@ async def check(  # noqa: PLR0913, PLR0917 - what a run leaves behind
 
 
 def recoveries_by_kind(faults: Sequence[Done]) -> dict[str, tuple[int, float, float]]:
-    """Return for each kind how often it was made, and the median and the longest recovery where no other fault met it."""
+    """Return for each kind how often it was made, and the median and longest recovery where no other met it."""
     kinds: dict[str, tuple[int, float, float]] = {}
     for kind in sorted({done.kind for done in faults}):
         alone = sorted(d.recovery for d in faults if d.kind == kind and d.alone and d.recovery is not None)
@@ -176,10 +177,13 @@ def recoveries_by_kind(faults: Sequence[Done]) -> dict[str, tuple[int, float, fl
 
 def commit() -> str:
     """Return the commit that runs, with a + when the tree has changes."""
-    options = {"capture_output": True, "check": False, "text": True, "cwd": ROOT}
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], **options).stdout.strip()  # type: ignore[call-overload] # noqa: S607
-    dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], **options).stdout.strip()  # type: ignore[call-overload] # noqa: S607
+    head, dirty = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "-uno")
     return f"{head or 'unknown'}{'+' if dirty else ''}"
+
+
+def _git(*words: str) -> str:
+    command = ["git", *words]
+    return subprocess.run(command, capture_output=True, check=False, text=True, cwd=ROOT).stdout.strip()
 
 
 def _describe(done: Done) -> str:

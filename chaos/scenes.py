@@ -163,7 +163,7 @@ def _adjustments(name: str, count: int) -> list[tuple[str, str, dict[str, Any]]]
     ]
 
 
-def _orders(count: int, **more: str) -> list[tuple[str, str, dict[str, Any]]]:
+def _orders(count: int) -> list[tuple[str, str, dict[str, Any]]]:
     return [
         ("order.created", f"o{n}-created", {"order_id": f"o{n}", "items": [{"product_id": f"p{n % 8}", "quantity": 1}]})
         for n in range(count)
@@ -229,7 +229,7 @@ async def _carts_ordered_while_refreshed(act: Act) -> None:
     for _ in range(2):
         act.crew.hire()
     await act.publish(_products(8, 500))
-    # Two workers share four partitions, the first two of each topic together: carts go to one, their orders to the other.
+    # Two workers share each topic by halves, the same for all: carts go to one worker, their orders to the other.
     carts, orders = _ids("c", {0, 1}, 12), _ids("o", {2, 3}, 12)
 
     def refreshed(version: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -283,6 +283,6 @@ SCENES = (
         {"INVENTORY_ORDER_RESERVATION_TTL": "6s"},
         6.0,
     ),
-    Scene("no_locks", frozenset({"ledger", "cart", "oversold", "crashed"}), _carts_ordered_while_refreshed),
+    Scene("no_locks", frozenset({"ledger", "cart", "oversold"}), _carts_ordered_while_refreshed),
     Scene("no_outbox", frozenset({"outcome_missing", "low_stock_missing"}), _killed_after_the_commit),
 )

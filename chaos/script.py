@@ -57,7 +57,7 @@ class Script:
     """An endless script; `until(seconds)` gives what is due by then, in order."""
 
     def __init__(self, seed: int, events_per_second: float, order_ttl_seconds: float) -> None:
-        self._random = random.Random(f"{seed}-script")  # noqa: S311 - a script, no secret
+        self._random = random.Random(f"{seed}-script")
         self._pause = EVENTS_PER_FLOW / events_per_second
         self._order_ttl = order_ttl_seconds
         self._due: list[_Due] = []
@@ -116,9 +116,7 @@ class Script:
         self._put(created_at, "order.created", order_id, f"{order_id}-created", data, age=self._age())
         if draw.random() < 0.04:
             other = {**data, "items": [{"product_id": self._any_product(), "quantity": 77}]}
-            self._put(
-                created_at + 1, "order.created", order_id, f"{order_id}-changed", other, expects=("conflict",)
-            )
+            self._put(created_at + 1, "order.created", order_id, f"{order_id}-changed", other, expects=("conflict",))
         fate = draw.random()
         if fate < 0.72:
             self._payment(created_at, order_id)
@@ -187,7 +185,7 @@ class Script:
         kind = draw.choices(("ADD", "SUBTRACT", "SET", "threshold"), weights=(70, 10, 8, 12))[0]
         data: dict[str, Any] = {"product_id": product_id, "reason": "stocktaking", "operator": "chaos"}
         if kind == "threshold":
-            # A threshold alone leaves no entry in the ledger: the checker has to try every place where it may have come.
+            # A threshold alone leaves no entry in the ledger: the checker tries every place where it may have come.
             if hot or self._thresholds.get(product_id, 0) >= MAX_FREE_THRESHOLDS:
                 return
             self._thresholds[product_id] = self._thresholds.get(product_id, 0) + 1
@@ -240,7 +238,7 @@ class Script:
 
     # --- what all flows use -----------------------------------------------------------------------
 
-    def _put(self, at: float, topic: str, key: str, event_id: str, data: Mapping[str, Any], **more: Any) -> None:  # noqa: ANN401, PLR0913, PLR0917 - fields of a publication
+    def _put(self, at: float, topic: str, key: str, event_id: str, data: Mapping[str, Any], **more: Any) -> None:  # noqa: ANN401 - fields of a publication
         self._numbers += 1
         publication = Publication(topic, key, event_id, data, number=self._numbers, **more)
         heapq.heappush(self._due, _Due(max(at, 0.0), self._numbers, publication))

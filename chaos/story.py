@@ -25,7 +25,11 @@ def tell(evidence: Evidence, subject: str) -> list[str]:
 
 def _names(record: Found, subject: str) -> bool:
     word = f'"{subject}"'.encode()
-    return record.key == subject.encode() or word in (record.value or b"") or subject.encode() in dict(record.headers).values()
+    return (
+        record.key == subject.encode()
+        or word in (record.value or b"")
+        or subject.encode() in dict(record.headers).values()
+    )
 
 
 def _rows(evidence: Evidence, subject: str) -> Iterator[tuple[str, dict[str, str]]]:

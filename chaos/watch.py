@@ -67,7 +67,8 @@ class Watch:
         if rows is None:
             return None
         read = {(row[0], row[1]): row[2] for row in rows}
-        return sum(max(end - read.get(place, 0), 0) for place, end in ends.items())
+        left: int = sum(max(end - read.get(place, 0), 0) for place, end in ends.items())
+        return left
 
     async def until_published(self, timeout_seconds: float) -> bool:
         """Wait until no outgoing event and no dead letter waits; false when the time is up."""

@@ -268,13 +268,14 @@ def _open_port(settings: Settings) -> socket.socket:
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel until all have ended: a client library may swallow a cancellation that meets it at the wrong moment."""
+    pending = set(tasks)
     for _ in range(CANCEL_ATTEMPTS):
-        for task in tasks:
+        for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(tasks, timeout=CANCEL_SECONDS) if tasks else ((), ())
-        if not pending:
-            return
-    logger.warning("Parts that would not stop: %s", ", ".join(sorted(task.get_name() for task in pending)))
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+    if pending:
+        logger.warning("Parts that would not stop: %s", ", ".join(sorted(task.get_name() for task in pending)))
 
 
 @contextmanager

@@ -501,7 +501,7 @@ def _changes(history: _History, product_id: str) -> list[_Change]:
     last: Row | None = None
     for row in rows:
         owner = row["reference_id"] if row["reference_type"] == "ORDER" else None
-        causes = frozenset({_cause(row["event_id"])}) | (history.facts.get(owner, frozenset()) if owner else frozenset())
+        causes = frozenset({_cause(row["event_id"])}) | history.facts.get(owner or "", frozenset())
         new = threshold if not changes else new_thresholds.get(row["event_id"])
         may_join = last is not None and row["event_id"] in history.refunds and last["reference_id"] == owner
         change = _Change(row["on_hand_after"], row["reserved_after"], new, causes, may_join)
