@@ -1,7 +1,8 @@
 """Health, as an orchestrator asks for it.
 
-`/livez` is progress: the consumer asks Kafka for records, and where records wait, they get done. A worker
-that waits for its database or was paused by the flood breaker is alive: a restart would not help.
+`/livez` is progress: the consumer was told its partitions (none, where workers outnumber them), asks Kafka for
+records, and where records wait, they get done. A worker that waits for its database or was paused by the flood breaker
+is alive: a restart would not help.
 `/readyz` is able to work: partitions assigned, database answering, not paused.
 """
 
@@ -42,6 +43,9 @@ class Health:
         consumer = self._consumer
         if consumer is None or consumer.waits_for_database or consumer.paused_because is not None:
             return None
+        joining = consumer.overdue_in_joining()
+        if joining is not None:
+            return f"the group has given no answer about partitions since {joining:.0f} s"
         asked = consumer.last_poll_age()
         if asked is not None and asked > POLL_LIMIT_SECONDS:
             return f"no records were asked for since {asked:.0f} s"

@@ -44,6 +44,8 @@ BATCH_TIMEOUT_MS = 200
 # other in time: an order and its payment are then read together. Kafka hands out a larger record all the same.
 PARTITION_FETCH_BYTES = 256 * 1024
 MARGIN_BELOW_REBALANCE_TIMEOUT_SECONDS = 5.0
+# Longer than any rebalance takes; who waits so long for its partitions will not get any (aiokafka #1154).
+JOIN_LIMIT_SECONDS = 300.0
 
 
 class ConsumerOptions(NamedTuple):
@@ -106,6 +108,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._next_look_at_idle = 0.0
         self._stopping = False
         self.assigned: frozenset[TopicPartition] = frozenset()
+        # Since when it waits for the group to say which partitions are its own; None once it has been told.
+        self.joining_since: float | None = time.monotonic()
         self.paused_because: str | None = None
         self.waits_for_database = False
         self.last_progress = time.monotonic()
@@ -156,6 +160,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         known = [timestamp for timestamp in asked if timestamp is not None]
         return time.time() - max(known) / 1000 if known else None
 
+    def overdue_in_joining(self) -> float | None:
+        """Return the seconds it has waited to be told its partitions, where no rebalance takes so long; else None."""
+        if self.joining_since is None:
+            return None
+        waited = time.monotonic() - self.joining_since
+        limit = max(JOIN_LIMIT_SECONDS, 2 * self._options.rebalance_timeout_ms / 1000)
+        return waited if waited > limit else None
+
     async def drain(self) -> None:
         """Take no more batches; finish the one at hand, unless it waits for a database that is away."""
         self._stopping = True
@@ -177,6 +189,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             items = read_records(records, self._options.prefix, now)
             metrics.BATCH_DURATION.labels("decode").observe(time.perf_counter() - started)
             await self._finished()
+            # The last wait before the batch is begun: behind it a stop or a rebalance would find no batch to wait for.
+            others = await self._others(records)
             if self._stopping or generation != self._generation:
                 self._handled += 1
                 return  # not applied and not committed: whoever has the partitions next gets it again
@@ -188,7 +202,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             progress = [
                 *self._stream.of_batch(self.client, records, items, now),
                 *self._stream.newcomers(next_offsets(records)),
-                *await self._others(records),
+                *others,
             ]
             self._running = asyncio.create_task(self._apply_or_die(records, items, progress, now), name="batch")
         except asyncio.CancelledError:
@@ -369,11 +383,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._stream.forget()
         self._stream.drop_gauges(revoked)
         self.assigned = frozenset()
+        self.joining_since = time.monotonic()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Make every partition of every topic known to the stream's clock before the first is read."""
         client = self.client
         self.assigned = frozenset(assigned)
+        self.joining_since = None
         self.last_progress = time.monotonic()
         logger.info("This worker has %d partitions", len(assigned))
         if client is None:
