@@ -214,6 +214,9 @@ async def test_a_flood_of_bad_records_pauses_the_consumer(stage: Stage) -> None:
         # Two ticks of the stream's clock: neither they nor a fetch under way may touch what is put back.
         for _ in range(3):
             await running.consumer.tick()
+        put_back = TopicPartition(f"{stage.prefix}order.created", 0)
+        assert running.consumer.client is not None
+        assert 0 == await running.consumer.client.position(put_back)
         assert 20 > await stage.count("dead_letters")
         assert 0 == await stage.count("inbox")
         held = "stream_progress WHERE topic = 'order.created' AND partition = 0 AND watermark > '2000-01-01'"

@@ -28,6 +28,7 @@ from tests.integration.shop import (
     paid,
     problems,
     product,
+    refunded,
     task,
 )
 from workers.execute import execute
@@ -98,6 +99,24 @@ async def test_creation_and_payment_at_once_always_deduct(shop: Shop) -> None:
     assert (90, 0) == await shop.stock("p")
 
 
+async def test_early_facts_at_once_all_wait(shop: Shop) -> None:
+    """Facts about an order that is known by an early one only, each in another worker: none overwrites another."""
+    names = [f"o{number}" for number in range(6)]
+    await shop.apply(product("p", 100))
+    await shop.apply(*(cancelled(name, lines={"p": 1}) | {"id": f"first-{name}"} for name in names))
+    facts = [
+        [fact]
+        for name in names
+        for fact in (paid(name), refunded(name, {"p": 1}), cancelled(name, lines={"p": 2}) | {"id": f"second-{name}"})
+    ]
+    await _race(shop, *facts)
+    assert [(4 * len(names),)] == await shop.rows("SELECT count(*) FROM parked_events")
+    await shop.apply(*(created(name, {"p": 9}) for name in names))
+    # Nine wanted, three cancelled in time, one refunded after the payment.
+    assert (100 - 5 * len(names), 0) == await shop.stock("p")
+    assert [] == await shop.rows("SELECT event_id FROM parked_events")
+
+
 async def test_sweeper_against_payment(shop: Shop) -> None:
     """A due hold is either paid or expired first; both ends are whole."""
     names = [f"o{number}" for number in range(RACERS - 2)]
@@ -161,14 +180,18 @@ async def test_carts_and_orders_across_each_other_do_not_deadlock(shop: Shop, ca
     """Batches that touch the same carts, orders and products crosswise all come through."""
     caplog.set_level("DEBUG", "workers.execute")
     await shop.apply(product("p", 10_000), product("q", 10_000))
-    await shop.apply(*(cart(f"c{n}", {"p": 1, "q": 1}) for n in range(10)))
-    forth = [created(f"o{n}", {"p": 1}, minutes=1, cart_id=f"c{n}") for n in range(10)]
-    back = [cart(f"c{n}", {"q": 2}, minutes=2) for n in reversed(range(10))]
-    pay = [paid(f"o{n}", minutes=3) for n in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
-    await _race(shop, forth, back, pay, pay[::-1], forth[::-1], back[::-1])
-    assert {"deducted"} == {await shop.status(f"o{n}") for n in range(10)}
-    assert (9990, 0) == await shop.stock("p")
-    assert (10_000, 20) == await shop.stock("q")
+    numbers = range(24)
+    await shop.apply(*(cart(f"c{n}", {"p": 1, "q": 1}) for n in numbers))
+    forth = [created(f"o{n}", {"p": 1}, minutes=1, cart_id=f"c{n}") for n in numbers]
+    await _race(shop, forth, forth[::-1])
+    for turn in range(6):
+        mixed = [cart(f"c{n}", {"q": 2}, minutes=2 + turn) for n in numbers]
+        await _race(shop, *(one for _ in range(5) for one in (mixed, mixed[::-1])))
+    pay = [paid(f"o{n}", minutes=3) for n in numbers]
+    await _race(shop, pay, pay[::-1], pay[12:] + pay[:12])
+    assert {"deducted"} == {await shop.status(f"o{n}") for n in numbers}
+    assert (9976, 0) == await shop.stock("p")
+    assert (10_000, 48) == await shop.stock("q")
     assert "Deadlock" not in caplog.text
 
 

@@ -94,8 +94,8 @@ def test_looking_twice_at_one_answer_learns_nothing() -> None:
 def test_a_backlog_stands_at_the_newest_event_read() -> None:
     """With records unread the partition is as far as its events."""
     clock, client = StreamClock(""), Client()
-    _idle(clock, client.answer(100, NOON), 0)
-    client.answer(100, NOON)
+    for second in range(3):
+        assert _idle(clock, client.answer(100, NOON + timedelta(seconds=second)), 0) is None
     hour_ago, two = NOON - timedelta(hours=1), NOON - timedelta(hours=2)
     row = _batch(clock, client, (two, two), (hour_ago, hour_ago), (two, two))
     assert ("order.created", 0, 3, hour_ago) == row
