@@ -24,11 +24,16 @@ PLANNER = {
 _QUEUE_PLANNER = {"enable_bitmapscan": "off", "enable_sort": "off"}
 
 # A worker that is stopped in the middle of a transaction (SIGSTOP, a paused machine) must not keep
-# its row locks: the server ends it, and the worker finds its batch undone.
+# its row locks: the server ends it, and the worker finds its batch undone. A relay holds its shards outside of any
+# transaction: where its machine is gone without a word, only the connection's silence tells, for which operating
+# systems wait two hours unless told otherwise.
 _TIMEOUTS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "15s",
     "statement_timeout": "60s",
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
 }
 
 

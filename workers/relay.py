@@ -119,6 +119,9 @@ class Relay:
                 except (KafkaError, TimeoutError) as error:
                     logger.warning("The relay cannot publish (%s); trying again", _words(error))
                     await self._drop_producer()
+                    if isinstance(error, TimeoutError):
+                        # It may be the database that gave no answer: its connection can hang for minutes unnoticed.
+                        await self._drop_connection()
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, LAST_RETRY_SECONDS)
                 except Exception as error:

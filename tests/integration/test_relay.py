@@ -18,6 +18,7 @@ from devstack import kafka as kafka_brokers
 from devstack.kafka import Broker
 from schemas.topics import TOPICS_OUT
 from storage import save
+from storage.database import connect_worker
 from storage.dead_letters import DeadLetter
 from storage.outbox import SHARDS, shard_of
 from storage.save import OutboxRow
@@ -420,6 +421,34 @@ async def test_everything_told_keeps_its_contract(stage: Stage) -> None:
             if body["caused_by"] == "created-o1":
                 assert trace[1].decode() == headers["traceparent"]
     assert {name for topic in TOPICS_OUT.values() for name in topic.types} == types
+
+
+async def test_a_database_that_gives_no_answer_is_asked_on_a_new_connection(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection whose server moved away says nothing for minutes, and would be asked in vain again and again."""
+    asked = []
+    pending = relay_module.outbox.pending
+
+    async def hang_once(connection: Any, *arguments: Any) -> Any:
+        asked.append(connection)
+        if len(asked) == 1:
+            raise TimeoutError
+        return await pending(connection, *arguments)
+
+    monkeypatch.setattr(relay_module.outbox, "pending", hang_once)
+    await stage.shop.apply(product("p", 1), created("o1", {"p": 1}))
+    stage.start()
+    await stage.read(TOPIC, 1)
+    assert asked[0] is not asked[1]
+
+
+async def test_a_machine_that_vanished_does_not_keep_its_shards_for_hours(database_url: str) -> None:
+    """The server asks a silent relay every few seconds whether it is still there."""
+    connection = await connect_worker(database_url, "a-relay")
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+    assert ["15", "5", "3"] == [await connection.fetchval("SELECT current_setting($1)", name) for name in names]
+    await connection.close()
 
 
 # --- small tools --------------------------------------------------------------------------------
