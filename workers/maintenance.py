@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
-from storage import gauges, retention
+from storage import gauges, load, retention
 from storage.audit import AuditResult, quick_audit
 from storage.database import Connection, Pool
 from storage.errors import is_contention, is_unavailable
@@ -101,8 +101,8 @@ class Maintenance:
             await self.refresh_gauges()
         if now >= self._retention_due:
             self._retention_due = now + options.retention_interval_seconds
-            inbox_pruned = await self._prune(retention.prune_inbox, options.inbox_retention)
-            outbox_pruned = await self._prune(retention.prune_outbox, options.outbox_retention)
+            inbox_pruned = await self._prune(retention.prune_inbox, await self._read_up_to() - options.inbox_retention)
+            outbox_pruned = await self._prune(retention.prune_outbox, self._clock() - options.outbox_retention)
             if max(inbox_pruned, outbox_pruned) == PRUNE_STEP * MAX_PRUNE_STEPS:
                 self._retention_due = now
             if inbox_pruned or outbox_pruned:
@@ -142,9 +142,19 @@ class Maintenance:
             logger.error("The books disagree in %d places; `inventory audit` names them", result.violations)
         return result
 
-    async def _prune(self, prune: _Prune, keep: timedelta) -> int:
+    async def _read_up_to(self) -> datetime:
+        """Return the stream's clock, by which ids are remembered; the wall's where no stream was ever read.
+
+        Behind it, an event that is in the tables may still be delivered again: a worker that died between its two
+        commits may come back after more than the inbox's retention.
+        """
+        now = self._clock()
+        async with self._pool.acquire() as connection:
+            horizon = await load.horizon(connection)
+        return now if horizon is None else min(horizon, now)
+
+    async def _prune(self, prune: _Prune, before: datetime) -> int:
         """Prune in bounded steps, each its own transaction, until nothing old is left or others should have a turn."""
-        before = self._clock() - keep
         pruned = 0
         for _ in range(MAX_PRUNE_STEPS):
             async with self._pool.acquire() as connection:

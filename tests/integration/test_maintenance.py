@@ -73,6 +73,19 @@ async def test_old_rows_go_and_others_stay(pool: Pool, connection: asyncpg.Conne
     )
 
 
+async def test_ids_are_remembered_by_the_streams_clock(pool: Pool, connection: asyncpg.Connection) -> None:
+    """While nobody reads, nothing is forgotten: what was applied last may be delivered again after weeks."""
+    await connection.execute("DELETE FROM inbox; DELETE FROM stream_progress")
+    died = NOW - timedelta(days=20)
+    await progress(connection, "order.created", 0, died)
+    await progress(connection, "order.created", 1, NOW)
+    await inbox(connection, "needed", 2, died)
+    await inbox(connection, "long read", 3, died - timedelta(days=8))
+    assert 3 == (await Maintenance(pool, ALWAYS, lambda: NOW).run_once()).inbox_pruned
+    await progress(connection, "order.created", 0, NOW)
+    assert 2 == (await Maintenance(pool, ALWAYS, lambda: NOW).run_once()).inbox_pruned
+
+
 async def test_pruning_is_bounded_and_goes_on(
     pool: Pool, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
