@@ -1,10 +1,15 @@
 """The topics of the contracts are made with what their promises need."""
 
+import orjson
 import pytest
 
 from inventory.settings import Settings
 from inventory.topics import TopicReport, partition_warning, wanted_topics
-from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
+from schemas.envelope import MAX_RECORD_BYTES
+from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT, dlq_topic
+
+# Four bytes in UTF-8: an id has at most 256 characters, not bytes.
+TEA = "\N{TEACUP WITHOUT HANDLE}"
 
 
 def test_every_topic_of_the_contracts_is_wanted() -> None:
@@ -23,6 +28,18 @@ def test_a_dead_letter_fits_whatever_came_in() -> None:
     """Records over the contract's 1 MiB come in, and go out again with their added headers."""
     limits = {topic.name: int(topic.topic_configs.get("max.message.bytes", 0)) for topic in wanted_topics(Settings())}
     assert all(2 * 1024 * 1024 < limits[name] < limits[dlq_topic(name)] for name in TOPICS_IN)
+
+
+def test_what_is_told_of_the_largest_event_fits() -> None:
+    """A refusal says more of each line than the order did; the broker would refuse it, and the relay stand still."""
+    lines = [{"product_id": f"{number:04}{TEA * 252}", "quantity": 1} for number in range(1000)]
+    order = orjson.dumps({"event_id": "e", "occurred_at": "2026-01-01T00:00:00Z", "order_id": "o", "items": lines})
+    told = [
+        {"product_id": line["product_id"], "requested": 1_000_000, "available": 0, "reason": "insufficient_stock"}
+        for line in lines
+    ]
+    limits = {topic.name: int(topic.topic_configs["max.message.bytes"]) for topic in wanted_topics(Settings())}
+    assert len(order) < MAX_RECORD_BYTES < len(orjson.dumps(told)) < limits[RESERVATIONS] - 4096
 
 
 def test_dead_letters_are_kept_for_the_set_time() -> None:
