@@ -352,11 +352,6 @@ def _timing_problems(settings: Settings) -> list[str]:
             f"{variable('parked_event_ttl')}={format_duration(settings.parked_event_ttl)}: "
             "an event could be forgotten while it waits, and then be applied twice"
         )
-    if settings.dead_letter_breaker_consecutive > settings.dead_letter_breaker_window:
-        problems.append(
-            f"{variable('dead_letter_breaker_consecutive')}={settings.dead_letter_breaker_consecutive} is more than "
-            f"{variable('dead_letter_breaker_window')}={settings.dead_letter_breaker_window}: it would never trip"
-        )
     return problems
 
 

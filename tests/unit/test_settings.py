@@ -108,7 +108,6 @@ def test_every_problem_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None
         ({"KAFKA_SESSION_TIMEOUT_MS": "60001"}, "is longer than INVENTORY_KAFKA_REBALANCE_TIMEOUT_MS=60000"),
         ({"SHUTDOWN_TIMEOUT": "60s"}, "is not shorter than INVENTORY_KAFKA_REBALANCE_TIMEOUT_MS=60000"),
         ({"INBOX_RETENTION": "23h"}, "is shorter than INVENTORY_PARKED_EVENT_TTL=1d"),
-        ({"DEAD_LETTER_BREAKER_WINDOW": "199"}, "it would never trip"),
         ({"KAFKA_SASL_USERNAME": "u"}, "INVENTORY_KAFKA_SASL_USERNAME is set, but"),
     ],
 )
@@ -118,6 +117,14 @@ def test_an_unsafe_combination_does_not_start(
     """Values that are fine alone are refused together, and both are named."""
     (problem,) = _problems(monkeypatch, **variables)
     assert message in problem
+
+
+def test_the_breaker_can_be_opened_as_its_message_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator whose records really are all bad raises the two limits that the log names, and nothing else."""
+    monkeypatch.setenv("INVENTORY_DEAD_LETTER_BREAKER_CONSECUTIVE", "1000000")
+    monkeypatch.setenv("INVENTORY_DEAD_LETTER_BREAKER_RATIO", "1")
+    settings = load_settings()
+    assert (1_000_000, 1.0) == (settings.dead_letter_breaker_consecutive, settings.dead_letter_breaker_ratio)
 
 
 def test_values_on_the_edge_of_safe_start(monkeypatch: pytest.MonkeyPatch) -> None:
