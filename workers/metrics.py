@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `inventory_events_total` | counter | topic, type, outcome | events by what became of them |
 | `inventory_batch_size` | histogram | | records in one transaction |
-| `inventory_batch_duration_seconds` | histogram | stage | time of a batch: decode, load, decide, save, commit, total |
+| `inventory_batch_duration_seconds` | histogram | stage | a batch's time: decode, load, decide, save, commit, offsets, total |
 | `inventory_consumer_lag_records` | gauge | topic, partition | records in Kafka that are not committed yet |
 | `inventory_event_age_seconds` | histogram | | time from an event's occurred_at to its commit |
 | `inventory_watermark_lag_seconds` | gauge | | how far the clock that holds expire by is behind the wall's |
@@ -37,7 +37,7 @@ BATCH_SIZE = Histogram(
 )
 BATCH_DURATION = Histogram(
     "inventory_batch_duration_seconds",
-    "Time of a batch by stage: decode, load, decide, save, commit, total.",
+    "Time of a batch by stage: decode, load, decide, save, commit, offsets, total.",
     ("stage",),
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
