@@ -37,7 +37,8 @@ def main() -> int:
             failed = 0
             if options.seconds > 0:
                 result = asyncio.run(run(servers, settings, say))
-                _keep(result, directory)
+                if result.violations or options.keep:
+                    _keep(result, directory)
                 _print(result)
                 failed += bool(result.violations)
             for scene in SCENES if options.ablations else ():
@@ -65,11 +66,10 @@ def _is_proven(servers: Servers, scene: Scene, options: Options, say: Say) -> bo
 
 
 def _keep(result: Result, directory: Path) -> None:
-    """Keep what was read where something is wrong, so that it can be judged again (`python -m chaos.again FILE`)."""
-    if result.violations:
-        path = directory / f"evidence-{result.options.seed}.pickle"
-        path.write_bytes(pickle.dumps(result.evidence))
-        sys.stdout.write(f"the evidence is in {path}\n")
+    """Keep what was read, so that it can be judged again (`python -m chaos.again FILE`)."""
+    path = directory / f"evidence-{result.options.seed}.pickle"
+    path.write_bytes(pickle.dumps(result.evidence))
+    sys.stdout.write(f"the evidence is in {path}\n")
 
 
 def _print(result: Result) -> None:
@@ -90,6 +90,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=300.0, help="events a second")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--faults", nargs="*", default=(), metavar="NAME", help="only these faults")
+    parser.add_argument("--keep", action="store_true", help="keep what was read also where all is well")
     parser.add_argument("--no-ablations", dest="ablations", action="store_false", help="leave out the ablations")
     parser.add_argument("--directory", type=Path, help="where the workers' logs go")
     return parser.parse_args()

@@ -49,7 +49,7 @@ class Nemesis:
         # One for each lane: how the lanes' faults interleave depends on the machine, what they are must not.
         self._of_workers = random.Random(f"{seed}-of-workers")
         self._of_servers = random.Random(f"{seed}-of-servers")
-        self._active = 0
+        self._active: list[Done] = []
         self._outage = False
         self.done: list[Done] = []
         self.on_done: Callable[[Done], None] = lambda _: None
@@ -98,15 +98,16 @@ class Nemesis:
         """Make one fault and wait until it is made good."""
         while self._outage:
             await asyncio.sleep(POLL_SECONDS)
-        done = Done(fault.__name__, time.monotonic(), alone=self._active == 0)
-        self._active += 1
+        done = Done(fault.__name__, time.monotonic(), alone=not self._active)
+        for other in self._active:
+            other.alone = False
+        self._active.append(done)
         try:
             await fault()
             done.ended = time.monotonic()
             done.recovery = await self._watch.until_keeping_up(self._traffic.acknowledged_ends, RECOVERY_LIMIT_SECONDS)
         finally:
-            self._active -= 1
-        done.alone = done.alone and self._active == 0
+            self._active.remove(done)
         self.done.append(done)
         self.on_done(done)
         return done
@@ -150,7 +151,7 @@ class Nemesis:
         self._outage = True
         try:
             # The other lane's fault is made good first, and begins no other: it could not be while nobody works.
-            while self._active > 1:
+            while len(self._active) > 1:
                 await asyncio.sleep(POLL_SECONDS)
             workers = list(self._crew.workers)
             for worker in workers:

@@ -8,6 +8,7 @@ from devstack.process import LOOPBACK
 
 CHUNK_BYTES = 64 * 1024
 ANSWER_TIMEOUT_SECONDS = 2.0
+STOP_SECONDS = 5.0
 
 Cut = Literal["before", "after"]
 
@@ -19,6 +20,7 @@ class Proxy:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._cuts: list[Cut] = []
         self.cuts_made = 0
         self.port = 0
@@ -33,7 +35,8 @@ class Proxy:
         if self._server is not None:
             self._server.close()
         self.cut_all()
-        await asyncio.sleep(0)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
 
     def cut_commits(self, cut: Cut, count: int) -> None:
         """Cut the connections of the next `count` COMMITs: before PostgreSQL sees it, or after it has obeyed."""
@@ -55,7 +58,12 @@ class Proxy:
         self.cuts_made += 1
         return self._cuts.pop()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self._target_port)
         except OSError:
@@ -63,11 +71,10 @@ class Proxy:
             return
         link = _Link(self, (reader, writer), (server_reader, server_writer))
         self._links.add(link)
-        # Cancelled when the event loop ends: a server's connections are tasks of their own, and asyncio's streams take
-        # a cancelled one for a bug.
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await link.run()
-        self._links.discard(link)
+        finally:
+            self._links.discard(link)
 
 
 class _Link:
@@ -92,6 +99,9 @@ class _Link:
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
+        for _, writer in (self._client, self._server):
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     def cut(self) -> None:
         """Reset both connections."""

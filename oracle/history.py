@@ -242,6 +242,10 @@ class _Luck:
     lucky: bool = True
     was_asked: bool = False
 
+    def __deepcopy__(self, memo: object) -> "_Luck":
+        """Copies share the products: they are many, and a frozen set."""
+        return _Luck(self.known, self.lucky, self.was_asked)
+
     def __call__(self, needed: Mapping[str, int]) -> bool:
         self.was_asked = True
         return self.lucky and needed.keys() <= self.known

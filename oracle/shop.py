@@ -9,7 +9,7 @@ order's events ends in the same stock" is how this model is made, and for the wo
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from oracle.events import Event, PublishedEvent, read
@@ -27,6 +27,10 @@ class Settings:
     order_ttl: timedelta = timedelta(minutes=15)
     default_threshold: int = 10
     late_payment: str = "reserve_again"
+
+    def __deepcopy__(self, memo: object) -> "Settings":
+        """Copies of a shop share their settings: nothing changes them."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,12 @@ class Shelf:
     ledger: Counter[str] = field(default_factory=Counter)
     entries: int = 0
 
+    def __deepcopy__(self, memo: object) -> "Shelf":
+        """Copy field by field: the generic way takes ten times as long, and histories are searched by copies."""
+        return Shelf(
+            self.on_hand, self.reserved, self.threshold, self.told, self.version, Counter(self.ledger), self.entries
+        )
+
     @property
     def free(self) -> int:
         """What can still be promised."""
@@ -113,6 +123,19 @@ class OrderFile:
     waiting: list[Event] = field(default_factory=list)
     judged: set[object] = field(default_factory=set)
     where: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: object) -> "OrderFile":
+        """Copy field by field, as `Shelf` does."""
+        return replace(
+            self,
+            requested=None if self.requested is None else dict(self.requested),
+            taken_back=Counter(self.taken_back),
+            refunded=Counter(self.refunded),
+            withheld=Counter(self.withheld),
+            waiting=list(self.waiting),
+            judged=set(self.judged),
+            where=dict(self.where),
+        )
 
     def left(self) -> dict[str, int]:
         """Pieces by product that were neither cancelled by line nor refunded."""
