@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `inventory_events_total` | counter | topic, type, outcome | events by what became of them |
 | `inventory_batch_size` | histogram | | records in one transaction |
-| `inventory_batch_duration_seconds` | histogram | stage | a batch's time: decode, load, decide, save, commit, offsets, total |
+| `inventory_batch_duration_seconds` | histogram | stage | time of decode, load, decide, save, commit, offsets, total |
 | `inventory_consumer_lag_records` | gauge | topic, partition | records in Kafka that are not committed yet |
 | `inventory_event_age_seconds` | histogram | | time from an event's occurred_at to its commit |
 | `inventory_watermark_lag_seconds` | gauge | | how far the clock that holds expire by is behind the wall's |
