@@ -23,7 +23,7 @@ _SEVERITY = {StockStatus.OK: 0, StockStatus.LOW: 1, StockStatus.OUT: 2}
 class Movements:
     """Collects the moves of one decision over `products`, which stay as they are."""
 
-    __slots__ = ("_known", "cause", "entries", "reference_id", "reference_type", "touched")
+    __slots__ = ("_known", "cause", "entries", "reason", "reference_id", "reference_type", "touched")
 
     def __init__(
         self,
@@ -31,11 +31,13 @@ class Movements:
         cause: Cause,
         reference_type: ReferenceType,
         reference_id: str,
+        reason: str | None = None,
     ) -> None:
         self._known = known
         self.cause = cause
         self.reference_type = reference_type
         self.reference_id = reference_id
+        self.reason = reason
         self.touched: dict[str, Product] = {}
         self.entries: list[LedgerEntry] = []
 
@@ -68,7 +70,7 @@ class Movements:
         """Take pieces off the shelf that nobody holds."""
         self.move(product_id, EntryType.OUT, quantity, -quantity, 0)
 
-    def move(  # noqa: PLR0913, PLR0917 - a move is these facts, and the leaves above name them
+    def move(
         self,
         product_id: str,
         kind: EntryType,
@@ -76,7 +78,6 @@ class Movements:
         on_hand_change: int,
         reserved_change: int,
         operator: str | None = None,
-        reason: str | None = None,
     ) -> None:
         """Change the stock and write the entry."""
         before = self.touched.get(product_id)
@@ -103,7 +104,7 @@ class Movements:
                 self.reference_type,
                 self.reference_id,
                 operator,
-                reason,
+                self.reason,
                 self.cause,
             )
         )

@@ -205,12 +205,12 @@ def cancel_order(state: State, command: CancelOrder, _policy: Policy) -> Decisio
     """Give back the whole order, or the lines that the cancellation names."""
     order = state.orders.get(command.order_id) or Order(command.order_id)
     if command.lines is not None:
-        return _cancel_lines(state, order, command.cause, command.lines)
+        return _cancel_lines(state, order, command, command.lines)
     if order.status in _UNDONE or _waits_for_whole_cancellation(order):
         return _DUPLICATE
     if order.status is OrderStatus.PENDING:
         return _park(order, Fact(FactKind.CANCELLED, command.cause))
-    moves = Movements(state.products, command.cause, ReferenceType.ORDER, order.order_id)
+    moves = Movements(state.products, command.cause, ReferenceType.ORDER, order.order_id, command.reason)
     draft = OrderDraft(order)
     if order.status is OrderStatus.DEDUCTED:
         back = draft.outside()
@@ -224,14 +224,15 @@ def cancel_order(state: State, command: CancelOrder, _policy: Policy) -> Decisio
     return _conclude(moves, draft, _outcome(OutcomeKind.RELEASED, draft, command.cause, held))
 
 
-def _cancel_lines(state: State, order: Order, cause: Cause, lines: Mapping[str, int]) -> Decision:
+def _cancel_lines(state: State, order: Order, command: CancelOrder, lines: Mapping[str, int]) -> Decision:
+    cause = command.cause
     identity = _cancellation_identity(cause)
     waits = any(_cancellation_identity(fact.cause) == identity for fact in order.waiting)
     if waits or identity in order.seen or order.status in _UNDONE:
         return _DUPLICATE
     if order.status is OrderStatus.PENDING:
         return _park(order, Fact(FactKind.CANCELLED, cause, lines))
-    moves = Movements(state.products, cause, ReferenceType.ORDER, order.order_id)
+    moves = Movements(state.products, cause, ReferenceType.ORDER, order.order_id, command.reason)
     draft = OrderDraft(order)
     draft.see(identity)
     deducted = order.status is OrderStatus.DEDUCTED

@@ -56,17 +56,10 @@ def adjust_stock(state: State, command: AdjustStock, _policy: Policy) -> Decisio
         command.cause,
         command.reference_type,
         command.cause.event_id,
+        command.reason,
     )
     if change:
-        moves.move(
-            product.product_id,
-            EntryType.ADJUST,
-            abs(change),
-            change,
-            0,
-            command.operator,
-            command.reason,
-        )
+        moves.move(product.product_id, EntryType.ADJUST, abs(change), change, 0, command.operator)
     if command.threshold is not None and command.threshold != product.threshold:
         moved = moves.touched.get(product.product_id)
         base = product._replace(version=product.version + 1) if moved is None else moved

@@ -124,7 +124,7 @@ class OrderCancelled(Contract):
     )
 
     order_id: Identifier = Field(description="The order; also the record's key.")
-    reason: Text | None = Field(default=None, description="Why, in the shop's words.")
+    reason: Text | None = Field(default=None, description="Why, in the shop's words; kept in the ledger.")
     items: SomeItems | None = Field(
         default=None,
         description="Given: only these lines and quantities are cancelled. Absent: the whole order.",

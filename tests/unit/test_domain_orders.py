@@ -20,7 +20,19 @@ from domain.model import (
     ReservationOutcome,
     Shortage,
 )
-from tests.unit.domain_cases import Books, Event, adjusted, at, cancelled, command, created, paid, product, refunded
+from tests.unit.domain_cases import (
+    Books,
+    Event,
+    adjusted,
+    at,
+    cancelled,
+    command,
+    created,
+    event,
+    paid,
+    product,
+    refunded,
+)
 
 EXPIRE = "expire"
 
@@ -385,6 +397,14 @@ def test_lines_are_counted_exactly(events: Given, stock: tuple[int, int], line: 
     books = _five(*events)
     assert (stock, line) == (books.stock("p"), _line(books))
     books.check()
+
+
+@pytest.mark.parametrize("items", [{}, {"items": [{"product_id": "p", "quantity": 1}]}], ids=["whole", "partial"])
+@pytest.mark.parametrize("known", [(CREATE,), (CREATE, PAY)], ids=["reserved", "deducted"])
+def test_the_ledger_says_why_an_order_was_cancelled(known: Given, items: dict[str, object]) -> None:
+    """The shop's own words stand beside what they moved, as those of an adjustment do."""
+    decision = given(*known).take(event("order.cancelled", "c", 2, order_id="o", reason="changed their mind", **items))
+    assert ["changed their mind"] == [entry.reason for entry in decision.entries]
 
 
 def test_cancelling_every_piece_line_by_line_releases_the_order() -> None:
