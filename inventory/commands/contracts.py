@@ -16,7 +16,9 @@ def contracts() -> None:
 
 @app.command()
 def export(
-    directory: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.", file_okay=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.", file_okay=False)
+    ],
 ) -> None:
     """Write one JSON Schema (2020-12) per event and an AsyncAPI 3.0 document."""
     from inventory.console import print_line

@@ -60,7 +60,10 @@ def show(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show one dead letter whole: why it failed, and its original key, headers and value."""
+    """Show one dead letter whole.
+
+    Why it failed, and its original key, headers and value.
+    """
     import asyncio
 
     from inventory import dead_letters

@@ -12,7 +12,9 @@ def run(
         str, typer.Option(help="Which parts this process runs, separated by commas: consumer, relay, sweeper.")
     ] = "consumer,relay,sweeper",
 ) -> None:
-    """Run the worker: consume events, publish outcomes and alerts, expire holds.
+    """Run the worker: events in, stock and alerts out.
+
+    Consumes events, publishes outcomes and alerts, expires holds.
 
     Health and metrics are on INVENTORY_HTTP_PORT (/livez, /readyz, /metrics). SIGTERM finishes the batch at hand and
     leaves; a second one stops at once. Run as many as the topics have partitions.

@@ -43,7 +43,7 @@ def stock() -> None:
 @app.command()
 def show(
     products: Annotated[
-        list[str] | None, typer.Argument(metavar="[PRODUCT]...", help="Only these; without any, all.")
+        list[str] | None, typer.Argument(metavar="PRODUCT", help="Only these; without any, all.")
     ] = None,
     *,
     low: Annotated[bool, typer.Option("--low", help="Only products at or below their threshold.")] = False,
@@ -144,9 +144,9 @@ def adjust(  # noqa: PLR0913 - one parameter per option
     operator: Operator = None,
     as_json: AsJson = False,
 ) -> None:
-    """Correct a product's stock on hand; never below what is reserved.
+    """Correct a product's stock on hand.
 
-    Exit code 1 when the change is refused; nothing has changed then.
+    Never below what is reserved. Exit code 1 when the change is refused; nothing has changed then.
     """
     from domain.model import Operation
 
@@ -174,7 +174,10 @@ def threshold(
     operator: Operator = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set a product's low-stock threshold; the status is judged anew at once."""
+    """Set a product's low-stock threshold.
+
+    The status is judged anew at once.
+    """
     command = _adjustment(product, reason, operator)
     from dataclasses import replace
 
@@ -198,10 +201,11 @@ def import_(
     operator: Operator = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make products known and set their stock on hand from a CSV file.
+    """Set the stock of products from a CSV file.
 
-    The file is checked whole before anything is written. The same file again changes nothing, so an import that was
-    interrupted is simply run again. Exit code 1 when a row is refused (less on hand than reserved).
+    Products that are not known are made. The file is checked whole before anything is written. The same file again
+    changes nothing, so an import that was interrupted is simply run again. Exit code 1 when a row is refused (less on
+    hand than reserved).
     """
     import asyncio
 
@@ -231,7 +235,10 @@ def export(
         Path | None, typer.Argument(metavar="[FILE.csv]", help="Where to; without it, standard output.", dir_okay=False)
     ] = None,
 ) -> None:
-    """Write all products as CSV, of one moment; `stock import` reads it."""
+    """Write all products as CSV.
+
+    As they are at one moment; `stock import` reads it.
+    """
     import asyncio
     import sys
 

@@ -47,12 +47,14 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_lists_every_command_with_a_sentence() -> None:
-    """Each command says what it does where `inventory --help` lists it."""
-    listed = _inventory("--help", COLUMNS="100").stdout.split("Commands:\n")[1].splitlines()
-    sentences = dict(line.split(maxsplit=1) for line in listed if line.strip())
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined] # a group, typed as a command
-    assert sentences.keys() == commands.keys()
-    assert [sentence for sentence in sentences.values() if not sentence.endswith(".") or sentence.endswith("...")] == []
+    """Each command says what it does where help lists it, whole in a terminal of 80 columns."""
+    root = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined] # a group, typed as a command
+    groups = {(): root} | {(name,): group.commands for name, group in root.items() if hasattr(group, "commands")}
+    for path, commands in groups.items():
+        listed = _inventory(*path, "--help", COLUMNS="80").stdout.split("Commands:\n")[1].splitlines()
+        sentences = dict(line.split(maxsplit=1) for line in listed if line.strip())
+        assert sentences.keys() == commands.keys()
+        assert [text for text in sentences.values() if not text.endswith(".") or text.endswith("...")] == []
 
 
 def test_no_command_is_wrong_use() -> None:
