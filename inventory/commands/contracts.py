@@ -20,7 +20,7 @@ def export(
         Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.", file_okay=False)
     ],
 ) -> None:
-    """Write one JSON Schema (2020-12) per event and an AsyncAPI 3.0 document."""
+    """Write JSON Schemas (2020-12) and an AsyncAPI 3.0 document."""
     from inventory.console import print_line
     from inventory.errors import OperatorError
     from schemas.export import export as export_contracts
