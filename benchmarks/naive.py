@@ -165,7 +165,7 @@ async def apply(session: AsyncSession, command: Command, cause: Cause, body: byt
         del columns["cause"]
         session.add(LedgerRow(**columns, recorded_at=now))
     for outcome in decision.outcomes:
-        columns = outbox_row(outcome, None)._asdict()
+        columns = outbox_row(outcome)._asdict()
         session.add(
             OutboxRow(aggregatetype=columns.pop("topic"), aggregateid=columns.pop("key"), **columns, created_at=now)
         )

@@ -72,4 +72,4 @@ def _row(number: int) -> OutboxRow:
     cause = Cause("/shop/checkout", f"relay-{number:08d}", datetime.now(UTC))
     lines = {f"SKU-{number % 10_000 + place:07d}": 1 for place in range(3)}
     outcome = ReservationOutcome(OutcomeKind.RESERVED, ReferenceType.ORDER, order_id, None, lines, None, (), cause)
-    return outbox_row(outcome, None)
+    return outbox_row(outcome)

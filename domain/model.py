@@ -105,11 +105,15 @@ class Operation(StrEnum):
 
 
 class Cause(NamedTuple):
-    """The event behind a change: its identity (source, event_id) and its time."""
+    """The event behind a change: its identity (source, event_id) and its time.
+
+    `traceparent` names the trace it is part of. The rules do not look at it; what they tell of this cause carries it.
+    """
 
     source: str
     event_id: str
     occurred_at: datetime
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

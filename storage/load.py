@@ -181,7 +181,7 @@ def _fact(fact: dict[str, Any]) -> Fact:
     at = datetime.fromisoformat(fact["occurred_at"]).astimezone(UTC)
     return Fact(
         FactKind(fact["kind"]),
-        Cause(fact["source"], fact["event_id"], at),
+        Cause(fact["source"], fact["event_id"], at, fact.get("traceparent")),
         fact["lines"],
         fact["refund_id"],
         fact["restock"],

@@ -338,6 +338,7 @@ def _fact(fact: Fact) -> dict[str, object]:
         "source": fact.cause.source,
         "event_id": fact.cause.event_id,
         "occurred_at": fact.cause.occurred_at.isoformat(),
+        "traceparent": fact.cause.traceparent,
         "lines": fact.lines,
         "refund_id": fact.refund_id,
         "restock": fact.restock,

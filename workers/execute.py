@@ -387,7 +387,7 @@ def _judge(batch: _Batch, task: Task, rules: Rules, now: datetime) -> Verdict:
         digest = batch.known.get(key)
         if digest is not None:
             return _judge_repeat(batch, task, digest, now)
-    decision = _decide(batch, command, rules, task.traceparent)
+    decision = _decide(batch, command, rules)
     if decision.disposition is Disposition.CONFLICT:
         return _give_up(batch, task, "conflict", decision.message or "", now)
     if isinstance(command, ForgetFact):
@@ -401,7 +401,7 @@ def _judge(batch: _Batch, task: Task, rules: Rules, now: datetime) -> Verdict:
     return Verdict(decision.disposition.value, _text(decision.reason), decision.message)
 
 
-def _decide(batch: _Batch, command: Command, rules: Rules, traceparent: str | None) -> Decision:
+def _decide(batch: _Batch, command: Command, rules: Rules) -> Decision:
     """Run the rules and take down what they changed and what they told; returns the command's own decision."""
     decision = None
     for decision in step(batch.state, command, rules.policy, batch.due):
@@ -417,7 +417,7 @@ def _decide(batch: _Batch, command: Command, rules: Rules, traceparent: str | No
                 batch.holds.add(DueHold(cart.expires_at, "cart", cart.cart_id))
         batch.ledger.extend(decision.entries)
         for outcome in decision.outcomes:
-            batch.outbox.append(outbox_row(outcome, traceparent))
+            batch.outbox.append(outbox_row(outcome))
         for settled in decision.settled:
             _settle(batch, settled)
         batch.short.update(decision.short)

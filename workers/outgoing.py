@@ -25,7 +25,7 @@ from storage.save import OutboxRow
 NAMESPACE = UUID("6d1f3c1e-5d2b-5f0a-9c55-3f0f6a2b7e11")
 
 
-def outbox_row(outcome: Outcome, traceparent: str | None) -> OutboxRow:
+def outbox_row(outcome: Outcome) -> OutboxRow:
     """Return the outbox row that tells `outcome`."""
     match outcome:
         case StockAlert():
@@ -48,7 +48,7 @@ def outbox_row(outcome: Outcome, traceparent: str | None) -> OutboxRow:
         key,
         type_,
         orjson.dumps(head | body, option=orjson.OPT_UTC_Z).decode(),
-        None if traceparent is None else orjson.dumps({"traceparent": traceparent}).decode(),
+        None if cause.traceparent is None else orjson.dumps({"traceparent": cause.traceparent}).decode(),
         cause.occurred_at,
         shard_of(key),
     )

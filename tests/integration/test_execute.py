@@ -118,6 +118,30 @@ async def test_an_early_refund_waits_for_creation_and_payment(shop: Shop) -> Non
     assert ["reserved", "deducted", "restocked"] == told
 
 
+async def test_what_is_told_carries_the_trace_of_its_own_cause(shop: Shop) -> None:
+    """Not that of the event beside it: a refund that waited keeps its own, a hold that gave way has none."""
+    traces = {name: f"00-{number:032x}-{number:016x}-01" for number, name in enumerate(("refund", "order", "paid"), 1)}
+    asked = {
+        "refund": refunded("o", {"p": 1}),
+        "order": created("o", {"p": 2}, minutes=60),
+        "paid": paid("o", minutes=61),
+    }
+    await shop.apply(product("p", 2), cart("c", {"p": 1}, minutes=-60))
+    await shop.read_up_to(T0)
+    for name, published in asked.items():
+        await shop.run([task(published, [("traceparent", traces[name].encode())])])
+    rows = await shop.pool.fetch(
+        "SELECT type, headers ->> 'traceparent' AS trace FROM outbox"
+        " WHERE type LIKE 'inventory.reservation.%' ORDER BY position"
+    )
+    assert [
+        ("inventory.reservation.expired", None),
+        ("inventory.reservation.reserved", traces["order"]),
+        ("inventory.reservation.deducted", traces["paid"]),
+        ("inventory.reservation.restocked", traces["refund"]),
+    ] == [tuple(row) for row in rows]
+
+
 async def test_an_overdue_fact_becomes_a_dead_letter_and_its_replay_works(shop: Shop) -> None:
     """Past its deadline by the stream's clock a parked event dies with its record, and its replay is judged anew."""
     await shop.apply(product("p", 10))

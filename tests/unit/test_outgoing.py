@@ -47,7 +47,7 @@ ALL: list[Outcome] = [*map(_reservation, OutcomeKind), *map(_alert, StockStatus)
 @pytest.mark.parametrize("outcome", ALL, ids=lambda outcome: getattr(outcome, "kind", None) or outcome.severity)
 def test_every_outcome_keeps_its_contract(outcome: Outcome) -> None:
     """Topic, type, key and body are what the contract of the type says."""
-    row = outbox_row(outcome, None)
+    row = outbox_row(outcome)
     topic = TOPICS_OUT[row.topic]
     model = topic.types[row.type].model_validate_json(row.payload)
     body = json.loads(row.payload)
@@ -63,14 +63,14 @@ def test_every_outcome_keeps_its_contract(outcome: Outcome) -> None:
 def test_every_type_out_is_told_by_something() -> None:
     """No contract is without an outcome that leads to it."""
     assert {type_ for topic in TOPICS_OUT.values() for type_ in topic.types} == {
-        outbox_row(outcome, None).type for outcome in ALL
+        outbox_row(outcome).type for outcome in ALL
     }
 
 
 def test_the_same_consequence_has_the_same_id() -> None:
     """The id follows from type, key and cause, whatever else differs."""
-    first = outbox_row(_reservation(OutcomeKind.RESERVED), None)
-    again = outbox_row(_reservation(OutcomeKind.RESERVED, user=None), TRACE)
+    first = outbox_row(_reservation(OutcomeKind.RESERVED))
+    again = outbox_row(_reservation(OutcomeKind.RESERVED, CAUSE._replace(traceparent=TRACE), user=None))
     assert first.id == again.id
     assert 5 == UUID(first.id).version
 
@@ -87,26 +87,27 @@ def test_the_same_consequence_has_the_same_id() -> None:
 )
 def test_another_consequence_has_another_id(other: Outcome) -> None:
     """Another type, key, source or event is another id."""
-    assert outbox_row(_reservation(OutcomeKind.RESERVED), None).id != outbox_row(other, None).id
+    assert outbox_row(_reservation(OutcomeKind.RESERVED)).id != outbox_row(other).id
 
 
 def test_ids_stay_what_they_are() -> None:
     """Readers keep ids to drop repeats, so a release of the worker must not change them."""
     expected = ["306c2784-f033-5e15-8007-e5269ca97ae5", "1d94fafe-cb51-570c-bac1-a3c30aaf0e77"]
-    assert expected == [outbox_row(outcome, None).id for outcome in ALL[:2]]
+    assert expected == [outbox_row(outcome).id for outcome in ALL[:2]]
 
 
 def test_what_is_not_known_is_left_out() -> None:
     """No user, no field; never null."""
-    body: dict[str, Any] = json.loads(outbox_row(_reservation(OutcomeKind.RESERVED, user=None), None).payload)
+    body: dict[str, Any] = json.loads(outbox_row(_reservation(OutcomeKind.RESERVED, user=None)).payload)
     assert "user_id" not in body
     assert None not in body.values()
 
 
 def test_the_trace_is_carried_in_a_header() -> None:
     """A traceparent travels beside the body."""
-    assert {"traceparent": TRACE} == json.loads(outbox_row(ALL[0], TRACE).headers or "")
-    assert outbox_row(ALL[0], None).headers is None
+    traced = _reservation(OutcomeKind.RESERVED, CAUSE._replace(traceparent=TRACE))
+    assert {"traceparent": TRACE} == json.loads(outbox_row(traced).headers or "")
+    assert outbox_row(ALL[0]).headers is None
 
 
 def test_the_reasons_told_are_those_of_the_rules() -> None:

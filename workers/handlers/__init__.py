@@ -32,5 +32,5 @@ _HANDLERS: Mapping[str, Callable[[Any, Cause], Command]] = {
 
 def command_for(event: Event) -> Command:
     """Return the command that `event` means."""
-    cause = Cause(event.source, event.id, event.occurred_at)
+    cause = Cause(event.source, event.id, event.occurred_at, event.traceparent)
     return _HANDLERS[event.topic](event.data, cause)
