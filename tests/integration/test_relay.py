@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from devstack import kafka as kafka_brokers
 from devstack.kafka import Broker
 from schemas.topics import TOPICS_OUT
-from storage import save
+from storage import outbox, save
 from storage.database import connect_worker
 from storage.dead_letters import DeadLetter
 from storage.outbox import SHARDS, shard_of
@@ -157,7 +157,7 @@ async def test_a_crash_between_ack_and_mark_repeats_with_the_same_ids(
         raise KeyError("the process ends here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(relay_module.outbox, "mark_published", crash)  # type: ignore[attr-defined]
+        patch.setattr(outbox, "mark_published", crash)  # type: ignore[attr-defined]
         first = stage.relay()
         with pytest.raises(KeyError):
             await first.run_once()
@@ -428,7 +428,7 @@ async def test_a_database_that_gives_no_answer_is_asked_on_a_new_connection(
 ) -> None:
     """A connection whose server moved away says nothing for minutes, and would be asked in vain again and again."""
     asked = []
-    pending = relay_module.outbox.pending
+    pending = outbox.pending
 
     async def hang_once(connection: Any, *arguments: Any) -> Any:
         asked.append(connection)
@@ -436,7 +436,7 @@ async def test_a_database_that_gives_no_answer_is_asked_on_a_new_connection(
             raise TimeoutError
         return await pending(connection, *arguments)
 
-    monkeypatch.setattr(relay_module.outbox, "pending", hang_once)
+    monkeypatch.setattr(outbox, "pending", hang_once)
     await stage.shop.apply(product("p", 1), created("o1", {"p": 1}))
     stage.start()
     await stage.read(TOPIC, 1)
