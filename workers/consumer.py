@@ -99,6 +99,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._clock = clock
         self._after_commit = after_commit
         self._running: asyncio.Task[None] | None = None
+        self._committing: asyncio.Task[None] | None = None
         self._generation = 0
         self._subscriber: Any = None
         self._stream = StreamClock(options.prefix)
@@ -172,6 +173,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         """Take no more batches; finish the one at hand, unless it waits for a database that is away."""
         self._stopping = True
         await self._finished()
+        await self._offsets_committed()
 
     # --- one batch ------------------------------------------------------------------------------
 
@@ -215,6 +217,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         if self._running is not None:
             await asyncio.shield(self._running)
 
+    async def _offsets_committed(self) -> None:
+        """Wait until no offsets are being committed."""
+        if self._committing is not None:
+            await asyncio.shield(self._committing)
+
     async def _apply_or_die(
         self,
         records: Sequence[ConsumerRecord],
@@ -245,13 +252,15 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             return
         self._stream.written()
         self._after_commit(report)
-        committing = time.perf_counter()
-        await self._commit(next_offsets(records))
+        # The next batch need not wait for Kafka's answer: one commit is under way at a time, in order.
+        await self._offsets_committed()
+        offsets = next_offsets(records)
+        self._stream.processed(offsets)
+        self._committing = asyncio.create_task(self._commit(offsets), name="offsets")
         finished = time.perf_counter()
         _measure(items, report, now)
         for stage, seconds in report.seconds.items():
             metrics.BATCH_DURATION.labels(stage).observe(seconds)
-        metrics.BATCH_DURATION.labels("offsets").observe(finished - committing)
         metrics.BATCH_DURATION.labels("total").observe(finished - started)
         self.last_progress = time.monotonic()
 
@@ -281,12 +290,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
 
     async def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit what was processed; where that fails the inbox suppresses the redelivery."""
-        self._stream.processed(offsets)
         client = self.client
         if client is None:
             return
+        started = time.perf_counter()
         try:
             await client.commit(dict(offsets))
+            metrics.BATCH_DURATION.labels("offsets").observe(time.perf_counter() - started)
         except (CommitFailedError, IllegalStateError) as error:
             metrics.COMMIT_LOST.inc()
             logger.info("The partitions moved before their offsets were committed: %s", _words(error))
@@ -378,6 +388,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         try:
             async with asyncio.timeout(limit):
                 await self._finished()
+                await self._offsets_committed()
         except TimeoutError:
             logger.warning("A batch was still running when its partitions moved on")
         self._stream.forget()
