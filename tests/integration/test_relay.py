@@ -157,7 +157,7 @@ async def test_a_crash_between_ack_and_mark_repeats_with_the_same_ids(
         raise KeyError("the process ends here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(outbox, "mark_published", crash)  # type: ignore[attr-defined]
+        patch.setattr(outbox, "mark_published", crash)
         first = stage.relay()
         with pytest.raises(KeyError):
             await first.run_once()
