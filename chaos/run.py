@@ -23,7 +23,7 @@ from oracle.history import Violation
 from oracle.shop import Settings
 
 RULES = Settings(cart_ttl=timedelta(seconds=CART_TTL_SECONDS), order_ttl=timedelta(seconds=ORDER_TTL_SECONDS))
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 # After the last fault the shop goes on for a while, so that a run does not end in the middle of one.
 CALM_SECONDS = 3.0
 # In order, by SIGTERM before its handlers were there, or not there at all.

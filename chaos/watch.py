@@ -22,6 +22,8 @@ class Watch:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._connection: asyncpg.Connection | None = None
+        # Both lanes of faults ask, and a connection answers one question at a time.
+        self._turn = asyncio.Lock()
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -84,6 +86,10 @@ class Watch:
         return False
 
     async def _fetch(self, statement: str) -> list[asyncpg.Record] | None:
+        async with self._turn:
+            return await self._ask(statement)
+
+    async def _ask(self, statement: str) -> list[asyncpg.Record] | None:
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await asyncpg.connect(self._stage.database_url, timeout=2, command_timeout=5)
