@@ -17,7 +17,7 @@ from chaos.crew import Crew
 from chaos.generator import Traffic
 from chaos.watch import Watch
 
-RECOVERY_LIMIT_SECONDS = 60.0
+RECOVERY_LIMIT_SECONDS = 120.0
 FREEZE_SECONDS = (7.0, 10.0)
 OUTAGE_SECONDS = max(ORDER_TTL_SECONDS, CART_TTL_SECONDS) + 4.0
 CREW = 3
