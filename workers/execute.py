@@ -118,7 +118,7 @@ async def execute(
     reached raises (`storage.errors.is_unavailable`): the caller waits and tries again. An error that
     is in the data is narrowed down by halves until the culprit stands alone and is dead-lettered. A batch
     in which one expired hold uncovers the next shortage, and so on, is halved as well: one event needs
-    one restart at most.
+    two restarts at most.
     """
     try:
         return await _with_retries(pool, tasks, rules, now, progress, skip_locked=skip_locked)
@@ -201,21 +201,19 @@ async def _transact(
     skip_locked: bool,
 ) -> Report:
     """Run the transaction; start it over when holds that are due, or an order's own cart's, stand in somebody's way."""
-    due: dict[str, list[Expiry]] = {}
+    due = _Due()
     for _ in range(MAX_RESTARTS):
         transaction = connection.transaction()
         await transaction.start()
         try:
-            batch = await _load(connection, tasks, due, skip_locked=skip_locked)
+            batch = await _load(connection, tasks, due.expiries(), skip_locked=skip_locked)
             _fold(batch, tasks, rules, now)
-            found = await _due_holds(connection, batch, batch.short - due.keys())
-            if not found and not await _missed_a_cart(connection, batch, tasks):
+            if not await _find_due_holds(connection, batch, due) and not await _missed_a_cart(connection, batch, tasks):
                 await _save(connection, batch, progress)
                 started = time.perf_counter()
                 await transaction.commit()
                 batch.seconds["commit"] = time.perf_counter() - started
                 return batch.report()
-            due |= found
         except BaseException:
             # After a COMMIT that failed there is nothing to roll back, and asyncpg says so with an error of its own:
             # the first one decides what happens next. The pool cleans what is left.
@@ -229,6 +227,26 @@ async def _transact(
 
 class _TooManyRestarts(Exception):  # noqa: N818 - a way back to `execute`, not an error anybody sees
     """Expiring due holds did not come to an end."""
+
+
+@dataclass(slots=True)
+class _Due:
+    """Holds that give way where a product is short: those found so far, due before `until`, and on which products."""
+
+    until: datetime | None = None
+    products: set[str] = field(default_factory=set)
+    holds: set[DueHold] = field(default_factory=set)
+
+    def expiries(self) -> dict[str, list[Expiry]]:
+        """Return them by product, the oldest first; `domain.decide.step` sees which of them are on which."""
+        until = self.until
+        if until is None or not self.holds:
+            return {}
+        ordered: list[Expiry] = [
+            ExpireOrder(hold.owner_id, until) if hold.kind == "order" else ExpireCart(hold.owner_id, until)
+            for hold in sorted(self.holds)
+        ]
+        return dict.fromkeys(self.products, ordered)
 
 
 @dataclass(slots=True)
@@ -330,24 +348,26 @@ def _products_of(commands: Iterable[Command], orders: Iterable[Order], carts: It
     return products
 
 
-async def _due_holds(connection: Connection, batch: _Batch, short: set[str]) -> dict[str, list[Expiry]]:
-    """Return the due holds on products that turned out short and were not asked for yet, the oldest first.
+async def _find_due_holds(connection: Connection, batch: _Batch, due: _Due) -> bool:
+    """Add the due holds on the products that turned out short; says whether that can change what the batch decides.
 
-    Holds that the batch itself makes count too: were it cut before the shortage, they would be in the tables.
+    Holds that the batch itself makes count too, also on a product that was asked for before: were the batch cut
+    between such a hold and the shortage, it would be in the tables.
     """
-    if not short:
-        return {}
-    until = await load.horizon(connection)
+    if not batch.short:
+        return False
+    if due.until is None:
+        due.until = await load.horizon(connection)
+    until = due.until
     if until is None:
-        return {}
-    holds = {*await load.due_on_products(connection, short, until, MAX_DUE_HOLDS)}
-    holds.update(hold for hold in batch.holds if hold.expires_at < until)
-    expiries: list[Expiry] = [
-        ExpireOrder(hold.owner_id, until) if hold.kind == "order" else ExpireCart(hold.owner_id, until)
-        for hold in sorted(holds)
-    ]
-    # Which of them are on which product is seen when it matters (`domain.decide.step`).
-    return dict.fromkeys(short, expiries) if expiries else {}
+        return False
+    known = len(due.holds)
+    new = batch.short - due.products
+    if new:
+        due.products |= new
+        due.holds.update(await load.due_on_products(connection, new, until, MAX_DUE_HOLDS))
+    due.holds.update(hold for hold in batch.holds if hold.expires_at < until)
+    return len(due.holds) > known or bool(new and due.holds)
 
 
 async def _missed_a_cart(connection: Connection, batch: _Batch, tasks: Sequence[Task]) -> bool:

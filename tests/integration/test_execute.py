@@ -205,6 +205,26 @@ async def test_a_hold_made_and_due_in_the_same_batch_gives_way(shop: Shop) -> No
     assert ("expired", "reserved") == (await shop.status("old"), await shop.status("new"))
 
 
+async def test_a_hold_that_took_an_expired_ones_place_gives_way_in_its_turn(shop: Shop) -> None:
+    """The second shortage of one product in one batch is met like one in a batch of its own."""
+    await shop.apply(product("p", 3))
+    await shop.read_up_to(T0)
+    events = [created("old", {"p": 1}, -60), created("new", {"p": 3}, -60), paid("old", -30)]
+    assert ["applied"] * 3 == await shop.apply(*events)
+    assert ("deducted", "expired") == (await shop.status("old"), await shop.status("new"))
+    assert (2, 0) == await shop.stock("p")
+
+
+async def test_a_hold_seen_for_one_product_gives_way_on_the_next(shop: Shop) -> None:
+    """A product that runs short only because another's hold gave way is looked at as well."""
+    await shop.apply(product("p", 3), product("q", 3))
+    await shop.read_up_to(T0)
+    due = [created("on-p", {"p": 1}, -60), created("on-q", {"q": 1}, -60)]
+    await shop.apply(*due, created("large", {"p": 3, "q": 2}, 1), cart("c", {"q": 1}, minutes=2))
+    assert ("expired", "expired", "reserved") == tuple([await shop.status(name) for name in ("on-p", "on-q", "large")])
+    assert ((3, 3), (3, 3)) == (await shop.stock("p"), await shop.stock("q"))
+
+
 async def test_expiries_that_go_on_uncovering_shortages_come_to_an_end(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
