@@ -8,7 +8,6 @@ from devstack.process import LOOPBACK
 
 CHUNK_BYTES = 64 * 1024
 ANSWER_TIMEOUT_SECONDS = 2.0
-STOP_SECONDS = 5.0
 
 Cut = Literal["before", "after"]
 
@@ -34,9 +33,13 @@ class Proxy:
         """Cut everything and listen no longer."""
         if self._server is not None:
             self._server.close()
-        self.cut_all()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
+        # Twice: a connection that was accepted just now begins its task in between.
+        for _ in range(2):
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        # An aborted transport closes its socket in the loop's next turn.
+        await asyncio.sleep(0.01)
 
     def cut_commits(self, cut: Cut, count: int) -> None:
         """Cut the connections of the next `count` COMMITs: before PostgreSQL sees it, or after it has obeyed."""
@@ -66,7 +69,7 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self._target_port)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.transport.abort()
             return
         link = _Link(self, (reader, writer), (server_reader, server_writer))
@@ -94,10 +97,12 @@ class _Link:
     async def run(self) -> None:
         """Forward both ways until one side ends."""
         ways = [asyncio.create_task(self._to_server()), asyncio.create_task(self._to_client())]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        self.cut()
-        for way in ways:
-            way.cancel()
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.cut()
+            for way in ways:
+                way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
         for _, writer in (self._client, self._server):
             with contextlib.suppress(OSError):
