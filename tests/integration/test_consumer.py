@@ -132,7 +132,8 @@ async def test_a_header_name_that_is_no_text_stops_nobody(stage: Stage) -> None:
         "    await producer.stop()\n"
         "asyncio.run(main())\n"
     )
-    bodies = [*(body(created(f"o{n}", {"p": 1})).decode() for n in range(4)), "}"]
+    orders = dated((created(f"o{n}", {"p": 1}) for n in range(4)), now_plus(0))
+    bodies = [*(body(one).decode() for one in orders), "}"]
     producer = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, stage.bootstrap_servers, f"{stage.prefix}order.created", *bodies, *bodies),
         # aiokafka's own builder in Python is the only one here that lets such a name through.
@@ -187,7 +188,7 @@ async def test_a_stop_while_the_database_is_away_loses_nothing(stage: Stage, mon
 
     monkeypatch.setattr(consumer_module, "execute", execute_later)
     await stage.shop.apply(product("p", 10))
-    orders = [created(f"o{number}", {"p": 1}) for number in range(8)]
+    orders = dated((created(f"o{number}", {"p": 1}) for number in range(8)), now_plus(0))
     for one in orders:
         await stage.producer.raw(one["topic"], body(one), partition=0)
     async with worker(stage.with_settings(batch_max_records=1)):
@@ -358,7 +359,7 @@ async def test_workers_share_the_partitions_and_hand_them_over(stage: Stage, rea
     assert real_kafka.kind != "mock"
     settings = stage.with_settings(batch_max_records=20)
     await stage.shop.apply(product("p", 10_000))
-    events = [created(f"o{number}", {"p": 1}) for number in range(300)]
+    events = dated((created(f"o{number}", {"p": 1}) for number in range(300)), now_plus(0))
     async with worker(settings) as first:
         await stage.producer.send(*events[:100])
         async with worker(settings) as second:

@@ -146,7 +146,7 @@ def test_any_cut_ends_in_the_same_books(bench: _Bench, stream: list[Published], 
     assert outcomes[0] == [outcome for one in outcomes_single for outcome in one]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=_LENIENT)
+@settings(max_examples=40, deadline=None, suppress_health_check=_LENIENT)
 @given(stream=_streams(), cuts=st.lists(st.integers(0, 40), max_size=3))
 def test_the_end_is_what_the_oracle_says(bench: _Bench, stream: list[Published], cuts: list[int]) -> None:
     """Stock, ledger sums, order statuses, holds of carts and everything told agree with the independent model."""

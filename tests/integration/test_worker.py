@@ -17,7 +17,7 @@ from devstack.kafka import Broker
 from inventory.settings import Settings
 from storage.database import connect
 from tests.integration.shop import created, open_shop, product
-from tests.integration.stream import environment_of, eventually, producing, read, settings_for
+from tests.integration.stream import dated, environment_of, eventually, now_plus, producing, read, settings_for
 
 _REPOSITORY = Path(__file__).parents[2]
 STOP_SECONDS = 20.0
@@ -99,7 +99,7 @@ async def test_it_works_and_stops_in_order(settings: Settings) -> None:
         port = await program.port()
         await eventually(lambda: _answers(port, "readyz"))
         assert (200, "ok\n") == await _get(port, "livez")
-        await producer.send(*(created(f"o{number}", {"p": 1}) for number in range(30)))
+        await producer.send(*dated((created(f"o{number}", {"p": 1}) for number in range(30)), now_plus(0)))
 
         async def applied() -> bool:
             return await shop.stock("p") == (100, 30)
