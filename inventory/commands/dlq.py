@@ -46,7 +46,7 @@ def list_(  # noqa: PLR0913 - one parameter per option
     from inventory.settings import load_settings
 
     settings = load_settings()
-    query = dead_letters.Query(topic, reason, fingerprint, _since(since), limit)
+    query = dead_letters.Query(topic, _reason(reason), fingerprint, _since(since), limit)
     if group:
         _print_groups(asyncio.run(dead_letters.groups(settings, query)), as_json=as_json)
     else:
@@ -76,6 +76,15 @@ def show(
         return
     for line in dead_letters.described(letter):
         print_line(line)
+
+
+def _reason(text: str | None) -> str | None:
+    """Refuse a reason that no dead letter can have: an empty list would say that all is well."""
+    from schemas.outgoing import DEAD_LETTER_REASONS
+
+    if text is None or text in DEAD_LETTER_REASONS:
+        return text
+    raise typer.BadParameter(f"{text!r} is none of {', '.join(DEAD_LETTER_REASONS)}", param_hint="--reason")
 
 
 def _since(text: str | None) -> "datetime | None":

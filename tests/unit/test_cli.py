@@ -11,6 +11,7 @@ import typer.main
 
 from inventory import cli
 from inventory.errors import OperatorError
+from schemas.outgoing import DEAD_LETTER_REASONS
 
 HEAVY = ("aiokafka", "faststream", "pydantic", "sqlalchemy", "asyncpg", "rich", "opentelemetry", "prometheus_client")
 
@@ -120,6 +121,14 @@ def test_a_wrong_since_is_wrong_use(value: str) -> None:
     """The option's message shows both forms it takes."""
     result = _inventory("dlq", "list", "--since", value)
     assert (result.returncode, "like 2h" in " ".join(result.stderr.split())) == (2, True)
+
+
+def test_a_reason_that_does_not_exist_is_refused() -> None:
+    """A typing error in a dead letter's reason does not read as an empty list; the real ones are named."""
+    result = _inventory("dlq", "list", "--reason", "schema_invald")
+    assert 2 == result.returncode
+    assert "--reason" in result.stderr
+    assert all(reason in " ".join(result.stderr.split()) for reason in DEAD_LETTER_REASONS)
 
 
 def test_an_operators_error_is_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
