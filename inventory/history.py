@@ -266,7 +266,8 @@ def _places(number: int, header: Sequence[str]) -> list[int]:
     names = [name.strip() for name in header]
     missing = [column for column in COLUMNS if column not in names]
     if missing:
-        raise HistoryError(number, f"the header has no {', '.join(missing)}; wanted are {', '.join(COLUMNS)}")
+        wanted = "" if len(missing) == len(COLUMNS) else f"; wanted are {', '.join(COLUMNS)}"
+        raise HistoryError(number, f"the header has no {', '.join(missing)}{wanted}")
     return [names.index(column) for column in COLUMNS]
 
 
