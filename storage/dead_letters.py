@@ -93,11 +93,17 @@ SELECT source, event_id, order_id, event_type, topic, partition, "offset", key, 
 FROM parked_events WHERE deadline < $1 ORDER BY deadline LIMIT $2
 """
 
+# Letters carry whole records: as many as fit into a number of bytes, and always the first.
 _PENDING = """
 SELECT position, id, topic, partition, "offset", key, value, headers, record_timestamp, reason, message,
     exception_class, stacktrace, fingerprint, event_id, event_type, source, delivery_count,
     redrive_count, failed_at
-FROM dead_letters WHERE published_at IS NULL AND publish_error IS NULL ORDER BY position LIMIT $1
+FROM (
+    SELECT *, sum(coalesce(octet_length(value), 0)) OVER (ORDER BY position) AS bytes_so_far,
+        row_number() OVER (ORDER BY position) AS number
+    FROM dead_letters WHERE published_at IS NULL AND publish_error IS NULL ORDER BY position LIMIT $1
+) waiting
+WHERE number = 1 OR bytes_so_far <= $2 ORDER BY position
 """
 
 
@@ -134,9 +140,12 @@ async def overdue(connection: Connection, until: datetime, limit: int) -> list[P
     return [ParkedEvent(row[0], row[1], row[2], row[3], _record(row, 4), row[11], row[12]) for row in rows]
 
 
-async def pending_dead_letters(connection: Connection, limit: int) -> list[tuple[int, DeadLetter]]:
-    """Return at most `limit` dead letters that the broker has not acknowledged, with their positions."""
-    rows = await connection.fetch(_PENDING, limit)
+async def pending_dead_letters(connection: Connection, limit: int, max_bytes: int) -> list[tuple[int, DeadLetter]]:
+    """Return the oldest dead letters that the broker has not acknowledged, with their positions.
+
+    At most `limit`, and no more than `max_bytes` of record values in all; the first comes whatever its size.
+    """
+    rows = await connection.fetch(_PENDING, limit, max_bytes)
     return [(row[0], DeadLetter(row[1], _record(row, 2), *tuple(row)[9:])) for row in rows]
 
 

@@ -40,6 +40,7 @@ SEND_TIMEOUT_SECONDS = 30.0
 METADATA_TIMEOUT_SECONDS = 3.0
 REBALANCE_SECONDS = 2.0
 DEAD_LETTERS_AT_ONCE = 100
+DEAD_LETTER_BYTES_AT_ONCE = 8 * 1024 * 1024
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 5.0
 # Dead letters carry whole records, of up to the largest size a broker is usually let take.
@@ -228,7 +229,7 @@ class Relay:
     # --- dead letters -----------------------------------------------------------------------------
 
     async def _publish_dead_letters(self, connection: asyncpg.Connection) -> int:
-        letters = await dead_letters.pending_dead_letters(connection, DEAD_LETTERS_AT_ONCE)
+        letters = await dead_letters.pending_dead_letters(connection, DEAD_LETTERS_AT_ONCE, DEAD_LETTER_BYTES_AT_ONCE)
         if not letters:
             return 0
         producer = await self._started_producer()

@@ -468,7 +468,7 @@ async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
         await apply(adjusted("p", "ADD", 2))
         await execute(single, [], RULES, now, progress=[Progress("order.created", 0, 1, T0)])
         await Sweeper(single, RULES, 1, lambda: T0, lambda _report: None).run_once()
-        await dead_letters.pending_dead_letters(connection, 100)
+        await dead_letters.pending_dead_letters(connection, 100, 1000)
         await dead_letters.mark_published(connection, [1], now)
         await outbox.pending(connection, [1, 2, 3], 0, 100)
         await outbox.mark_published(connection, [1], now)

@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from devstack import kafka as kafka_brokers
 from devstack.kafka import Broker
 from schemas.topics import TOPICS_OUT
-from storage import outbox, save
+from storage import dead_letters, outbox, save
 from storage.database import connect_worker
 from storage.dead_letters import DeadLetter
 from storage.outbox import SHARDS, shard_of
@@ -386,6 +386,16 @@ async def test_a_dead_letter_too_large_for_its_topic_stays_in_the_table(stage: S
     assert [10, 20] == [len(record.value) for record in records]
     await admin.delete_topics([f"{small}order.created.dlq"])
     await admin.close()
+
+
+async def test_dead_letters_are_taken_by_the_byte(stage: Stage) -> None:
+    """A step takes as many as fit into its bytes, in their order, and the first whatever its size."""
+    sizes = (300, 10, 20, 1000)
+    await _keep(stage, *(_poison(Record("order.created", 0, n, -1, b"k", b"{" * s))[0] for n, s in enumerate(sizes)))
+    async with stage.shop.pool.acquire() as connection:
+        for max_bytes, expected in ((100, [0]), (320, [0, 1]), (330, [0, 1, 2]), (10_000, [0, 1, 2, 3])):
+            letters = await dead_letters.pending_dead_letters(connection, 100, max_bytes)
+            assert expected == [letter.record.offset for _, letter in letters]
 
 
 async def test_everything_told_keeps_its_contract(stage: Stage) -> None:
