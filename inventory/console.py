@@ -2,6 +2,7 @@
 """What commands print: tables and progress on a terminal, plain lines on a pipe, JSON where a script reads."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 LINE_INTERVAL_SECONDS: Final = 5.0
+GAP: Final = "  "
+# A column is not cut below this: 8 characters of an id are what `dlq show` and people tell ids apart by.
+NARROWEST: Final = 9
 
 
 # Called with what is being done, how far it is and how far it goes; may be called for every record.
@@ -31,16 +35,33 @@ def print_warning(text: str) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows in aligned columns; numbers to the right. On a pipe nothing is cut or wrapped."""
+    """Print rows in aligned columns; numbers to the right.
+
+    On a terminal the widest columns give way until a row fits its line; on a pipe nothing is cut or wrapped.
+    """
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(text) for text in column) for column in zip(header, *texts, strict=True)]
+    if sys.stdout.isatty():
+        widths = _fitted(widths, shutil.get_terminal_size().columns)
     right = [bool(rows) and all(isinstance(row[place], int | float) for row in rows) for place in range(len(header))]
     for line in ([name.upper() for name in header], *texts):
         cells = [
-            text.rjust(width) if to_right else text.ljust(width)
+            text.rjust(width) if to_right else _cut(text, width).ljust(width)
             for text, width, to_right in zip(line, widths, right, strict=True)
         ]
-        print_line("  ".join(cells).rstrip())
+        print_line(GAP.join(cells).rstrip())
+
+
+def _fitted(widths: Sequence[int], columns: int) -> list[int]:
+    """Return widths that fit a line: the widest give way first, none below what still tells something."""
+    fitted = list(widths)
+    while sum(fitted) + len(GAP) * (len(fitted) - 1) > columns and max(fitted) > NARROWEST:
+        fitted[fitted.index(max(fitted))] -= 1
+    return fitted
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def refusal_in_words(verdict: Verdict, product_id: str) -> str:
         case Reason.STALE_VERSION:
             return f"{product_id} was changed since: {verdict.message}; look again and decide anew"
         case Reason.BELOW_RESERVED:
-            return f"{product_id} cannot be taken below what is promised: {verdict.message}"
+            return f"the stock of {product_id} cannot go that low: {verdict.message}"
         case reason:
             return f"{product_id}: {verdict.message or reason}"
 
