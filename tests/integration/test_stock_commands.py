@@ -243,7 +243,7 @@ def test_import_refuses_a_row_and_applies_the_others(tmp_path: Path) -> None:
     file = written(tmp_path, "product_id,quantity\napple,3\nbread,8\n")
     result = inventory("import", str(file), "--json")
     assert (1, 1, 1) == (result.exit_code, json.loads(result.stdout)["refused"], json.loads(result.stdout)["changed"])
-    assert "line 2: apple cannot be taken below" in result.stderr
+    assert "line 2: the stock of apple cannot go that low" in result.stderr
 
 
 def test_a_wrong_file_changes_nothing(tmp_path: Path) -> None:
