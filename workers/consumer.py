@@ -250,7 +250,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             report = await self._until_applied(tasks, progress)
         if report is None:
             return
-        self._stream.written()
+        self._stream.written(progress)
         self._after_commit(report)
         # The next batch need not wait for Kafka's answer: one commit is under way at a time, in order.
         await self._offsets_committed()
@@ -369,7 +369,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         if rows:
             async with self._pool.acquire() as connection:
                 await save.save_progress(connection, rows)
-            self._stream.written()
+            self._stream.written(rows)
 
     def _note_lag(self, lag: int) -> None:
         if lag == 0 or lag < self.lag:

@@ -39,9 +39,12 @@ class StreamClock:
         """Hear of partitions: until they are read they hold the clock back, from the next rows on."""
         self._newcomers.update(partitions)
 
-    def written(self) -> None:
-        """Hear that the last rows are committed."""
-        self._newcomers.clear()
+    def written(self, rows: Iterable[Progress]) -> None:
+        """Hear that `rows` are committed; partitions met since they were made stay new."""
+        known = {row[:2] for row in rows}
+        self._newcomers = {
+            partition for partition in self._newcomers if self._row(partition, 0, EPOCH)[:2] not in known
+        }
 
     def processed(self, offsets: Offsets) -> None:
         """Hear that everything before `offsets` is committed."""

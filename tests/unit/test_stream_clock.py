@@ -115,7 +115,11 @@ def test_new_partitions_hold_the_clock_until_they_are_written() -> None:
     clock.meet([TopicPartition("prefix.order.created", 3)])
     assert [Progress("order.created", 3, 0, EPOCH)] == clock.newcomers()
     assert [] == clock.newcomers({TopicPartition("prefix.order.created", 3)})
-    clock.written()
+    rows = clock.newcomers()
+    clock.meet([TopicPartition("prefix.order.created", 4)])
+    clock.written(rows)
+    assert [Progress("order.created", 4, 0, EPOCH)] == clock.newcomers()
+    clock.written(clock.newcomers())
     assert [] == clock.newcomers()
 
 
