@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from math import isnan
 from pathlib import Path
 
 from chaos.cluster import Servers, open_servers
@@ -80,7 +81,8 @@ def _print(result: Result) -> None:
     if len(result.violations) > MAX_SHOWN:
         sys.stdout.write(f"... and {len(result.violations) - MAX_SHOWN} more violations\n")
     for kind, (count, median, longest) in recoveries_by_kind(result.faults).items():
-        sys.stdout.write(f"{kind:18} {count:4} times; alone: median {median:6.2f} s, longest {longest:6.2f} s\n")
+        alone = "never alone" if isnan(median) else f"alone: median {median:.2f} s, longest {longest:.2f} s"
+        sys.stdout.write(f"{kind:18} {count:4} times; {alone}\n")
     sys.stdout.write(f"{result.line()}\n")
 
 
