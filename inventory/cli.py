@@ -13,9 +13,9 @@ import typer
 from inventory import logs
 from inventory.commands import audit, contracts, demo, dlq, migrate, publish, run, settings, stock, topics
 from inventory.errors import OperatorError
+from workers.bugs import EXIT_BUG
 
 EXIT_OPERATOR: Final = 2
-EXIT_BUG: Final = 70
 
 app = typer.Typer(
     name="inventory",

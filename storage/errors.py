@@ -1,4 +1,4 @@
-"""Which database errors pass by themselves, which are in the data, and which are bugs."""
+"""Which database errors pass by themselves, which are in the data, and which are bugs; and any error in words."""
 
 import asyncpg
 
@@ -52,3 +52,8 @@ def is_unavailable(error: BaseException) -> bool:
 def is_data(error: BaseException) -> bool:
     """Say whether the error comes from a value, so that the batch can be bisected for it."""
     return isinstance(error, DATA) and not is_contention(error) and not is_unavailable(error)
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error says, or its name where it says nothing, as a timeout does."""
+    return str(error) or type(error).__name__

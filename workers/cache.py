@@ -17,6 +17,7 @@ from domain.model import Cart, Order, Product
 from storage import stock
 from storage.cache import CACHE_ERRORS, MAX_LOW_STOCK, Batch, Cache
 from storage.database import Pool
+from storage.errors import in_words
 from storage.stock import Reservation, StockLevel
 from workers import metrics
 from workers.execute import Report
@@ -64,7 +65,7 @@ class CacheHealth:
         self._ask_again_at = now + RETRY_SECONDS
         if self._lost_at is None:
             self._lost_at = now
-            logger.warning("Redis is lost, going on without the cache: %s", str(error) or type(error).__name__)
+            logger.warning("Redis is lost, going on without the cache: %s", in_words(error))
 
     def answered(self) -> None:
         """Note that Redis answered."""

@@ -8,12 +8,11 @@ here; the reason stands beside each.
 import asyncio
 import dataclasses
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -23,17 +22,18 @@ from faststream.kafka import KafkaBroker, KafkaMessage
 
 from storage import save
 from storage.database import Pool
-from storage.errors import is_contention, is_unavailable
+from storage.errors import in_words, is_contention, is_unavailable
 from storage.save import Progress
 from workers import lenient_headers, metrics, traces
 from workers.breaker import FloodBreaker
+from workers.bugs import leave
 from workers.execute import Report, Rules, Task, execute
 from workers.records import Incoming, Poison, read_records
 from workers.stream_clock import StreamClock, next_offsets, positions_of
 
 logger = logging.getLogger(__name__)
 
-EXIT_BUG = 70
+BUG = "A bug stopped this worker; its batch will be delivered again"
 
 TICK_SECONDS = 1.0
 REGISTER_TIMEOUT_SECONDS = 5.0
@@ -210,7 +210,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         except asyncio.CancelledError:
             raise
         except BaseException as bug:  # noqa: BLE001 - see the docstring
-            _die(bug)
+            leave(BUG, bug)
 
     async def _finished(self) -> None:
         """Wait until no batch is being applied."""
@@ -235,7 +235,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         except asyncio.CancelledError:
             raise
         except BaseException as bug:  # noqa: BLE001 - see `on_batch`
-            _die(bug)
+            leave(BUG, bug)
 
     async def _apply(
         self,
@@ -276,7 +276,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 if not is_unavailable(error):
                     raise
                 if not told:
-                    logger.warning("The database cannot be used (%s); the batch waits for it", _words(error))
+                    logger.warning("The database cannot be used (%s); the batch waits for it", in_words(error))
                     told = self.waits_for_database = True
                 if self._stopping:
                     return None
@@ -299,10 +299,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             metrics.BATCH_DURATION.labels("offsets").observe(time.perf_counter() - started)
         except (CommitFailedError, IllegalStateError) as error:
             metrics.COMMIT_LOST.inc()
-            logger.info("The partitions moved before their offsets were committed: %s", _words(error))
+            logger.info("The partitions moved before their offsets were committed: %s", in_words(error))
         except (KafkaError, TimeoutError) as error:
             metrics.COMMIT_LOST.inc()
-            logger.warning("The offsets could not be committed, the next batch's will do: %s", _words(error))
+            logger.warning("The offsets could not be committed, the next batch's will do: %s", in_words(error))
 
     def _pause(self, records: Sequence[ConsumerRecord], trouble: str) -> None:
         """Stop consuming and put the batch back; people decide how it goes on."""
@@ -349,7 +349,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             except Exception as error:
                 if not (is_unavailable(error) or is_contention(error) or isinstance(error, KafkaError)):
                     raise
-                logger.debug("The stream's clock could not be written: %s", _words(error))
+                logger.debug("The stream's clock could not be written: %s", in_words(error))
 
     async def tick(self) -> None:
         """Record for every partition that is read to its end that it is, and measure the lag of all.
@@ -416,7 +416,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         except Exception as error:
             if not is_unavailable(error):
                 raise
-            logger.warning("The partitions will be registered with the first batch: %s", _words(error))
+            logger.warning("The partitions will be registered with the first batch: %s", in_words(error))
 
 
 def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: Any) -> KafkaBroker:  # noqa: ANN401 - FastStream's options
@@ -428,12 +428,6 @@ def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: 
         apply_types=False,
         **options,
     )
-
-
-def _die(bug: BaseException) -> NoReturn:
-    logger.critical("A bug stopped this worker; its batch will be delivered again", exc_info=bug)
-    logging.shutdown()
-    os._exit(EXIT_BUG)
 
 
 def _task(item: Incoming | Poison) -> Task:
@@ -469,7 +463,3 @@ def _measure(items: Sequence[Incoming | Poison], report: Report, now: datetime) 
                 "offset": letter.record.offset,
             },
         )
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -31,7 +31,7 @@ from schemas.topics import SOURCE, dlq_topic
 from storage import dead_letters, outbox
 from storage.database import connect_worker
 from storage.dead_letters import DeadLetter
-from storage.errors import is_contention, is_unavailable
+from storage.errors import in_words, is_contention, is_unavailable
 from storage.outbox import DEAD_LETTER_SHARD, SHARDS, PendingEvent
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Relay:
                         await self._wait()
                     delay = FIRST_RETRY_SECONDS
                 except (KafkaError, TimeoutError) as error:
-                    logger.warning("The relay cannot publish (%s); trying again", _words(error))
+                    logger.warning("The relay cannot publish (%s); trying again", in_words(error))
                     await self._drop_producer()
                     if isinstance(error, TimeoutError):
                         # It may be the database that gave no answer: its connection can hang for minutes unnoticed.
@@ -128,7 +128,7 @@ class Relay:
                 except Exception as error:
                     if not (is_unavailable(error) or is_contention(error)):
                         raise
-                    logger.warning("The relay cannot read the outbox (%s); trying again", _words(error))
+                    logger.warning("The relay cannot read the outbox (%s); trying again", in_words(error))
                     await self._drop_connection()
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, LAST_RETRY_SECONDS)
@@ -270,7 +270,7 @@ class Relay:
                 await self._send_dead_letter(producer, letter, partitions)
         except _TOO_LARGE as error:
             logger.error("Dead letter %s is too large for its topic and stays in the table only", letter.id)  # noqa: TRY400 - the trace says nothing more
-            await dead_letters.mark_unpublishable(connection, position, _words(error))
+            await dead_letters.mark_unpublishable(connection, position, in_words(error))
             await self._drop_producer()
             return False
         return True
@@ -459,7 +459,3 @@ def _raise_first(results: Sequence[object]) -> None:
             logger.error("A topic is missing: %s; `inventory topics create` makes all of them", result)
         if isinstance(result, BaseException):
             raise result
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
