@@ -6,19 +6,21 @@ here; the reason stands beside each.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from faststream import AckPolicy
-from faststream.kafka import KafkaBroker, KafkaMessage
+from faststream.kafka import KafkaMessage
 
 from storage import save
 from storage.database import Pool
@@ -28,6 +30,7 @@ from workers import lenient_headers, metrics, traces
 from workers.breaker import FloodBreaker
 from workers.bugs import leave
 from workers.execute import Report, Rules, Task, execute
+from workers.intake import Broker, Intake, in_time
 from workers.records import Incoming, Poison, read_records
 from workers.stream_clock import StreamClock, next_offsets, positions_of
 
@@ -44,6 +47,15 @@ BATCH_TIMEOUT_MS = 200
 # other in time: an order and its payment are then read together. Kafka hands out a larger record all the same.
 PARTITION_FETCH_BYTES = 256 * 1024
 MARGIN_BELOW_REBALANCE_TIMEOUT_SECONDS = 5.0
+# Records gather at the broker for at most as long while a batch is applied. Longer than a batch takes, shorter than
+# anything takes that watches over the consumer.
+GATHER_SECONDS = 0.1
+# Offsets are committed at most as often. What was applied and is delivered again is suppressed.
+OFFSETS_SECONDS = 0.1
+# The stream's clock is written with a batch at most as often. Small batches touch as many partitions as large ones.
+PROGRESS_SECONDS = 0.1
+# Records decoded at a stretch; in between the database's answer to the batch before is heard.
+DECODED_AT_ONCE = 32
 # Longer than any rebalance takes; who waits so long for its partitions will not get any (aiokafka #1154).
 JOIN_LIMIT_SECONDS = 300.0
 
@@ -99,7 +111,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._clock = clock
         self._after_commit = after_commit
         self._running: asyncio.Task[None] | None = None
+        self._uncommitted: dict[TopicPartition, int] = {}
         self._committing: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
         self._generation = 0
         self._subscriber: Any = None
         self._stream = StreamClock(options.prefix)
@@ -107,6 +121,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._handled = 0
         self._delivered_at_tick = 0
         self._next_look_at_idle = 0.0
+        self._next_progress = 0.0
         self._stopping = False
         self.assigned: frozenset[TopicPartition] = frozenset()
         # Since when it waits for the group to say which partitions are its own; None once it has been told.
@@ -118,10 +133,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
 
     # --- wiring ---------------------------------------------------------------------------------
 
-    def subscribe(self, broker: KafkaBroker) -> None:
+    def subscribe(self, broker: Broker) -> None:
         """Register the one batch subscriber over all topics with FastStream."""
         lenient_headers.install()
         options = self._options
+        broker.make_client = partial(Intake, self._gathered)
         self._subscriber = broker.subscriber(
             *(options.prefix + topic for topic in options.topics),
             group_id=options.group_id,
@@ -148,8 +164,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._subscriber(self.on_batch)
 
     @property
-    def client(self) -> AIOKafkaConsumer | None:
-        """Aiokafka's consumer while FastStream runs it."""
+    def client(self) -> Intake | None:
+        """The Kafka client while FastStream runs it."""
         return None if self._subscriber is None else self._subscriber.consumer
 
     def last_poll_age(self) -> float | None:
@@ -186,10 +202,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         try:
             self._delivered += 1
             generation = self._generation
-            started = time.perf_counter()
             now = self._clock()
-            items = read_records(records, self._options.prefix, now)
-            metrics.BATCH_DURATION.labels("decode").observe(time.perf_counter() - started)
+            records = in_time(records)
+            items = await self._decoded(records, now)
             await self._finished()
             # The last wait before the batch is begun: behind it a stop or a rebalance would find no batch to wait for.
             others = await self._others(records)
@@ -201,24 +216,39 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 self._handled += 1
                 self._pause(records, trouble)
                 return
-            progress = [
-                *self._stream.of_batch(self.client, records, items, now),
-                *self._stream.newcomers(next_offsets(records)),
-                *others,
-            ]
+            progress = [*self._progress(records, items, now), *others]
             self._running = asyncio.create_task(self._apply_or_die(records, items, progress, now), name="batch")
         except asyncio.CancelledError:
             raise
         except BaseException as bug:  # noqa: BLE001 - see the docstring
             leave(BUG, bug)
 
+    async def _decoded(self, records: Sequence[ConsumerRecord], now: datetime) -> list[Incoming | Poison]:
+        """Decode a batch, in between whatever else there is to do: above all the batch before it."""
+        items: list[Incoming | Poison] = []
+        seconds = 0.0
+        for start in range(0, len(records), DECODED_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            started = time.perf_counter()
+            items += read_records(records[start : start + DECODED_AT_ONCE], self._options.prefix, now)
+            seconds += time.perf_counter() - started
+        metrics.BATCH_DURATION.labels("decode").observe(seconds)
+        return items
+
     async def _finished(self) -> None:
         """Wait until no batch is being applied."""
         if self._running is not None:
             await asyncio.shield(self._running)
 
+    async def _gathered(self) -> None:
+        """Wait until no batch is being applied, but no longer than records may gather meanwhile."""
+        if self._running is not None:
+            await asyncio.wait((self._running,), timeout=GATHER_SECONDS)
+
     async def _offsets_committed(self) -> None:
-        """Wait until no offsets are being committed."""
+        """Wait until the offsets of everything that was applied are committed, or cannot be."""
+        self._hurry.set()
         if self._committing is not None:
             await asyncio.shield(self._committing)
 
@@ -252,11 +282,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             return
         self._stream.written(progress)
         self._after_commit(report)
-        # The next batch need not wait for Kafka's answer: one commit is under way at a time, in order.
-        await self._offsets_committed()
         offsets = next_offsets(records)
         self._stream.processed(offsets)
-        self._committing = asyncio.create_task(self._commit(offsets), name="offsets")
+        self._uncommitted |= offsets
+        # The next batch need not wait for Kafka's answer: one commit is under way at a time, in order.
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_offsets(), name="offsets")
         finished = time.perf_counter()
         _measure(items, report, now)
         for stage, seconds in report.seconds.items():
@@ -288,6 +319,16 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                     logger.info("The database is back after %.1f s", time.monotonic() - since)
                 return report
 
+    async def _commit_offsets(self) -> None:
+        """Commit how far was applied, now and then, until there is nothing new."""
+        self._hurry.clear()
+        while self._uncommitted:
+            offsets, self._uncommitted = self._uncommitted, {}
+            await self._commit(offsets)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(OFFSETS_SECONDS):
+                    await self._hurry.wait()
+
     async def _commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit what was processed; where that fails the inbox suppresses the redelivery."""
         client = self.client
@@ -315,7 +356,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         for partition, offset in first.items():
             if partition in client.assignment():
                 client.seek(partition, offset)
-        client.pause(*client.assignment())
+        client.shut()
         self.paused_because = trouble
         logger.error(
             "Consumption is paused: %s. Mend the producer or this deployment and restart the worker; if the records "
@@ -324,6 +365,17 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         )
 
     # --- the stream's clock ---------------------------------------------------------------------
+
+    def _progress(
+        self, records: Sequence[ConsumerRecord], items: Sequence[Incoming | Poison], now: datetime
+    ) -> list[Progress]:
+        """Return rows for the batch's partitions, now and then: a clock that is a little late expires nothing early."""
+        started = time.monotonic()
+        if started < self._next_progress:
+            return self._stream.newcomers()
+        self._next_progress = started + PROGRESS_SECONDS
+        rows = self._stream.of_batch(self.client, records, items, now)
+        return rows + self._stream.newcomers(next_offsets(records))
 
     async def _others(self, records: Sequence[ConsumerRecord]) -> list[Progress]:
         """Return, about once a second, rows for the partitions that are idle while this batch is not.
@@ -419,9 +471,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             logger.warning("The partitions will be registered with the first batch: %s", in_words(error))
 
 
-def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: Any) -> KafkaBroker:  # noqa: ANN401 - FastStream's options
+def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: Any) -> Broker:  # noqa: ANN401 - FastStream's options
     """Return FastStream's broker: it runs the consumer; its own producer is not used."""
-    return KafkaBroker(
+    return Broker(
         bootstrap_servers,
         graceful_timeout=graceful_timeout,
         logger=None,

@@ -1,16 +1,20 @@
 """What the consumer says of itself, and when it begins a batch: without servers."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from inventory.health import Health
 from storage.save import Progress
+from workers import consumer as consumer_module
 from workers.breaker import FloodBreaker
 from workers.consumer import JOIN_LIMIT_SECONDS, Consumer, ConsumerOptions
-from workers.execute import Rules
+from workers.execute import Report, Rules, Task, Verdict
 
 OPTIONS = ConsumerOptions((), "", "group", 1000, 30_000, 3000, 60_000, 500)
 
@@ -54,3 +58,53 @@ async def test_a_stop_just_before_a_batch_begins_is_heard(consumer: Consumer, mo
     await consumer.on_batch([])
     await consumer.drain()
     assert [] == applied
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Progress]]:
+    """What each batch wrote of the stream's clock, in a database that takes everything."""
+    written: list[Sequence[Progress]] = []
+
+    async def execute(_pool: object, tasks: Sequence[Task], *_: object, progress: Sequence[Progress]) -> Report:
+        written.append(progress)
+        return Report([Verdict("dead_lettered")] * len(tasks))
+
+    monkeypatch.setattr(consumer_module, "execute", execute)
+    return written
+
+
+@pytest.mark.usefixtures("written")
+async def test_offsets_are_committed_now_and_then_and_the_last_at_once(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is applied in quick succession is committed together; whoever waits for the offsets need not wait long."""
+    committed: list[int] = []
+
+    async def commit(offsets: Mapping[TopicPartition, int]) -> None:
+        committed.extend(offsets.values())
+
+    monkeypatch.setattr(consumer, "_commit", commit)
+    monkeypatch.setattr(consumer_module, "OFFSETS_SECONDS", 60.0)
+    for offset in range(5):
+        await consumer.on_batch([_record(offset)])
+        await asyncio.sleep(0.01)
+    assert [1] == committed
+    await consumer.drain()
+    assert [1, 5] == committed
+
+
+async def test_the_clock_goes_along_with_a_batch_now_and_then(
+    consumer: Consumer, written: list[Sequence[Progress]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches in quick succession leave it alone; what it was told first is told once more when its time has come."""
+    monkeypatch.setattr(consumer_module, "PROGRESS_SECONDS", 60.0)
+    await consumer.on_batch([_record(0)])
+    await consumer.on_batch([_record(1)])
+    monkeypatch.setattr(consumer, "_next_progress", 0.0)
+    await consumer.on_batch([_record(2)])
+    await consumer.drain()
+    assert [[1], [], [3]] == [[row.next_offset for row in rows] for rows in written]
+
+
+def _record(offset: int) -> ConsumerRecord[bytes, bytes]:
+    return ConsumerRecord("order.created", 0, offset, 0, 0, None, b"{", None, 0, 1, ())
