@@ -43,8 +43,7 @@ REGISTER_TIMEOUT_SECONDS = 5.0
 FIRST_RETRY_SECONDS = 0.05
 LAST_RETRY_SECONDS = 2.0
 BATCH_TIMEOUT_MS = 200
-# aiokafka hands out what it fetched partition by partition. Small portions keep a backlog's topics near each
-# other in time: an order and its payment are then read together. Kafka hands out a larger record all the same.
+# What is read ahead of a partition while another is further behind. Kafka hands out a larger record all the same.
 PARTITION_FETCH_BYTES = 256 * 1024
 MARGIN_BELOW_REBALANCE_TIMEOUT_SECONDS = 5.0
 # Records gather at the broker for at most as long while a batch is applied. Longer than a batch takes, shorter than

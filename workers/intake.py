@@ -7,21 +7,27 @@ next; the second lets an event that comes alone wait for up to BATCH_TIMEOUT_MS.
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from heapq import merge
+from heapq import heapify, heappop, heappush, merge
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 from typing_extensions import override
+
+# Records of one partition that are taken at a stretch where several have a backlog.
+PORTION = 16
+
+Records = dict[TopicPartition, list[ConsumerRecord]]
 
 _place = attrgetter("topic", "partition")
 _timestamp = attrgetter("timestamp")
 
 
 class Intake(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published without types
-    """Asks for records ahead while there is a backlog; else only when it is asked for a batch.
+    """Reads a backlog ahead and by the time of its records; else asks only when it is asked for a batch.
 
     `batch_done` returns when the batch that was handed out has been applied, or when it is time to ask for more
     all the same.
@@ -31,21 +37,34 @@ class Intake(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published wi
         super().__init__(**options)
         self._batch_done = batch_done
         self._gathering = False
+        self._backlog = True
         self._shut = False
+        self._read_until: dict[TopicPartition, int] = {}
+        self._trouble: Exception | None = None
 
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
-    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+    ) -> Records:
         """Return the next records; waits until there are some. Raises as aiokafka's does."""
+        if self._trouble is not None:
+            trouble, self._trouble = self._trouble, None
+            raise trouble
         if self._gathering:
             await self._batch_done()
             self._gathering = False
             if not self._shut:
                 self.resume(*self.assignment())
-        found: dict[TopicPartition, list[ConsumerRecord]] = {}
+        found: Records = {}
         while not found:
-            found = await super().getmany(*partitions, timeout_ms=timeout_ms, max_records=max_records)
-        if self._caught_up(found):
+            if self._backlog and max_records is not None:
+                found = await self._oldest(max_records)
+            # Of a backlog only a little: what comes in first is not the oldest.
+            limit = PORTION if self._backlog else max_records
+            found = found or await super().getmany(*partitions, timeout_ms=timeout_ms, max_records=limit)
+        for place, records in found.items():
+            self._read_until[place] = records[-1].timestamp
+        self._backlog = any((self.highwater(place) or 0) > records[-1].offset + 1 for place, records in found.items())
+        if not self._backlog:
             # Before aiokafka's own task gets to run, and asks.
             self._gathering = True
             self.pause(*self.assignment())
@@ -56,8 +75,28 @@ class Intake(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published wi
         self._shut = True
         self.pause(*self.assignment())
 
-    def _caught_up(self, found: dict[TopicPartition, list[ConsumerRecord]]) -> bool:
-        return all((self.highwater(place) or 0) <= records[-1].offset + 1 for place, records in found.items())
+    async def _oldest(self, max_records: int) -> Records:
+        """Return what is here already, a portion at a time of the partition that is furthest behind in time.
+
+        aiokafka would empty one partition after the other: after an outage, payments long before their orders.
+        """
+        found: Records = {}
+        behind = [(self._read_until.get(place, 0), place) for place in self.assignment()]
+        heapify(behind)
+        while behind and max_records > 0:
+            place = heappop(behind)[1]
+            try:
+                taken = await super().getmany(place, max_records=min(max_records, PORTION))
+            except KafkaError as error:
+                if not found:
+                    raise
+                self._trouble = error  # what was taken must be handed over first: it will not come again
+                break
+            for records in taken.values():
+                found.setdefault(place, []).extend(records)
+                max_records -= len(records)
+                heappush(behind, (records[-1].timestamp, place))
+        return found
 
 
 class Broker(KafkaBroker):

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from workers.intake import Intake, in_time
+from workers.intake import PORTION, Intake, in_time
 
 ORDERS = TopicPartition("order.created", 0)
 PAYMENTS = TopicPartition("payment.succeeded", 0)
+BROKEN = ["broken"]
 
 
 @dataclass
@@ -21,14 +23,25 @@ class Broker:
 
     answers: list[dict[TopicPartition, list[Any]]] = field(default_factory=list)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
+    fetched: dict[TopicPartition, list[Any]] = field(default_factory=dict)
     assigned: set[TopicPartition] = field(default_factory=lambda: {ORDERS, PAYMENTS})
     heard: list[str] = field(default_factory=list)
 
-    async def getmany(self, **_: Any) -> dict[TopicPartition, list[Any]]:
-        """Answer as scripted."""
-        self.heard.append("ask")
-        await asyncio.sleep(0)
-        return self.answers.pop(0)
+    async def getmany(
+        self, *places: TopicPartition, max_records: int | None = None, **_: Any
+    ) -> dict[TopicPartition, list[Any]]:
+        """Answer as scripted; for one partition with what was fetched of it."""
+        if not places:
+            self.heard.append("ask")
+            await asyncio.sleep(0)
+            return self.answers.pop(0)
+        (place,) = places
+        fetched = self.fetched.get(place, [])
+        if fetched == BROKEN:
+            del self.fetched[place]
+            raise KafkaError
+        self.fetched[place] = fetched[max_records:]
+        return {place: fetched[:max_records]} if fetched else {}
 
     async def batch_done(self) -> None:
         """Note that the end of a batch was waited for."""
@@ -73,6 +86,37 @@ async def test_a_backlog_is_asked_for_ahead(broker: Broker, intake: Intake) -> N
     await intake.getmany()
     await intake.getmany()
     assert ["ask", "ask"] == broker.heard
+
+
+async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, intake: Intake) -> None:
+    """After an outage payments are not read long before their orders, however the partitions came in."""
+    broker.answers = [{PAYMENTS: _records(PAYMENTS, 0)}]
+    broker.ends = {ORDERS: 1000, PAYMENTS: 1000}
+    await intake.getmany(max_records=100)
+    broker.fetched = {
+        PAYMENTS: _records(PAYMENTS, *range(1, 301), at=range(1, 301)),
+        ORDERS: _records(ORDERS, *range(300), at=range(300)),
+    }
+    orders = payments = 0
+    for _ in range(4):
+        found = await intake.getmany(max_records=100)
+        assert 100 == sum(map(len, found.values()))
+        orders += len(found.get(ORDERS, ()))
+        payments += len(found.get(PAYMENTS, ()))
+        assert abs(orders - payments) <= 2 * PORTION
+    assert [one.offset for one in broker.fetched[ORDERS]] == [*range(orders, 300)]
+
+
+async def test_what_was_taken_before_trouble_is_handed_over_first(broker: Broker, intake: Intake) -> None:
+    """It would not come again, and offsets committed behind it would lose it."""
+    broker.answers = [{ORDERS: _records(ORDERS, 0, at=[1]), PAYMENTS: _records(PAYMENTS, 0, at=[2])}]
+    broker.ends = {ORDERS: 9, PAYMENTS: 9}
+    await intake.getmany(max_records=100)
+    broker.fetched = {ORDERS: _records(ORDERS, 1, 2, at=(3, 4)), PAYMENTS: BROKEN}
+    found = await intake.getmany(max_records=100)
+    assert {ORDERS: [1, 2]} == {place: [one.offset for one in records] for place, records in found.items()}
+    with pytest.raises(KafkaError):
+        await intake.getmany(max_records=100)
 
 
 async def test_it_comes_back_with_records_only(broker: Broker, intake: Intake) -> None:
