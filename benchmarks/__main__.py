@@ -10,11 +10,12 @@ import uvloop
 from benchmarks.backlog import Topics
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import PARTITIONS, machine
-from benchmarks.races import Bench
+from benchmarks.races import Bench, warm_up
 from benchmarks.report import Section, as_json, as_text
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.sizes import FULL, QUICK, TRIAL, Sizes
 from benchmarks.stack import CACHE, Stack, open_stack
+from benchmarks.workload import life_cycle
 from inventory.console import Progress, print_json, print_line, progress
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -44,6 +45,7 @@ async def _run(options: argparse.Namespace, stack: Stack, show: Progress) -> lis
     bench = Bench(stack, topics, _sizes(options), show, options.data)
     found = []
     try:
+        await warm_up(bench, life_cycle(bench.sizes.warm_up_events))
         for name in options.scenarios:
             section = await SCENARIOS[name](bench)
             if section is None:

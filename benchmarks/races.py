@@ -55,6 +55,12 @@ async def race(bench: Bench, entries: Sequence[Entry], rounds: int) -> dict[str,
     return {name: Figure(name, "events/s", tuple(rates)) for name, rates in found.items()}
 
 
+async def warm_up(bench: Bench, workload: Workload) -> None:
+    """Let the servers get used to the work, once, before anything is measured."""
+    async with template_for(bench, workload) as template:
+        await run(bench, Entry("warm-up", workload, contestants.worker(), template=template))
+
+
 async def run(bench: Bench, entry: Entry) -> Timed:
     """Measure one contestant once."""
     with bench.stack.database(entry.template) as database_url:

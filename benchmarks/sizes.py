@@ -8,6 +8,9 @@ class Sizes:
     """Events, rows and seconds of every scenario."""
 
     rounds: int = 3
+    # The broker's virtual machine compiles for its first half minute under load, and takes half a core for it. A
+    # broker runs for months, so nothing is measured before that.
+    warm_up_events: int = 60_000
     events: int = 60_000
     naive_events: int = 1_500
     hot_events: int = 30_000
@@ -22,6 +25,7 @@ class Sizes:
     scale_products: int = 1_000_000
     scale_ledger: int = 10_000_000
     rate: int = 1_000
+    latency_warm_up_seconds: int = 20
     latency_seconds: int = 25
     memory_events: int = 1_000_000
     relay_rows: int = 100_000
@@ -31,6 +35,7 @@ FULL = Sizes()
 
 QUICK = Sizes(
     rounds=1,
+    warm_up_events=15_000,
     events=15_000,
     naive_events=300,
     hot_events=6_000,
@@ -44,6 +49,7 @@ QUICK = Sizes(
     scale_events=8_000,
     scale_products=100_000,
     scale_ledger=500_000,
+    latency_warm_up_seconds=4,
     latency_seconds=6,
     memory_events=40_000,
     relay_rows=20_000,
@@ -52,6 +58,7 @@ QUICK = Sizes(
 # Whether everything still runs; its figures mean nothing.
 TRIAL = Sizes(
     rounds=1,
+    warm_up_events=100,
     events=300,
     naive_events=20,
     hot_events=200,
@@ -66,6 +73,7 @@ TRIAL = Sizes(
     scale_products=20_000,
     scale_ledger=40_000,
     rate=100,
+    latency_warm_up_seconds=1,
     latency_seconds=3,
     memory_events=1_000,
     relay_rows=500,
