@@ -116,7 +116,7 @@ class Worker:
         self._pool = pool = await _open_pool(settings)
         if "relay" in self._roles:
             self.relay = self._make_relay()
-            self._listeners.append(lambda report: self.relay.wake() if self.relay and report.outgoing else None)
+            self._listeners.append(self._wake_relay)
             self._spawn("relay", self.relay.run())
         if "sweeper" in self._roles:
             seconds = settings.sweep_interval.total_seconds()
@@ -168,6 +168,10 @@ class Worker:
         metrics.RESERVATIONS_EXPIRED.inc(report.expired)
         for listener in self._listeners:
             listener(report)
+
+    def _wake_relay(self, report: Report) -> None:
+        if self.relay is not None and (report.outgoing or report.dead_letters):
+            self.relay.wake(dead_letters=bool(report.dead_letters))
 
     def _make_consumer(self, pool: Pool, rules: Rules) -> Consumer:
         settings = self._settings

@@ -5,9 +5,9 @@ events of one key are published by one relay at a time and in order; a relay tha
 session and with it the locks.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
-from uuid import UUID
 from zlib import crc32
 
 import asyncpg
@@ -29,9 +29,13 @@ WHERE locktype = 'advisory' AND classid = {_ROLL_CALL} AND objid = 0 AND granted
 _TRY = f"SELECT pg_try_advisory_lock({_SHARD_LOCKS}, $1)"
 _GIVE_BACK = f"SELECT pg_advisory_unlock({_SHARD_LOCKS}, $1)"
 
-_PENDING = """
-SELECT position, id, aggregatetype, aggregateid, type, payload, headers, occurred_at
+# One commit for both: what it marks, the same statement still sees waiting. A subquery is hashed whatever the plan,
+# where `<> ALL` would compare each row with each mark.
+_MARK_AND_LOOK = """
+WITH marked AS (UPDATE outbox SET published_at = $5 WHERE position = ANY($4::bigint[]))
+SELECT position, id::text, aggregatetype, aggregateid, type, payload, headers, occurred_at
 FROM outbox WHERE published_at IS NULL AND position >= $2 AND shard = ANY($1::smallint[])
+    AND position NOT IN (SELECT unnest($4::bigint[]))
 ORDER BY position LIMIT $3
 """
 # A sequence that gave out nothing yet says 1 as well, and the row with that position is still to come.
@@ -51,7 +55,7 @@ class PendingEvent(NamedTuple):
     """An outgoing event that the broker has not acknowledged."""
 
     position: int
-    id: UUID
+    id: str
     topic: str
     key: str
     type: str
@@ -88,10 +92,20 @@ async def give_back_shard(connection: asyncpg.Connection, shard: int) -> None:
 
 
 async def pending(
-    connection: asyncpg.Connection, shards: list[int], from_position: int, limit: int
+    connection: asyncpg.Connection,
+    shards: list[int],
+    from_position: int,
+    limit: int,
+    *,
+    published: Sequence[int] = (),
+    now: datetime,
 ) -> list[PendingEvent]:
-    """Return at most `limit` events of `shards` that wait, from a position on, in the order of their writing."""
-    return [PendingEvent(*row) for row in await connection.fetch(_PENDING, shards, from_position, limit)]
+    """Note that the broker has the events `published`, and return what waits then.
+
+    That is at most `limit` events of `shards`, from a position on, in the order of their writing.
+    """
+    rows = await connection.fetch(_MARK_AND_LOOK, shards, from_position, limit, published, now)
+    return [PendingEvent(*row) for row in rows]
 
 
 async def transactions(connection: asyncpg.Connection) -> tuple[int, int]:
@@ -106,8 +120,8 @@ async def last_position(connection: asyncpg.Connection) -> int:
     return position
 
 
-async def mark_published(connection: asyncpg.Connection, positions: list[int], now: datetime) -> None:
-    """Note that the broker has the events."""
+async def mark_published(connection: asyncpg.Connection, positions: Sequence[int], now: datetime) -> None:
+    """Note that the broker has the events, where no look follows."""
     await connection.execute(_PUBLISHED, positions, now)
 
 

@@ -2,7 +2,8 @@
 
 Every worker can relay. A share of the keys has one relay at a time (`storage.outbox`), so the events of
 one key are published in the order in which they were written. A row leaves the queue only after the
-broker acknowledged it: what is published twice after a crash has the same id.
+broker acknowledged it: what is published twice after a crash has the same id. The look for what waits next
+marks it, in one statement and one commit.
 """
 
 import asyncio
@@ -39,6 +40,10 @@ logger = logging.getLogger(__name__)
 SEND_TIMEOUT_SECONDS = 30.0
 METADATA_TIMEOUT_SECONDS = 3.0
 REBALANCE_SECONDS = 2.0
+# A notification does not say whether a dead letter was written, which is rare: they are looked for this much later.
+DEAD_LETTER_SECONDS = 0.2
+# What closes or is given up has this long to note what the broker has; without it, that is published again.
+LAST_MARK_SECONDS = 2.0
 DEAD_LETTERS_AT_ONCE = 100
 DEAD_LETTER_BYTES_AT_ONCE = 8 * 1024 * 1024
 FIRST_RETRY_SECONDS = 0.1
@@ -61,8 +66,8 @@ _CONSTANT_HEADERS: Headers = [
     ("ce_source", SOURCE.encode()),
     ("content-type", b"application/json"),
 ]
-Key = tuple[str, str]
-Shipment = tuple[set[Key], asyncio.Future[Any]]
+# Events, and what says whether the broker has them.
+Shipment = tuple[Sequence[PendingEvent], asyncio.Future[Any]]
 
 
 class Relay:
@@ -95,15 +100,20 @@ class Relay:
         self._shards: set[int] = set()
         self._next_rebalance = 0.0
         self._low_water = LowWater()
+        # Positions of events that the broker has and the table does not know of yet: the next look notes them.
+        self._acknowledged: list[int] = []
+        self._letters_due = 0.0
 
-    def wake(self) -> None:
-        """Say that there is something to publish."""
+    def wake(self, *, dead_letters: bool = False) -> None:
+        """Say that there is something to publish, and whether there are dead letters among it."""
+        if dead_letters:
+            self._letters_due = 0.0
         self._woken.set()
 
     async def drained(self) -> None:
-        """Wait until a look at our shards found nothing more to publish."""
+        """Wait until a look that began later found nothing more to publish in our shards, and all is marked."""
         self._idle.clear()
-        self.wake()
+        self.wake(dead_letters=True)
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -113,7 +123,7 @@ class Relay:
             while True:
                 try:
                     self._woken.clear()
-                    if await self.run_once() == 0:
+                    if await self.run_once() == 0 and not self._woken.is_set():
                         self._idle.set()
                         await self._wait()
                     delay = FIRST_RETRY_SECONDS
@@ -136,15 +146,21 @@ class Relay:
             await self.close()
 
     async def run_once(self) -> int:
-        """Publish one step of what waits; returns how many outgoing events and dead letters that were."""
+        """Publish one step of what waits; returns how many outgoing events and dead letters that were.
+
+        The events are marked by the next step, which is due at once; after a step of none, all are.
+        """
         connection = await self._connected()
         await self._rebalance(connection)
         published = 0
         shards = sorted(self._shards - {DEAD_LETTER_SHARD})
         if shards:
             published = await self._publish_events(connection, shards)
-        if DEAD_LETTER_SHARD in self._shards:
-            published += await self._publish_dead_letters(connection)
+        now = asyncio.get_running_loop().time()
+        if now >= self._letters_due:
+            self._letters_due = now + self._poll_seconds
+            if DEAD_LETTER_SHARD in self._shards:
+                published += await self._publish_dead_letters(connection)
         return published
 
     async def close(self) -> None:
@@ -153,15 +169,30 @@ class Relay:
         await self._drop_connection()
 
     async def _wait(self) -> None:
+        now = asyncio.get_running_loop().time()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_seconds):
+            async with asyncio.timeout_at(min(now + self._poll_seconds, self._letters_due)):
                 await self._woken.wait()
+
+    def _notified(self, *_: object) -> None:
+        """Some commit wrote events or dead letters: look at once for the former, soon for the latter."""
+        soon = asyncio.get_running_loop().time() + DEAD_LETTER_SECONDS
+        self._letters_due = min(self._letters_due, soon)
+        self._woken.set()
 
     # --- outgoing events --------------------------------------------------------------------------
 
     async def _publish_events(self, connection: asyncpg.Connection, shards: list[int]) -> int:
         done_up_to = await self._low_water.written_up_to(connection)
-        rows = await outbox.pending(connection, shards, self._low_water.position, self._batch_size)
+        rows = await outbox.pending(
+            connection,
+            shards,
+            self._low_water.position,
+            self._batch_size,
+            published=self._acknowledged,
+            now=self._clock(),
+        )
+        self._acknowledged = []
         if not rows or rows[0].position > done_up_to:
             self._low_water.raise_to(done_up_to)
         if not rows:
@@ -170,16 +201,24 @@ class Relay:
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
             shipments = await self._ship(producer, rows)
             results = await asyncio.gather(*(future for _, future in shipments), return_exceptions=True)
-        failed: set[Key] = set()
-        for (keys, _), result in zip(shipments, results, strict=True):
-            if isinstance(result, BaseException):
-                failed |= keys
         # Order is kept per key: of a key of which the broker lacks one event, all are sent again.
-        done = [row.position for row in rows if (row.topic, row.key) not in failed]
-        if done:
-            await outbox.mark_published(connection, done, self._clock())
-        _raise_first(results)
-        return len(done)
+        failed = {
+            (row.topic, row.key)
+            for (lot, _), result in zip(shipments, results, strict=True)
+            if isinstance(result, BaseException)
+            for row in lot
+        }
+        self._acknowledged = [row.position for row in rows if not failed or (row.topic, row.key) not in failed]
+        if failed:
+            await self._mark(connection)
+            _raise_first(results)
+        return len(self._acknowledged)
+
+    async def _mark(self, connection: asyncpg.Connection) -> None:
+        """Note what the broker has, where the next look may be late, not by us, or never."""
+        if self._acknowledged:
+            await outbox.mark_published(connection, self._acknowledged, self._clock())
+            self._acknowledged = []
 
     async def _ship(self, producer: AIOKafkaProducer, rows: Sequence[PendingEvent]) -> list[Shipment]:
         """Hand the events to the producer, one batch a partition where they fit; returns what to wait for.
@@ -187,27 +226,24 @@ class Relay:
         Built batches are a tenth of the cost of `send()` for each event. What goes to a topic that is missing
         fails by itself: the others' events are not held back.
         """
-        topics = {row.topic for row in rows}
-        partitions, failures = await self._count_partitions(producer, topics)
+        partitions, failures = await self._count_partitions(producer, {row.topic for row in rows})
         shipments: list[Shipment] = [
-            ({(row.topic, row.key) for row in rows if row.topic == topic}, failure)
-            for topic, failure in failures.items()
+            ([row for row in rows if row.topic == topic], failure) for topic, failure in failures.items()
         ]
         lots: dict[tuple[str, int], list[PendingEvent]] = {}
         for row in rows:
             if row.topic in partitions:
                 lots.setdefault((row.topic, partition_of(row.key, partitions[row.topic])), []).append(row)
         for (topic, partition), lot in lots.items():
-            batch, keys = producer.create_batch(), set[Key]()
-            for row in lot:
-                record = (row.key.encode(), row.payload.encode(), event_headers(row))
-                if not _append(batch, *record):
+            batch, first = producer.create_batch(), 0
+            for number, row in enumerate(lot):
+                if not _append(batch, row):
                     sent = await producer.send_batch(batch, self._prefix + topic, partition=partition)
-                    shipments.append((keys, sent))
-                    batch, keys = producer.create_batch(), set[Key]()
-                    _append(batch, *record)
-                keys.add((row.topic, row.key))
-            shipments.append((keys, await producer.send_batch(batch, self._prefix + topic, partition=partition)))
+                    shipments.append((lot[first:number], sent))
+                    batch, first = producer.create_batch(), number
+                    _append(batch, row)
+            sent = await producer.send_batch(batch, self._prefix + topic, partition=partition)
+            shipments.append((lot[first:], sent))
         return shipments
 
     async def _count_partitions(
@@ -218,9 +254,12 @@ class Relay:
         failures: dict[str, asyncio.Future[Any]] = {}
         for topic in sorted(topics):
             name = self._prefix + topic
+            known = producer.client.cluster.partitions_for_topic(name)
             try:
-                async with asyncio.timeout(METADATA_TIMEOUT_SECONDS):
-                    partitions[topic] = len(await producer.partitions_for(name))
+                if known is None:
+                    async with asyncio.timeout(METADATA_TIMEOUT_SECONDS):
+                        known = await producer.partitions_for(name)
+                partitions[topic] = len(known)
             except (TimeoutError, InvalidTopicError, UnknownTopicOrPartitionError):
                 failures[topic] = asyncio.get_running_loop().create_future()
                 failures[topic].set_exception(UnknownTopicOrPartitionError(f"there is no topic {name}"))
@@ -232,6 +271,9 @@ class Relay:
         letters = await dead_letters.pending_dead_letters(connection, DEAD_LETTERS_AT_ONCE, DEAD_LETTER_BYTES_AT_ONCE)
         if not letters:
             return 0
+        # There may be more, and those that fail are still there.
+        self._letters_due = 0.0
+        await self._mark(connection)
         producer = await self._started_producer()
         topics = {dlq_topic(letter.record.topic) for _, letter in letters}
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
@@ -254,7 +296,7 @@ class Relay:
         if done:
             await dead_letters.mark_published(connection, done, self._clock())
         _raise_first([result for result in results if not isinstance(result, _TOO_LARGE)])
-        return len(done)
+        return len(letters)
 
     async def _publish_alone(
         self, connection: asyncpg.Connection, position: int, letter: DeadLetter, partitions: Mapping[str, int]
@@ -298,7 +340,11 @@ class Relay:
             return
         self._next_rebalance = now + REBALANCE_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         fair = -(-(SHARDS + 1) // max(await outbox.count_relays(connection), 1))
-        for shard in sorted(self._shards)[fair:]:
+        surplus = sorted(self._shards)[fair:]
+        if surplus:
+            # Whoever has a shard next publishes what is not marked.
+            await self._mark(connection)
+        for shard in surplus:
             await outbox.give_back_shard(connection, shard)
             self._shards.remove(shard)
         missing = [shard for shard in range(SHARDS + 1) if shard not in self._shards]
@@ -309,6 +355,7 @@ class Relay:
             if await outbox.take_shard(connection, shard):
                 self._shards.add(shard)
                 self._low_water.reset()
+                self._letters_due = 0.0
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is not None and not self._connection.is_closed():
@@ -316,7 +363,7 @@ class Relay:
         await self._drop_connection()
         self._connection = await connect_worker(self._database_url, "inventory-relay")
         await outbox.join_relays(self._connection)
-        await self._connection.add_listener(outbox.CHANNEL, lambda *_: self._woken.set())
+        await self._connection.add_listener(outbox.CHANNEL, self._notified)
         self._next_rebalance = 0.0
         return self._connection
 
@@ -325,7 +372,12 @@ class Relay:
         self._shards.clear()
         if connection is not None:
             with contextlib.suppress(Exception):
+                async with asyncio.timeout(LAST_MARK_SECONDS):
+                    await self._mark(connection)
+            with contextlib.suppress(Exception):
                 await connection.close(timeout=2)
+        # Never on another connection: a server that took over without the newest rows gives their positions out again.
+        self._acknowledged = []
 
     async def _started_producer(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -403,9 +455,9 @@ def event_headers(event: PendingEvent) -> Headers:
     """Return the CloudEvents headers (binary mode) of an outgoing event."""
     headers = [
         *_CONSTANT_HEADERS,
-        ("ce_id", str(event.id).encode()),
+        ("ce_id", event.id.encode()),
         ("ce_type", event.type.encode()),
-        ("ce_time", event.occurred_at.isoformat().replace("+00:00", "Z").encode()),
+        ("ce_time", orjson.dumps(event.occurred_at, option=orjson.OPT_UTC_Z)[1:-1]),
     ]
     if event.headers is not None:
         headers.extend((name, str(value).encode()) for name, value in orjson.loads(event.headers).items())
@@ -448,9 +500,10 @@ def partition_of(key: str, count: int) -> int:
     return crc32(key.encode()) % count
 
 
-def _append(batch: BatchBuilder, key: bytes, value: bytes, headers: Headers) -> bool:
-    """Put a record into a batch; false when the batch is full."""
-    return batch.append(timestamp=None, key=key, value=value, headers=headers) is not None
+def _append(batch: BatchBuilder, row: PendingEvent) -> bool:
+    """Put an event into a batch; false when the batch is full."""
+    added = batch.append(timestamp=None, key=row.key.encode(), value=row.payload.encode(), headers=event_headers(row))
+    return added is not None
 
 
 def _raise_first(results: Sequence[object]) -> None:

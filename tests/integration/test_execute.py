@@ -470,7 +470,7 @@ async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
         await Sweeper(single, RULES, 1, lambda: T0, lambda _report: None).run_once()
         await dead_letters.pending_dead_letters(connection, 100, 1000)
         await dead_letters.mark_published(connection, [1], now)
-        await outbox.pending(connection, [1, 2, 3], 0, 100)
+        await outbox.pending(connection, [1, 2, 3], 0, 100, published=[1], now=now)
         await outbox.mark_published(connection, [1], now)
         await outbox.backlog(connection)
         await retention.prune_inbox(connection, T0 - timedelta(days=9000), 10)

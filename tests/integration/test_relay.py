@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -107,6 +107,13 @@ class Stage:
         number: int = await self.shop.pool.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NULL")
         return number
 
+    async def end_sessions(self) -> None:
+        """End the relays' sessions, as a server does that restarts."""
+        await self.shop.pool.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name = 'inventory-relay' AND datname = current_database()"
+        )
+
     async def drained(self) -> None:
         """Wait until nothing waits."""
 
@@ -147,21 +154,14 @@ async def test_a_commit_wakes_the_relay(stage: Stage) -> None:
         await stage.drained()
 
 
-async def test_a_crash_between_ack_and_mark_repeats_with_the_same_ids(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_crash_between_ack_and_mark_repeats_with_the_same_ids(stage: Stage) -> None:
     """What the broker has but the table does not know is published again, under the same ids, in order."""
     await stage.write(("k", "1"), ("k", "2"))
-
-    async def crash(*_: object) -> None:
-        raise KeyError("the process ends here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(outbox, "mark_published", crash)
-        first = stage.relay()
-        with pytest.raises(KeyError):
-            await first.run_once()
-        await first.close()
+    first = stage.relay()
+    assert 2 == await first.run_once()
+    assert 2 == len(await stage.read(TOPIC, 2))
+    await stage.end_sessions()
+    await first.close()
     assert 2 == await stage.waiting()
     assert 2 == await stage.relay().run_once()
     records = await stage.read(TOPIC, 4)
@@ -180,7 +180,7 @@ async def test_a_row_is_not_marked_before_the_broker_has_it(stage: Stage, monkey
         shipments = await original(self, producer, rows)
         failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         failed.set_exception(TimeoutError("no acknowledgement"))
-        return [(keys, failed if (TOPIC, "lost") in keys else future) for keys, future in shipments]
+        return [(lot, failed if lot[0].key == "lost" else future) for lot, future in shipments]
 
     with monkeypatch.context() as patch:
         patch.setattr(Relay, "_ship", ship)
@@ -188,6 +188,84 @@ async def test_a_row_is_not_marked_before_the_broker_has_it(stage: Stage, monkey
         with pytest.raises(TimeoutError):
             await made.run_once()
     assert [("lost",), ("lost",)] == await stage.shop.rows("SELECT aggregateid FROM outbox WHERE published_at IS NULL")
+
+
+async def test_a_look_marks_what_the_one_before_it_published(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch costs two statements, of which the second looks for the next; events in between are not passed over."""
+    # What is asked every now and then is not counted.
+    for seconds in ("REBALANCE_SECONDS", "LOW_WATER_SECONDS", "DEAD_LETTER_SECONDS"):
+        monkeypatch.setattr(relay_module, seconds, 3600)
+    await stage.write(("k", "1"), ("k", "2"))
+    made = stage.relay(poll_seconds=3600)
+    assert 2 == await made.run_once()
+    statements: list[str] = []
+    connection: Any = made._connection  # noqa: SLF001 - whose statements are counted
+    connection.add_query_logger(lambda entry: statements.append(entry.query))
+    assert 2 == await stage.waiting()
+    await stage.write(("k", "3"))
+    assert 1 == await made.run_once()
+    assert 1 == await stage.waiting()
+    assert 0 == await made.run_once()
+    assert 0 == await stage.waiting()
+    assert 2 == len(statements), statements
+    assert {"k": ["1", "2", "3"]} == _by_key(await stage.read(TOPIC, 3))
+
+
+async def test_a_shard_is_given_back_with_all_marks_written(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has a shard next finds nothing there that the broker has already."""
+    await stage.write(*((f"k{number}", "1") for number in range(64)))
+    first, second = stage.relay(), stage.relay()
+    assert 64 == await first.run_once()
+    assert 0 == await second.run_once()
+    assert first._shards == set(range(SHARDS + 1))  # noqa: SLF001 - what this test is about
+    original, again = outbox.give_back_shard, []
+
+    async def give_back(connection: Any, shard: int) -> None:
+        await original(connection, shard)
+        second._next_rebalance = 0.0  # noqa: SLF001 - as if it were time
+        again.append(await second.run_once())
+
+    monkeypatch.setattr(outbox, "give_back_shard", give_back)
+    first._next_rebalance = 0.0  # noqa: SLF001 - as above
+    await first.run_once()
+    assert [0] * (SHARDS // 2) == again
+    assert len(second._shards) == SHARDS // 2  # noqa: SLF001 - what this test is about
+    assert 64 == len(await stage.read(TOPIC, 64))
+
+
+async def test_a_relay_that_is_closed_marks_what_it_published(stage: Stage) -> None:
+    """A relay that ends between two looks leaves nothing to repeat."""
+    await stage.write(("k", "1"))
+    made = stage.relay()
+    await made.run_once()
+    assert 1 == len(await stage.read(TOPIC, 1))
+    assert 1 == await stage.waiting()
+    await made.close()
+    assert 0 == await stage.waiting()
+
+
+async def test_a_relay_that_says_it_has_drained_has_marked_everything(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No look that was under way when the question came is taken for the answer."""
+    made = stage.start(poll_seconds=60)
+    await made.drained()
+    original, asked = outbox.pending, list[asyncio.Task[None]]()
+
+    async def overtaken(*arguments: Any, **options: Any) -> Any:
+        found = await original(*arguments, **options)
+        if not asked:
+            await stage.write(("k", "late"))
+            asked.append(asyncio.create_task(made.drained()))
+            await asyncio.sleep(0)
+        return found
+
+    monkeypatch.setattr(outbox, "pending", overtaken)
+    made.wake()
+    await eventually(_true_of(lambda: asked))
+    await asked[0]
+    assert 0 == await stage.waiting()
+    assert 1 == len(await stage.read(TOPIC, 1))
 
 
 async def test_two_relays_share_the_shards_and_never_a_key(stage: Stage) -> None:
@@ -224,10 +302,7 @@ async def test_a_dead_relays_shards_are_taken_over(stage: Stage) -> None:
     await first.run_once()
     held = await stage.shop.pool.fetchval("SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory'")
     assert held >= 1
-    await stage.shop.pool.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'inventory-relay' AND datname = current_database()"
-    )
+    await stage.end_sessions()
     await stage.write(*((f"k{number}", "1") for number in range(40)))
     await stage.drained()
 
@@ -354,6 +429,7 @@ async def test_a_replayed_record_that_dies_again_says_how_often(stage: Stage) ->
         # As a UI's redrive does: the dead letter as it is, back to its topic.
         again = Record("order.created", 0, 1 + turn, -1, record.key, record.value, record.headers)
         await _keep(stage, *_poison(again))
+        made.wake(dead_letters=True)
         await made.run_once()
         newest = (await stage.read("order.created.dlq", turn + 1))[-1]
         names = [name for name, _ in newest.headers]
@@ -398,6 +474,41 @@ async def test_dead_letters_are_taken_by_the_byte(stage: Stage) -> None:
             assert expected == [letter.record.offset for _, letter in letters]
 
 
+async def test_dead_letters_are_looked_for_when_there_may_be_some(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in every pass: when the worker says that it wrote one, and when the relay is to say that it has drained."""
+    monkeypatch.setattr(relay_module, "DEAD_LETTER_SECONDS", 3600)
+    original, looks = dead_letters.pending_dead_letters, itertools.count()
+
+    async def counted(*arguments: Any) -> Any:
+        next(looks)
+        return await original(*arguments)
+
+    monkeypatch.setattr(dead_letters, "pending_dead_letters", counted)
+    made = stage.start(poll_seconds=3600)
+    await made.drained()
+    before = next(looks)
+    for number in range(5):
+        await stage.write(("k", str(number)))
+        await stage.drained()
+    assert 1 == next(looks) - before
+    await _keep(stage, *_poison(Record("order.created", 0, 1, -1, b"k", b"{")))
+    made.wake(dead_letters=True)
+    assert 1 == len(await stage.read("order.created.dlq", 1))
+    await _keep(stage, *_poison(Record("order.created", 0, 2, -1, b"k", b"{")))
+    await made.drained()
+    assert [(True,)] * 2 == await stage.shop.rows("SELECT published_at IS NOT NULL FROM dead_letters")
+
+
+async def test_another_workers_dead_letter_is_published_soon(stage: Stage) -> None:
+    """Nobody here knows of it but the database, and the next poll is far off."""
+    made = stage.start(poll_seconds=3600)
+    await made.drained()
+    await _keep(stage, *_poison(Record("order.created", 0, 1, -1, b"k", b"{")))
+    assert 1 == len(await stage.read("order.created.dlq", 1))
+
+
 async def test_everything_told_keeps_its_contract(stage: Stage) -> None:
     """Each kind of outgoing event has the topic, key, headers and body that its contract says, on the wire."""
     shop = stage.shop
@@ -440,11 +551,11 @@ async def test_a_database_that_gives_no_answer_is_asked_on_a_new_connection(
     asked = []
     pending = outbox.pending
 
-    async def hang_once(connection: Any, *arguments: Any) -> Any:
+    async def hang_once(connection: Any, *arguments: Any, **options: Any) -> Any:
         asked.append(connection)
         if len(asked) == 1:
             raise TimeoutError
-        return await pending(connection, *arguments)
+        return await pending(connection, *arguments, **options)
 
     monkeypatch.setattr(outbox, "pending", hang_once)
     await stage.shop.apply(product("p", 1), created("o1", {"p": 1}))
@@ -461,6 +572,24 @@ async def test_a_machine_that_vanished_does_not_keep_its_shards_for_hours(databa
     await connection.close()
 
 
+async def test_a_look_reads_the_index_in_order_and_stops_at_the_limit(database_url: str) -> None:
+    """Whatever is marked with it: no sort, no bitmap, and one comparison by hash for each row."""
+    connection = await connect_worker(database_url, "a-relay")
+    for mode in ("force_generic_plan", "force_custom_plan"):
+        await connection.execute(f"SET plan_cache_mode = {mode}")
+        await connection.execute(f"PREPARE look AS {outbox._MARK_AND_LOOK}")  # noqa: SLF001 - what this test is about
+        values = "'{1,2,3}', 0, 100, '{1,2}', now()"
+        rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE look({values})")
+        await connection.execute("DEALLOCATE look")
+        plan = "\n".join(row[0] for row in rows)
+        assert plan.startswith("Limit\n"), plan
+        assert "\n  ->  Index Scan using ix_outbox_pending on outbox\n" in plan, plan
+        assert "Index Scan using pk_outbox on outbox outbox_1" in plan, plan
+        assert "hashed SubPlan" in plan, plan
+        assert [] == [word for word in ("Sort", "Bitmap", "Seq Scan") if word in plan], plan
+    await connection.close()
+
+
 # --- small tools --------------------------------------------------------------------------------
 
 
@@ -469,6 +598,13 @@ def _by_key(records: list[ConsumerRecord]) -> dict[str, list[str]]:
     for record in records:
         found[record.key.decode()].append(json.loads(record.value))
     return dict(found)
+
+
+def _true_of(condition: Callable[[], object]) -> Callable[[], Awaitable[object]]:
+    async def look() -> object:
+        return condition()
+
+    return look
 
 
 def _poison(*records: Record) -> list[DeadLetter]:
