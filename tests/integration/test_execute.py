@@ -15,6 +15,7 @@ from storage import dead_letters, load, outbox, retention, save
 from storage.database import Connection, Pool
 from storage.errors import is_unavailable
 from storage.save import Progress
+from tests.integration.counting import counted
 from tests.integration.shop import (
     RULES,
     T0,
@@ -337,7 +338,7 @@ async def test_the_number_of_statements_does_not_depend_on_the_batch(database_ur
                 *(paid(f"early{name}") for name in names),
                 *(adjusted(f"p{name}", "ADD", 1, f"add{name}") for name in names),
             ]
-            async with _counted(shop.pool) as statements:
+            async with counted(shop.pool) as statements:
                 await shop.run([task(one) for one in mixed])
             counts.append(len(statements))
     assert counts[0] == counts[1]
@@ -421,27 +422,6 @@ async def _error_when(shop: Shop, place: str, act: Callable[[Connection], Awaita
         with pytest.raises(Exception) as caught:  # noqa: PT011 - which it is, is what the caller asks
             await shop.apply(created(f"o-{place}", {f"for-{place}": 2}))
     return caught.value
-
-
-@asynccontextmanager
-async def _counted(pool: Pool) -> AsyncIterator[list[str]]:
-    """Collect the statements that the pool's connections run; a COPY counts as one."""
-    statements: list[str] = []
-    holders = [holder for holder in pool._holders if holder._con is not None]  # noqa: SLF001 - asyncpg names them nowhere else
-    for holder in holders:
-        holder._con.add_query_logger(lambda entry: statements.append(entry.query))  # noqa: SLF001 - as above
-    copies: list[str] = []
-    original = asyncpg.Connection.copy_records_to_table
-
-    async def copy(self: Any, table: str, **options: Any) -> Any:
-        copies.append(f"COPY {table}")
-        return await original(self, table, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncpg.Connection, "copy_records_to_table", copy)
-        yield statements
-    statements.extend(copies)
-    assert any("FOR NO KEY UPDATE" in statement for statement in statements), "the logger saw nothing"
 
 
 async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
