@@ -29,22 +29,26 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         return Decision(Disposition.REFUSED, Reason.STALE_VERSION)
     moves = Movements(state.products, command.cause, ReferenceType.CART, command.cart_id)
     held = {} if known is None else dict(known.held)
-    for product_id, quantity in list(held.items()):
-        surplus = quantity - command.lines.get(product_id, 0)
-        if surplus > 0:
-            moves.release(product_id, surplus)
-            held[product_id] -= surplus
+    surplus = {
+        product_id: quantity - wanted
+        for product_id, quantity in held.items()
+        if quantity > (wanted := command.lines.get(product_id, 0))
+    }
+    moves.release(surplus)
+    for product_id, quantity in surplus.items():
+        held[product_id] -= quantity
+    taken: dict[str, int] = {}
     shortages: list[Shortage] = []
     for product_id, wanted in command.lines.items():
         missing = wanted - held.get(product_id, 0)
         available = moves.available(product_id)
-        taken = min(missing, available)
-        if taken > 0:
-            moves.reserve(product_id, taken)
-            held[product_id] = held.get(product_id, 0) + taken
+        if missing > 0 and available > 0:
+            taken[product_id] = min(missing, available)
+            held[product_id] = held.get(product_id, 0) + taken[product_id]
         if missing > available:
             reason = Reason.INSUFFICIENT_STOCK if product_id in state.products else Reason.UNKNOWN_PRODUCT
             shortages.append(Shortage(product_id, wanted, held.get(product_id, 0), reason))
+    moves.reserve(taken)
     cart = Cart(
         cart_id=command.cart_id,
         status=CartStatus.ACTIVE if command.lines else CartStatus.EMPTIED,
@@ -101,8 +105,7 @@ def convert_cart(moves: Movements, cart: Cart | None, command: CreateOrder) -> C
         return cart._replace(converted_at=converted_at, version=cart.version + 1)
     if cart is not None and cart.held:
         moves.reference_type, moves.reference_id = ReferenceType.CART, command.cart_id
-        for product_id, quantity in cart.held.items():
-            moves.release(product_id, quantity)
+        moves.release(cart.held)
         moves.reference_type, moves.reference_id = ReferenceType.ORDER, command.order_id
     return Cart(
         cart_id=command.cart_id,
@@ -130,8 +133,7 @@ def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
         return Decision(Disposition.DUPLICATE)
     cause = Cause("inventory-worker", f"expired:cart:{cart.cart_id}:{due.isoformat()}:{cart.version}", due)
     moves = Movements(state.products, cause, ReferenceType.CART, cart.cart_id)
-    for product_id, quantity in cart.held.items():
-        moves.release(product_id, quantity)
+    moves.release(cart.held)
     expired = Cart(
         cart_id=cart.cart_id,
         status=CartStatus.EXPIRED,

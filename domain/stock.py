@@ -28,8 +28,7 @@ def create_product(state: State, command: CreateProduct, policy: Policy) -> Deci
     moves = Movements({}, command.cause, ReferenceType.IMPORT, command.product_id)
     moves.replace(born)
     if command.initial_quantity:
-        quantity = command.initial_quantity
-        moves.move(born.product_id, EntryType.IN, quantity, quantity, 0, command.operator)
+        moves.move({born.product_id: command.initial_quantity}, EntryType.IN, 1, 0, command.operator)
     return _conclude(moves)
 
 
@@ -59,7 +58,8 @@ def adjust_stock(state: State, command: AdjustStock, _policy: Policy) -> Decisio
         command.reason,
     )
     if change:
-        moves.move(product.product_id, EntryType.ADJUST, abs(change), change, 0, command.operator)
+        sign = 1 if change > 0 else -1
+        moves.move({product.product_id: abs(change)}, EntryType.ADJUST, sign, 0, command.operator)
     if command.threshold is not None and command.threshold != product.threshold:
         moved = moves.touched.get(product.product_id)
         base = product._replace(version=product.version + 1) if moved is None else moved
