@@ -20,7 +20,7 @@ from inventory.settings import load_settings
 from storage import load, save
 from storage.save import InboxRow, OutboxRow
 from workers import consumer, execute
-from workers.relay import event_headers
+from workers.addressing import event_headers
 from workers.stream_clock import next_offsets
 
 logger = logging.getLogger(__name__)

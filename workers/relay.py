@@ -13,10 +13,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from zlib import crc32
 
 import asyncpg
-import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidTopicError,
@@ -28,12 +26,14 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from schemas.topics import SOURCE, dlq_topic
+from schemas.topics import dlq_topic
 from storage import dead_letters, outbox
 from storage.database import connect_worker
 from storage.dead_letters import DeadLetter
 from storage.errors import in_words, is_contention, is_unavailable
 from storage.outbox import DEAD_LETTER_SHARD, SHARDS, PendingEvent
+from workers.addressing import dead_letter_headers, event_headers, partition_of
+from workers.low_water import LowWater
 
 logger = logging.getLogger(__name__)
 
@@ -50,22 +50,12 @@ FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 5.0
 # Dead letters carry whole records, of up to the largest size a broker is usually let take.
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
-LOW_WATER_SECONDS = 1.0
-MAX_HEADER_TEXT = 2000
 # A step's events for one partition usually fit into one batch; the broker's limit is 1 MiB unless raised.
 MAX_BATCH_BYTES = 512 * 1024
 
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 # Kafka takes a record without key and value, aiokafka's producer only one that seems to have either.
 _NO_VALUE: Any = object()
-_OURS = ("__dlq.", "x-dlq-", "x-original-topic")
-
-Headers = list[tuple[str, bytes]]
-_CONSTANT_HEADERS: Headers = [
-    ("ce_specversion", b"1.0"),
-    ("ce_source", SOURCE.encode()),
-    ("content-type", b"application/json"),
-]
 # Events, and what says whether the broker has them.
 Shipment = tuple[Sequence[PendingEvent], asyncio.Future[Any]]
 
@@ -409,95 +399,6 @@ class Relay:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(5):
                 await producer.stop()
-
-
-class LowWater:
-    """The position below which a relay need not look: all is published, and nothing can still appear there.
-
-    The index of what waits keeps an entry for every row published since the last vacuum; looking from the
-    beginning each time would cost more with each event. But a row can appear behind one that was published
-    already, because transactions commit in another order than they take positions. So a position is passed only
-    when every transaction that was under way when it was given out is over.
-    """
-
-    def __init__(self) -> None:
-        self.position = 0
-        self._candidate: tuple[int, int] | None = None
-        self._next_look = 0.0
-
-    def reset(self) -> None:
-        """Look from the beginning: there are shards whose past is unknown."""
-        self.position, self._candidate = 0, None
-
-    async def written_up_to(self, connection: asyncpg.Connection) -> int:
-        """Return the position up to which all rows there will ever be can be seen; asks about once a second."""
-        now = asyncio.get_running_loop().time()
-        if now < self._next_look:
-            return self.position - 1
-        self._next_look = now + LOW_WATER_SECONDS
-        if self._candidate is None:
-            # In this order: whoever has a position up to the last one has a transaction id below the next one.
-            last = await outbox.last_position(connection)
-            _, following = await outbox.transactions(connection)
-            # Nothing new since the last look: a candidate that cannot raise the water would stand in the way of others.
-            self._candidate = (last, following) if last >= self.position else None
-            return self.position - 1
-        oldest, _ = await outbox.transactions(connection)
-        return self._candidate[0] if oldest >= self._candidate[1] else self.position - 1
-
-    def raise_to(self, position: int) -> None:
-        """Pass `position`: nothing waits up to there."""
-        if position >= self.position:
-            self.position, self._candidate = position + 1, None
-
-
-def event_headers(event: PendingEvent) -> Headers:
-    """Return the CloudEvents headers (binary mode) of an outgoing event."""
-    headers = [
-        *_CONSTANT_HEADERS,
-        ("ce_id", event.id.encode()),
-        ("ce_type", event.type.encode()),
-        ("ce_time", orjson.dumps(event.occurred_at, option=orjson.OPT_UTC_Z)[1:-1]),
-    ]
-    if event.headers is not None:
-        headers.extend((name, str(value).encode()) for name, value in orjson.loads(event.headers).items())
-    return headers
-
-
-def dead_letter_headers(letter: DeadLetter, prefix: str, group_id: str, version: str) -> Headers:
-    """Return the record's own headers byte for byte, and ours behind them; those of an earlier death give way."""
-    record = letter.record
-    headers: list[tuple[str, Any]] = [
-        (name, value) for name, value in record.headers if not name.lower().startswith(_OURS)
-    ]
-    ours = {
-        "__dlq.errors.topic": prefix + record.topic,
-        "__dlq.errors.partition": record.partition,
-        "__dlq.errors.offset": record.offset,
-        "__dlq.errors.group": group_id,
-        "__dlq.errors.delivery.count": letter.delivery_count,
-        "__dlq.errors.message": letter.message[:MAX_HEADER_TEXT],
-        "x-original-topic": prefix + record.topic,
-        "x-dlq-version": 1,
-        "x-dlq-id": letter.id,
-        "x-dlq-reason": letter.reason,
-        "x-dlq-exception-class": letter.exception_class,
-        "x-dlq-stacktrace": letter.stacktrace,
-        "x-dlq-fingerprint": letter.fingerprint,
-        "x-dlq-failed-at": letter.failed_at.isoformat(),
-        "x-dlq-original-timestamp": None if record.timestamp is None else record.timestamp.isoformat(),
-        "x-dlq-event-id": letter.event_id,
-        "x-dlq-event-type": letter.event_type,
-        "x-dlq-service-version": version,
-        "x-dlq-redrive-count": letter.redrive_count,
-    }
-    headers.extend((name, str(value).encode()) for name, value in ours.items() if value is not None)
-    return headers
-
-
-def partition_of(key: str, count: int) -> int:
-    """Return the partition of an outgoing event: by CRC-32 of its key, as librdkafka's `consistent` partitioner."""
-    return crc32(key.encode()) % count
 
 
 def _append(batch: BatchBuilder, row: PendingEvent) -> bool:

@@ -3,8 +3,8 @@
 import pytest
 
 from storage.database import connect
-from workers import relay
-from workers.relay import LowWater
+from workers import low_water
+from workers.low_water import LowWater
 
 _INSERT = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, occurred_at, shard, created_at)
@@ -14,7 +14,7 @@ VALUES (gen_random_uuid(), 't', 'k', 't', '{}', now(), 0, now()) RETURNING posit
 
 async def test_an_empty_outbox_has_nothing_to_pass(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a relay has waited for it, the very first row is looked at."""
-    monkeypatch.setattr(relay, "LOW_WATER_SECONDS", 0.0)
+    monkeypatch.setattr(low_water, "LOOK_SECONDS", 0.0)
     connection = await connect(database_url)
     try:
         water = LowWater()

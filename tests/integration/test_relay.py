@@ -37,6 +37,7 @@ from tests.integration.shop import (
     task,
 )
 from tests.integration.stream import eventually, read
+from workers import low_water
 from workers import relay as relay_module
 from workers.execute import Task
 from workers.outgoing import NAMESPACE
@@ -193,8 +194,9 @@ async def test_a_row_is_not_marked_before_the_broker_has_it(stage: Stage, monkey
 async def test_a_look_marks_what_the_one_before_it_published(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch costs two statements, of which the second looks for the next; events in between are not passed over."""
     # What is asked every now and then is not counted.
-    for seconds in ("REBALANCE_SECONDS", "LOW_WATER_SECONDS", "DEAD_LETTER_SECONDS"):
+    for seconds in ("REBALANCE_SECONDS", "DEAD_LETTER_SECONDS"):
         monkeypatch.setattr(relay_module, seconds, 3600)
+    monkeypatch.setattr(low_water, "LOOK_SECONDS", 3600)
     await stage.write(("k", "1"), ("k", "2"))
     made = stage.relay(poll_seconds=3600)
     assert 2 == await made.run_once()

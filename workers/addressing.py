@@ -1,0 +1,70 @@
+"""What a record that the relay publishes carries beside its body: headers, and the partition it goes to."""
+
+from typing import Any
+from zlib import crc32
+
+import orjson
+
+from schemas.topics import SOURCE
+from storage.dead_letters import DeadLetter
+from storage.outbox import PendingEvent
+
+MAX_HEADER_TEXT = 2000
+
+_OURS = ("__dlq.", "x-dlq-", "x-original-topic")
+
+Headers = list[tuple[str, bytes]]
+_CONSTANT_HEADERS: Headers = [
+    ("ce_specversion", b"1.0"),
+    ("ce_source", SOURCE.encode()),
+    ("content-type", b"application/json"),
+]
+
+
+def event_headers(event: PendingEvent) -> Headers:
+    """Return the CloudEvents headers (binary mode) of an outgoing event."""
+    headers = [
+        *_CONSTANT_HEADERS,
+        ("ce_id", event.id.encode()),
+        ("ce_type", event.type.encode()),
+        ("ce_time", orjson.dumps(event.occurred_at, option=orjson.OPT_UTC_Z)[1:-1]),
+    ]
+    if event.headers is not None:
+        headers.extend((name, str(value).encode()) for name, value in orjson.loads(event.headers).items())
+    return headers
+
+
+def dead_letter_headers(letter: DeadLetter, prefix: str, group_id: str, version: str) -> Headers:
+    """Return the record's own headers byte for byte, and ours behind them; those of an earlier death give way."""
+    record = letter.record
+    headers: list[tuple[str, Any]] = [
+        (name, value) for name, value in record.headers if not name.lower().startswith(_OURS)
+    ]
+    ours = {
+        "__dlq.errors.topic": prefix + record.topic,
+        "__dlq.errors.partition": record.partition,
+        "__dlq.errors.offset": record.offset,
+        "__dlq.errors.group": group_id,
+        "__dlq.errors.delivery.count": letter.delivery_count,
+        "__dlq.errors.message": letter.message[:MAX_HEADER_TEXT],
+        "x-original-topic": prefix + record.topic,
+        "x-dlq-version": 1,
+        "x-dlq-id": letter.id,
+        "x-dlq-reason": letter.reason,
+        "x-dlq-exception-class": letter.exception_class,
+        "x-dlq-stacktrace": letter.stacktrace,
+        "x-dlq-fingerprint": letter.fingerprint,
+        "x-dlq-failed-at": letter.failed_at.isoformat(),
+        "x-dlq-original-timestamp": None if record.timestamp is None else record.timestamp.isoformat(),
+        "x-dlq-event-id": letter.event_id,
+        "x-dlq-event-type": letter.event_type,
+        "x-dlq-service-version": version,
+        "x-dlq-redrive-count": letter.redrive_count,
+    }
+    headers.extend((name, str(value).encode()) for name, value in ours.items() if value is not None)
+    return headers
+
+
+def partition_of(key: str, count: int) -> int:
+    """Return the partition of an outgoing event: by CRC-32 of its key, as librdkafka's `consistent` partitioner."""
+    return crc32(key.encode()) % count
