@@ -135,6 +135,9 @@ def decode(topic: str, value: bytes | None, headers: Sequence[Header], timestamp
 
 def _relevant(headers: Sequence[Header]) -> dict[str, bytes | None]:
     """Return the headers that mean something here, by lower-case name."""
+    as_they_are = dict(headers)
+    if len(as_they_are) == len(headers) and _RELEVANT.issuperset(as_they_are):
+        return as_they_are  # the usual case, in a quarter of the time
     found: dict[str, bytes | None] = {}
     for name, value in headers:
         key = name if name in _RELEVANT else name.lower()
@@ -167,7 +170,8 @@ def _structured(content_type: bytes, value: bytes | None, found: Mapping[str, by
 
 
 def _binary(value: bytes | None, found: Mapping[str, bytes | None]) -> _Envelope:
-    _check_version("header ce_specversion", _text(found, "ce_specversion"))
+    if found.get("ce_specversion") != b"1.0":
+        _check_version("header ce_specversion", _text(found, "ce_specversion"))
     return _Envelope(
         _BINARY,
         _text(found, "ce_id"),
@@ -272,10 +276,10 @@ def _parse_base64(value: object) -> dict[str, object]:
 
 
 def _text(found: Mapping[str, bytes | None], name: str) -> str | None:
-    if name not in found:
-        return None
-    value = found[name]
+    value = found.get(name)
     if value is None:
+        if name not in found:
+            return None
         raise ContractViolation("decode_error", f"header {name}: must be UTF-8 text, got null")
     try:
         return value.decode()
