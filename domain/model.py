@@ -357,11 +357,12 @@ def check_product(product: Product) -> None:
 def check_order(order: Order) -> None:
     """Raise AssertionError unless every line's counters are possible."""
     for product_id, line in order.lines.items():
+        requested, cancelled, reserved, released, deducted, restocked, withheld = line
         if not (
             min(line) >= 0
-            and line.cancelled <= line.requested
-            and line.released + line.deducted <= line.reserved
-            and line.restocked + line.withheld <= line.deducted
+            and cancelled <= requested
+            and released + deducted <= reserved
+            and restocked + withheld <= deducted
         ):
             message = f"order {order.order_id}, line {product_id} is impossible: {line}"
             raise AssertionError(message)

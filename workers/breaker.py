@@ -21,8 +21,11 @@ class FloodBreaker:
         """
         run, worst = self._run, 0
         for is_bad in bad:
-            run = run + 1 if is_bad else 0
-            worst = max(worst, run)
+            if is_bad:
+                run += 1
+                worst = max(worst, run)
+            else:
+                run = 0
         if worst >= self._consecutive:
             return f"{worst} dead letters in a row (limit {self._consecutive})"
         last = deque(self._last, maxlen=self._window)

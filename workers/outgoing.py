@@ -23,40 +23,36 @@ from storage.save import OutboxRow
 
 # Any fixed UUID will do; this one is the namespace of all ids the worker makes.
 NAMESPACE = UUID("6d1f3c1e-5d2b-5f0a-9c55-3f0f6a2b7e11")
+_NAMESPACE_BYTES = NAMESPACE.bytes
 
 
 def outbox_row(outcome: Outcome) -> OutboxRow:
     """Return the outbox row that tells `outcome`."""
     match outcome:
-        case StockAlert():
-            topic, key, type_, body = _alert(outcome)
         case ReservationOutcome():
             topic, key, type_, body = _reservation(outcome)
+        case StockAlert():
+            topic, key, type_, body = _alert(outcome)
         case _:
             assert_never(outcome)
-    cause = outcome.cause
-    identity = name_uuid(f"{type_}\x1f{key}\x1f{cause.source}\x1f{cause.event_id}")
-    head = {
-        "event_id": identity,
-        "type": type_,
-        "occurred_at": cause.occurred_at,
-        "caused_by": cause.event_id,
-    }
+    source, event_id, occurred_at, traceparent = outcome.cause
+    identity = name_uuid(f"{type_}\x1f{key}\x1f{source}\x1f{event_id}")
+    whole = {"event_id": identity, "type": type_, "occurred_at": occurred_at, "caused_by": event_id, **body}
     return OutboxRow(
         identity,
         topic,
         key,
         type_,
-        orjson.dumps(head | body, option=orjson.OPT_UTC_Z).decode(),
-        None if cause.traceparent is None else orjson.dumps({"traceparent": cause.traceparent}).decode(),
-        cause.occurred_at,
+        orjson.dumps(whole, option=orjson.OPT_UTC_Z).decode(),
+        None if traceparent is None else orjson.dumps({"traceparent": traceparent}).decode(),
+        occurred_at,
         shard_of(key),
     )
 
 
 def name_uuid(name: str) -> str:
     """Return `str(uuid.uuid5(NAMESPACE, name))` (RFC 9562, version 5) in a third of its time."""
-    digest = sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
+    digest = sha1(_NAMESPACE_BYTES + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digest[16], 16) & 3]
     return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
@@ -77,15 +73,13 @@ def _alert(alert: StockAlert) -> tuple[str, str, str, dict[str, object]]:
 
 
 def _reservation(outcome: ReservationOutcome) -> tuple[str, str, str, dict[str, object]]:
-    owner = "order_id" if outcome.reference_type is ReferenceType.ORDER else "cart_id"
-    body: dict[str, object] = {owner: outcome.reference_id}
-    if outcome.user_id is not None:
-        body["user_id"] = outcome.user_id
-    if outcome.reason is None:
-        body["lines"] = [
-            {"product_id": product_id, "quantity": quantity} for product_id, quantity in outcome.lines.items()
-        ]
+    kind, reference_type, reference_id, user_id, lines, reason, shortages, _ = outcome
+    body: dict[str, object] = {"order_id" if reference_type is ReferenceType.ORDER else "cart_id": reference_id}
+    if user_id is not None:
+        body["user_id"] = user_id
+    if reason is None:
+        body["lines"] = [{"product_id": product_id, "quantity": quantity} for product_id, quantity in lines.items()]
     else:
-        body["reason"] = outcome.reason.value
-        body["lines"] = [shortage._asdict() for shortage in outcome.shortages]
-    return RESERVATIONS, outcome.reference_id, f"inventory.reservation.{outcome.kind.value}", body
+        body["reason"] = reason.value
+        body["lines"] = [shortage._asdict() for shortage in shortages]
+    return RESERVATIONS, reference_id, f"inventory.reservation.{kind.value}", body
