@@ -1,7 +1,7 @@
 """The stream's clock: how far in event time each partition has been read, so that holds expire by it.
 
 A partition that was read to its end stands at the time at which the broker said that there is no more;
-one that was not, at the newest event read. The rows are written with the batches, in their
+one that was not, at the newest event read. The rows are written with batches, now and then, in their
 transactions, and once a second for partitions that are idle (`storage.save.save_progress`).
 """
 
