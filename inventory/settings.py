@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         timedelta(days=1), description="How long published outbox rows are kept for looking at."
     )
     dead_letter_breaker_consecutive: int = Field(
-        200, ge=1, description="Dead letters in a row after which the consumer pauses."
+        200, ge=1, description="Dead letters in a row on one topic after which the consumer pauses."
     )
     dead_letter_breaker_ratio: float = Field(
         0.5, gt=0, le=1, description="Share of dead letters among the last records above which the consumer pauses."

@@ -168,13 +168,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         return None if self._subscriber is None else self._subscriber.consumer
 
     def last_poll_age(self) -> float | None:
-        """Return the seconds since Kafka last answered for one of our partitions; None before the first."""
+        """Return for how many seconds Kafka has not answered although it was asked; None where it never was."""
         client = self.client
-        if client is None:
+        if client is None or client.asking_since is None:
             return None
         asked = [client.last_poll_timestamp(partition) for partition in client.assignment()]
         known = [timestamp for timestamp in asked if timestamp is not None]
-        return time.time() - max(known) / 1000 if known else None
+        return min(time.time() - max(known) / 1000, time.monotonic() - client.asking_since) if known else None
 
     def overdue_in_joining(self) -> float | None:
         """Return the seconds it has waited to be told its partitions, where no rebalance takes so long; else None."""
@@ -210,7 +210,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             if self._stopping or generation != self._generation:
                 self._handled += 1
                 return  # not applied and not committed: whoever has the partitions next gets it again
-            trouble = self._breaker.admit([isinstance(item, Poison) for item in items])
+            trouble = self._breaker.admit(
+                [(record.topic, isinstance(item, Poison)) for record, item in zip(records, items, strict=True)]
+            )
             if trouble is not None:
                 self._handled += 1
                 self._pause(records, trouble)
@@ -286,7 +288,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._uncommitted |= offsets
         # The next batch need not wait for Kafka's answer: one commit is under way at a time, in order.
         if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit_offsets(), name="offsets")
+            self._committing = asyncio.create_task(self._commit_or_die(), name="offsets")
         finished = time.perf_counter()
         _measure(items, report, now)
         for stage, seconds in report.seconds.items():
@@ -317,6 +319,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 if told:
                     logger.info("The database is back after %.1f s", time.monotonic() - since)
                 return report
+
+    async def _commit_or_die(self) -> None:
+        try:
+            await self._commit_offsets()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as bug:  # noqa: BLE001 - see `on_batch`
+            leave(BUG, bug)
 
     async def _commit_offsets(self) -> None:
         """Commit how far was applied, now and then, until there is nothing new."""

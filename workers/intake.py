@@ -5,6 +5,9 @@ steady stream the first makes batches of what came in the millisecond after, whi
 next; the second lets an event that comes alone wait for up to BATCH_TIMEOUT_MS.
 """
 
+import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from heapq import heapify, heappop, heappush, merge
@@ -13,10 +16,16 @@ from operator import attrgetter
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import ConsumerStoppedError
 from faststream.kafka import KafkaBroker
 from typing_extensions import override
 
+from storage.errors import in_words
+
+logger = logging.getLogger(__name__)
+
+COMPLAINT_SECONDS = 30.0
+RETRY_SECONDS = 0.5
 # Records of one partition that are taken at a stretch where several have a backlog.
 PORTION = 16
 
@@ -30,43 +39,42 @@ class Intake(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published wi
     """Reads a backlog ahead and by the time of its records; else asks only when it is asked for a batch.
 
     `batch_done` returns when the batch that was handed out has been applied, or when it is time to ask for more
-    all the same.
+    all the same. Records that cannot be taken (compressed as nothing here can read, withdrawn rights) keep their own
+    partition back and no other, and are complained of in the log until they can.
     """
 
     def __init__(self, batch_done: Callable[[], Awaitable[None]], **options: Any) -> None:  # noqa: ANN401 - aiokafka's
         super().__init__(**options)
         self._batch_done = batch_done
-        self._gathering = False
         self._backlog = True
         self._shut = False
         self._read_until: dict[TopicPartition, int] = {}
-        self._trouble: Exception | None = None
+        self._in_trouble = False
+        self._next_complaint = 0.0
+        # When it began to ask for the records of the next batch (monotonic); None while it does not.
+        self.asking_since: float | None = time.monotonic()
 
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
     ) -> Records:
-        """Return the next records; waits until there are some. Raises as aiokafka's does."""
-        if self._trouble is not None:
-            trouble, self._trouble = self._trouble, None
-            raise trouble
-        if self._gathering:
+        """Return the next records, at most PORTION where `max_records` is None; waits until there are some."""
+        if self.asking_since is None:
             await self._batch_done()
-            self._gathering = False
+            self.asking_since = time.monotonic()
             if not self._shut:
                 self.resume(*self.assignment())
+        limit = PORTION if max_records is None else max_records
         found: Records = {}
-        while not found:
-            if self._backlog and max_records is not None:
-                found = await self._oldest(max_records)
-            # Of a backlog only a little: what comes in first is not the oldest.
-            limit = PORTION if self._backlog else max_records
-            found = found or await super().getmany(*partitions, timeout_ms=timeout_ms, max_records=limit)
-        for place, records in found.items():
-            self._read_until[place] = records[-1].timestamp
-        self._backlog = any((self.highwater(place) or 0) > records[-1].offset + 1 for place, records in found.items())
+        while not await self._take_oldest(found, limit):
+            self._in_trouble = False
+            # One record: aiokafka loses what it took of a partition where it fails to read the next one's.
+            await self._take(found, *partitions, timeout_ms=max(timeout_ms, 1), max_records=1)
+            if self._in_trouble:
+                await asyncio.sleep(RETRY_SECONDS)
+        self._backlog = await self._is_behind(found)
         if not self._backlog:
             # Before aiokafka's own task gets to run, and asks.
-            self._gathering = True
+            self.asking_since = None
             self.pause(*self.assignment())
         return found
 
@@ -75,28 +83,47 @@ class Intake(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published wi
         self._shut = True
         self.pause(*self.assignment())
 
-    async def _oldest(self, max_records: int) -> Records:
-        """Return what is here already, a portion at a time of the partition that is furthest behind in time.
+    async def _take_oldest(self, found: Records, limit: int) -> bool:
+        """Add what is here already, a portion at a time of the partition furthest behind in time; tell if there is any.
 
         aiokafka would empty one partition after the other: after an outage, payments long before their orders.
         """
-        found: Records = {}
-        behind = [(self._read_until.get(place, 0), place) for place in self.assignment()]
+        now = int(time.time() * 1000)
+        behind = [(self._read_until.get(place, 0), place) for place in self._fetcher._records]  # noqa: SLF001 - named nowhere else
         heapify(behind)
-        while behind and max_records > 0:
+        left = limit - sum(map(len, found.values()))
+        while behind and left > 0:
             place = heappop(behind)[1]
-            try:
-                taken = await super().getmany(place, max_records=min(max_records, PORTION))
-            except KafkaError as error:
-                if not found:
-                    raise
-                self._trouble = error  # what was taken must be handed over first: it will not come again
-                break
-            for records in taken.values():
-                found.setdefault(place, []).extend(records)
-                max_records -= len(records)
-                heappush(behind, (records[-1].timestamp, place))
-        return found
+            taken = await self._take(found, place, max_records=min(left, PORTION))
+            if taken:
+                left -= len(taken)
+                # A producer's clock that is ahead must not make its partition the last one for good.
+                self._read_until[place] = min(taken[-1].timestamp or 0, now)
+                heappush(behind, (self._read_until[place], place))
+        return bool(found)
+
+    async def _take(self, found: Records, *places: TopicPartition, **options: int) -> list[ConsumerRecord]:
+        """Add some records of one partition and return them; none where they cannot be had."""
+        try:
+            taken: Records = await super().getmany(*places, **options)
+        except ConsumerStoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, records of others are in hand and must not be lost
+            self._in_trouble = True
+            if time.monotonic() >= self._next_complaint:
+                self._next_complaint = time.monotonic() + COMPLAINT_SECONDS
+                logger.error("Records cannot be read, and what comes behind them waits: %s", in_words(error))  # noqa: TRY400 - the trace says nothing more
+            return []
+        for place, records in taken.items():
+            found.setdefault(place, []).extend(records)
+        return [record for records in taken.values() for record in records]
+
+    async def _is_behind(self, found: Records) -> bool:
+        """Tell whether the broker had more of what was taken; control records and open transactions do not count."""
+        for place in found:
+            if (self.last_stable_offset(place) or 0) > await self.position(place):
+                return True
+        return False
 
 
 class Broker(KafkaBroker):

@@ -134,15 +134,28 @@ async def read(bootstrap_servers: str, topic: str, at_least: int) -> list[Consum
 
 async def committed(bootstrap_servers: str, prefix: str) -> dict[TopicPartition, int]:
     """Return what the worker's group has committed."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap_servers, group_id=f"{prefix}group", enable_auto_commit=False
-    )
+    async with _looking(bootstrap_servers, f"{prefix}group") as consumer:
+        offsets = {partition: await consumer.committed(partition) for partition in _partitions(prefix)}
+        return {partition: offset for partition, offset in offsets.items() if offset}
+
+
+async def ends(bootstrap_servers: str, prefix: str) -> dict[TopicPartition, int]:
+    """Return where the worker's partitions end, of those that have records."""
+    async with _looking(bootstrap_servers) as consumer:
+        offsets = await consumer.end_offsets(_partitions(prefix))
+        return {partition: offset for partition, offset in offsets.items() if offset}
+
+
+def _partitions(prefix: str) -> list[TopicPartition]:
+    return [TopicPartition(prefix + topic, number) for topic in TOPICS_IN for number in range(4)]
+
+
+@asynccontextmanager
+async def _looking(bootstrap_servers: str, group_id: str | None = None) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=group_id, enable_auto_commit=False)
     await consumer.start()
     try:
-        partitions = [TopicPartition(prefix + topic, number) for topic in TOPICS_IN for number in range(4)]
-        consumer.assign(partitions)
-        offsets = {partition: await consumer.committed(partition) for partition in partitions}
-        return {partition: offset for partition, offset in offsets.items() if offset}
+        yield consumer
     finally:
         await consumer.stop()
 

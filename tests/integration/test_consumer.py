@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 import pytest
 from aiokafka import TopicPartition
+from confluent_kafka import Producer as ConfluentProducer
 
 from devstack.kafka import Broker
 from domain.commands import ExpireOrder
@@ -26,6 +27,7 @@ from tests.integration.stream import (
     Producer,
     committed,
     dated,
+    ends,
     environment_of,
     eventually,
     now_plus,
@@ -111,7 +113,20 @@ async def test_each_bad_record_dies_alone(stage: Stage) -> None:
     assert [["raw", "gIE="], ["null", None], ["", ""]] == orjson.loads(rows[6][2])
     assert len(good) == await stage.count("inbox WHERE outcome IN ('applied', 'refused')")
     assert [] == await problems(stage.shop.pool)
-    assert await _ends(stage) == await committed(stage.bootstrap_servers, stage.prefix)
+    assert await ends(stage.bootstrap_servers, stage.prefix) == await committed(stage.bootstrap_servers, stage.prefix)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+async def test_every_compression_is_read(stage: Stage, compression: str) -> None:
+    """A producer compresses as it likes; what could not be read would keep its partition back."""
+    await stage.shop.apply(product("p", 10))
+    settings = {"bootstrap.servers": stage.bootstrap_servers, "compression.type": compression, "linger.ms": 50}
+    producer = ConfluentProducer(settings)
+    for one in dated((created(f"o{number}", {"p": 1}) for number in range(5)), now_plus(0)):
+        producer.produce(f"{stage.prefix}order.created", body(one) + b" " * 1000, key=b"k", partition=0)
+    assert 0 == await asyncio.to_thread(producer.flush, 30)
+    async with worker(stage.settings):
+        await stage.wait_for("orders", 5)
 
 
 async def test_a_header_name_that_is_no_text_stops_nobody(stage: Stage) -> None:
@@ -170,7 +185,7 @@ async def test_offsets_follow_the_transaction(stage: Stage, monkeypatch: pytest.
         assert 200 == await _ask(running, "livez")
         away.set()
         await stage.wait_for("inbox", 2)
-    assert await _ends(stage) == await committed(stage.bootstrap_servers, stage.prefix)
+    assert await ends(stage.bootstrap_servers, stage.prefix) == await committed(stage.bootstrap_servers, stage.prefix)
 
 
 async def test_a_stop_while_the_database_is_away_loses_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,12 +410,6 @@ async def test_workers_share_the_partitions_and_hand_them_over(stage: Stage, rea
 
 
 # --- small tools --------------------------------------------------------------------------------
-
-
-async def _ends(stage: Stage) -> dict[TopicPartition, int]:
-    """Return the end of every partition that has records, from what the worker wrote of its progress."""
-    rows = await stage.shop.rows("SELECT topic, partition, next_offset FROM stream_progress WHERE next_offset > 0")
-    return {TopicPartition(stage.prefix + topic, partition): offset for topic, partition, offset in rows}
 
 
 async def _is(condition: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from workers.breaker import FloodBreaker
 
-BAD, GOOD = [True], [False]
+BAD, GOOD = [("orders", True)], [("orders", False)]
 
 
 def test_dead_letters_in_a_row_trip_it_at_the_limit() -> None:
     """One fewer than the limit passes; the limit does not."""
     assert FloodBreaker(5, 1.0, 100).admit(BAD * 4) is None
-    assert "5 dead letters in a row (limit 5)" == FloodBreaker(5, 1.0, 100).admit(BAD * 5)
+    assert "5 dead letters in a row on orders (limit 5)" == FloodBreaker(5, 1.0, 100).admit(BAD * 5)
 
 
 def test_a_row_goes_on_over_batches() -> None:
@@ -23,6 +23,15 @@ def test_a_good_record_ends_a_row() -> None:
     breaker = FloodBreaker(3, 1.0, 100)
     for _ in range(20):
         assert breaker.admit(BAD * 2 + GOOD + BAD + GOOD) is None
+
+
+def test_good_records_of_other_topics_do_not_end_a_row() -> None:
+    """One producer's bad deployment is seen beside six that are well; rows of two topics are not one."""
+    other_good, other_bad = [("carts", False)], [("carts", True)]
+    breaker = FloodBreaker(5, 1.0, 100)
+    assert breaker.admit((BAD + other_good * 6) * 4) is None
+    assert "5 dead letters in a row on orders (limit 5)" == breaker.admit(other_good * 6 + BAD)
+    assert FloodBreaker(5, 1.0, 100).admit((BAD + other_bad) * 4) is None
 
 
 def test_a_row_in_the_middle_of_a_batch_counts() -> None:
