@@ -28,7 +28,7 @@ test: $(INSTALLED) ## run every test this machine can carry; PYTEST_ARGS="-k nam
 quick: $(INSTALLED) ## run the unit tests only (no servers)
 	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
-bench: $(INSTALLED) ## measure speed on real Kafka and PostgreSQL in ten minutes; QUICK=1 in two; BENCH_ARGS="life --json"
+bench: $(INSTALLED) ## measure speed on real Kafka and PostgreSQL in a quarter of an hour; QUICK=1 in a few minutes; BENCH_ARGS="life --json"
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 bench-peers: $(INSTALLED) ## measure Medusa's inventory module on the same PostgreSQL, for scale; needs Node 20 and npm

@@ -68,7 +68,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; default: all of them"
     )
-    parser.add_argument("--quick", action="store_true", help="a minute or two instead of ten, with rougher figures")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few minutes instead of a quarter of an hour, with rougher figures"
+    )
     parser.add_argument("--trial", action="store_true", help="see that everything runs; figures mean nothing")
     parser.add_argument("--rounds", type=int, help="rounds of the races that have ratios")
     parser.add_argument("--events", type=int, help="events of the life cycle")

@@ -1,4 +1,4 @@
-"""How much each scenario does: a full run of about ten minutes, a quick one of one or two, and a mere trial."""
+"""How much each scenario does: a full run of a quarter of an hour, a quick one of a few minutes, and a mere trial."""
 
 from dataclasses import dataclass
 
