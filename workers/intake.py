@@ -46,7 +46,6 @@ class Intake(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published wi
     def __init__(self, batch_done: Callable[[], Awaitable[None]], **options: Any) -> None:  # noqa: ANN401 - aiokafka's
         super().__init__(**options)
         self._batch_done = batch_done
-        self._backlog = True
         self._shut = False
         self._read_until: dict[TopicPartition, int] = {}
         self._in_trouble = False
@@ -71,8 +70,7 @@ class Intake(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published wi
             await self._take(found, *partitions, timeout_ms=max(timeout_ms, 1), max_records=1)
             if self._in_trouble:
                 await asyncio.sleep(RETRY_SECONDS)
-        self._backlog = await self._is_behind(found)
-        if not self._backlog:
+        if not await self._is_behind(found):
             # Before aiokafka's own task gets to run, and asks.
             self.asking_since = None
             self.pause(*self.assignment())
