@@ -40,6 +40,7 @@ EXIT_FOUND_WRONG: Final = 1
 EXIT_INTERRUPTED: Final = 130
 FRAME_SECONDS: Final = 0.2
 LINE_SECONDS: Final = 1.0
+CANCEL_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 30.0
 DRAIN_POLL_SECONDS: Final = 0.05
 
@@ -184,8 +185,12 @@ async def _beside(work: Coroutine[Any, Any, _Result], *watches: Callable[[], Cor
             finished.result()
         return task.result()
     finally:
-        for other in tasks:
-            other.cancel()
+        pending = set(tasks)
+        while pending:
+            # Again and again: a client library may swallow a cancellation that meets it at the wrong moment.
+            for other in pending:
+                other.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
