@@ -85,7 +85,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         demos.append(Demo(process, mark, output))
         return demos[-1]
 
+    # Whoever runs us in the background of a shell ignores SIGINT, and so would every child.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield started
+    signal.signal(signal.SIGINT, before)
     for demo in demos:
         demo.process.kill()
         demo.process.wait()
