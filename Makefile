@@ -29,15 +29,15 @@ quick: $(INSTALLED) ## run the unit tests only (no servers)
 	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
 bench: $(INSTALLED) ## measure speed on real Kafka and PostgreSQL in a quarter of an hour; QUICK=1 in a few minutes; BENCH_ARGS="life --json"
-	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
+	@$(BIN)/python -m dev.benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 bench-peers: $(INSTALLED) ## measure Medusa's inventory module on the same PostgreSQL, for scale; needs Node 20 and npm
-	@$(BIN)/python -m benchmarks.peers
+	@$(BIN)/python -m dev.benchmarks.peers
 
 CHAOS_SECONDS ?= 600
 CHAOS_RATE ?= 300
 chaos: $(INSTALLED) ## put the worker under faults for CHAOS_SECONDS (600) at CHAOS_RATE, then take it apart; SEED=7 repeats a run
-	@$(BIN)/python -m chaos --seconds $(CHAOS_SECONDS) --rate $(CHAOS_RATE) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+	@$(BIN)/python -m dev.chaos --seconds $(CHAOS_SECONDS) --rate $(CHAOS_RATE) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 # INVENTORY_REQUIRE_KAFKA turns a missing real broker from a skip into a failure.
 ci: export INVENTORY_REQUIRE_KAFKA := 1

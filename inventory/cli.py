@@ -10,10 +10,10 @@ from typing import Final
 
 import typer
 
+from engine.crash import EXIT_BUG
 from inventory import logs
 from inventory.commands import audit, contracts, demo, dlq, migrate, publish, run, settings, stock, topics
 from inventory.errors import OperatorError
-from workers.bugs import EXIT_BUG
 
 EXIT_OPERATOR: Final = 2
 

@@ -24,7 +24,7 @@ async def connection(settings: Settings) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def pool(settings: Settings, name: str) -> AsyncIterator[Pool]:
-    """Give a pool of one connection, as `workers.execute` wants it; raises OperatorError like `connection`."""
+    """Give a pool of one connection, as `engine.execute` wants it; raises OperatorError like `connection`."""
     async with _opened(settings, open_pool(settings.database_url, 1, name)) as opened:
         yield opened
 

@@ -13,7 +13,7 @@ import asyncpg
 from faststream.asgi import AsgiResponse, get
 
 from storage.database import Pool
-from workers.consumer import Consumer
+from workers.consuming.consumer import Consumer
 
 POLL_LIMIT_SECONDS = 60.0
 PROGRESS_LIMIT_SECONDS = 120.0

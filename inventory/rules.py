@@ -1,8 +1,8 @@
 """The rules that the settings describe, for every part of the program that moves stock."""
 
 from domain.model import LatePaymentPolicy, Policy
+from engine.execute import Rules
 from inventory.settings import Settings
-from workers.execute import Rules
 
 
 def rules_of(settings: Settings) -> Rules:

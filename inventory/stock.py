@@ -1,4 +1,4 @@
-"""What `inventory stock` does: every change is a command through `workers.execute`, every look a plain read."""
+"""What `inventory stock` does: every change is a command through `engine.execute`, every look a plain read."""
 
 import asyncio
 import csv
@@ -13,6 +13,8 @@ from uuid import uuid4
 
 from domain.commands import AdjustStock, Command, CreateProduct
 from domain.model import Cause, Operation, Reason, ReferenceType
+from engine.execute import Report, Task, Verdict, execute
+from engine.reading import StockReader, close_quietly
 from inventory.console import Progress
 from inventory.database import connection, pool, require_migrated
 from inventory.errors import OperatorError
@@ -24,8 +26,7 @@ from storage.cache import Cache
 from storage.database import Pool
 from storage.errors import is_unavailable
 from storage.stock import LedgerRow, StockLevel
-from workers.cache import CacheRefresher, StockReader, close_quietly
-from workers.execute import Report, Task, Verdict, execute
+from workers.cache import CacheRefresher
 
 SOURCE: Final = "inventory-cli"
 MAX_ID_LENGTH: Final = 256

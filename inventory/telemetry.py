@@ -6,7 +6,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 
 def configure_traces(version: str) -> bool:
-    """Send the spans of `workers.traces` to the OTLP endpoint of the environment; says whether there is one.
+    """Send the spans of `workers.consuming.traces` to the OTLP endpoint of the environment; says whether there is one.
 
     OpenTelemetry's variables (service name, headers, sampling) mean what its documentation says.
     """

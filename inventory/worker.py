@@ -26,6 +26,10 @@ from faststream.specification import AsyncAPI
 from prometheus_client import make_asgi_app
 from typing_extensions import override
 
+from engine import metrics
+from engine.crash import leave
+from engine.execute import Report, Rules
+from engine.reading import close_quietly
 from inventory import kafka, telemetry
 from inventory.database import connection, require_migrated, unreachable
 from inventory.errors import OperatorError
@@ -35,14 +39,11 @@ from inventory.settings import Settings
 from schemas.topics import TOPICS_IN
 from storage.cache import Cache
 from storage.database import Pool, open_pool
-from workers import metrics
-from workers.breaker import FloodBreaker
-from workers.bugs import leave
-from workers.cache import CacheRefresher, close_quietly
-from workers.consumer import Consumer, ConsumerOptions, build_broker
-from workers.execute import Report, Rules
+from workers.cache import CacheRefresher
+from workers.consuming.breaker import FloodBreaker
+from workers.consuming.consumer import Consumer, ConsumerOptions, build_broker
 from workers.maintenance import Maintenance, MaintenanceOptions
-from workers.relay import Relay
+from workers.publishing.relay import Relay
 from workers.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)

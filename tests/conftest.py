@@ -1,6 +1,6 @@
 """The servers that tests use, each started once and only if a test asks for it; what a test gets of them is its own.
 
-PostgreSQL and Redis always come from wheels. Kafka is the best broker that the machine has (`devstack.kafka.choose`).
+PostgreSQL and Redis always come from wheels. Kafka is the best broker of the machine (`dev.servers.kafka.choose`).
 With CI=true or INVENTORY_REQUIRE_KAFKA=1 tests that need real Kafka fail where there is none, and so they do where
 INVENTORY_TEST_KAFKA names a broker that does not answer; elsewhere they skip.
 """
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from devstack import kafka as kafka_brokers
-from devstack import postgres as postgres_servers
-from devstack import redis as redis_servers
-from devstack.errors import DevstackError
-from devstack.kafka import Broker, Choice
-from devstack.kafka_mock import MockBroker
-from devstack.postgres import PostgresServer
-from devstack.redis import RedisServer
+from dev.servers import kafka as kafka_brokers
+from dev.servers import postgres as postgres_servers
+from dev.servers import redis as redis_servers
+from dev.servers.errors import DevstackError
+from dev.servers.kafka import Broker, Choice
+from dev.servers.kafka_mock import MockBroker
+from dev.servers.postgres import PostgresServer
+from dev.servers.redis import RedisServer
 
 _TEMPLATE_DATABASE = "migrated"
 _ADMIN_TIMEOUT_SECONDS = 10.0
@@ -56,7 +56,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def postgres() -> Iterator[PostgresServer]:
     """PostgreSQL for plain tests: safe against its own crash, not against the machine's, and faster for it.
 
-    Tests that measure or that crash servers start their own with `devstack.postgres.start()`, which syncs to disk.
+    Tests that measure or that crash servers start their own with `dev.servers.postgres.start()`, which syncs to disk.
     """
     server = postgres_servers.start(fsync=False)
     yield server

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
+from engine import metrics
 from storage import gauges, load, retention
 from storage.audit import AuditResult, quick_audit
 from storage.database import Connection, Pool
 from storage.errors import is_contention, is_unavailable
 from storage.gauges import Partition
-from workers import metrics
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import NamedTuple
 
 from domain.commands import ExpireCart, ExpireOrder, ForgetFact
+from engine import metrics
+from engine.execute import Report, Rules, Task, execute
 from storage import dead_letters, load
 from storage.database import Pool
 from storage.errors import is_contention, is_unavailable
-from workers import metrics
-from workers.execute import Report, Rules, Task, execute
 
 logger = logging.getLogger(__name__)
 

@@ -31,11 +31,11 @@ def demo(
     from inventory.errors import OperatorError
 
     # By name: nothing that ships imports the development servers.
-    if importlib.util.find_spec("devstack") is None:
+    if importlib.util.find_spec("dev") is None:
         raise OperatorError(
             "`inventory demo` runs from a checkout of the project only: clone the repository and run `make demo` in it"
         )
     # Said before the imports, which take a second.
     print_line("inventory demo: real servers, the real worker, an imagined shop\n")
-    stage = importlib.import_module("devstack.demo")
+    stage = importlib.import_module("dev.demo.stage")
     raise typer.Exit(stage.run(stage.Options(seed=seed, seconds=seconds, rate=rate, keep=keep)))

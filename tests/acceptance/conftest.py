@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.kafka import Broker
+from dev.servers.kafka import Broker
 from tests.acceptance.deployment import Deployment
 
 _figures = pytest.StashKey[list[str]]()

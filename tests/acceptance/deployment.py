@@ -22,8 +22,8 @@ import asyncpg
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from devstack import leash
-from devstack.process import LOOPBACK, free_port
+from dev.servers import leash
+from dev.servers.process import LOOPBACK, free_port
 
 ROOT = Path(__file__).parents[2]
 COMMAND_TIMEOUT_SECONDS = 90.0

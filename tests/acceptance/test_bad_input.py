@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from devstack.kafka import Broker
-from devstack.process import LOOPBACK
+from dev.servers.kafka import Broker
+from dev.servers.process import LOOPBACK
 from tests.acceptance.deployment import Deployment, Finished, Headers, Message, clean_environment, inventory
 
 TOPICS_IN = (

@@ -14,9 +14,9 @@ from typing import NoReturn
 
 import pytest
 
-from devstack import leash
-from devstack.kafka import Broker
-from devstack.process import free_port
+from dev.servers import leash
+from dev.servers.kafka import Broker
+from dev.servers.process import free_port
 from inventory.settings import Settings, printable, variable
 from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT
 from tests.acceptance.deployment import ROOT, Deployment, clean_environment, wait_until

@@ -15,9 +15,9 @@ from domain.commands import (
     UpdateCart,
 )
 from domain.model import Cause, Operation
+from engine.execute import Report, Rules, Task, execute
 from storage.database import Pool
 from storage.dead_letters import StoredRecord
-from workers.execute import Report, Rules, Task, execute
 
 RULES = Rules()
 OPENING = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)

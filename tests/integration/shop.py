@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from typing import Any
 
+from engine.execute import Report, Rules, Task, execute
 from storage.database import Pool, open_pool
-from workers.execute import Report, Rules, Task, execute
-from workers.records import Incoming, read_records
+from workers.consuming.records import Incoming, read_records
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RULES = Rules()

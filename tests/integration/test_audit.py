@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from devstack.postgres import PostgresServer
+from dev.servers.postgres import PostgresServer
 from storage.audit import MAX_EXAMPLES, QUICK_CHECKS, RULES, AuditResult, Violation, audit, quick_audit
 from storage.database import Pool, connect, open_pool
 from tests.integration import books

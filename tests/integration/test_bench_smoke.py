@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.report import Figure, Section, as_text, ratio
-from devstack.kafka import EXTERNAL_VARIABLE, Broker
+from dev.benchmarks.report import Figure, Section, as_text, ratio
+from dev.servers.kafka import EXTERNAL_VARIABLE, Broker
 
 REPOSITORY = Path(__file__).parents[2]
 TRIAL_SECONDS = 150
@@ -16,7 +16,7 @@ TRIAL_SECONDS = 150
 def test_a_trial_measures_everyone_and_says_so_as_one_object(real_kafka: Broker) -> None:
     """A trial ends well, and its JSON has a figure above zero for each contestant, the relay and the latencies."""
     finished = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "life", "relay", "latency", "--trial", "--json"],
+        [sys.executable, "-m", "dev.benchmarks", "life", "relay", "latency", "--trial", "--json"],
         cwd=REPOSITORY,
         env={**os.environ, EXTERNAL_VARIABLE: real_kafka.bootstrap_servers},
         capture_output=True,

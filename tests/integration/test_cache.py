@@ -13,18 +13,19 @@ import pytest
 from redis.asyncio import Redis
 from typing_extensions import override
 
-from devstack.redis import start as start_redis
+from dev.servers.redis import start as start_redis
 from domain.commands import AdjustStock, CreateProduct, UpdateCart
 from domain.model import Operation, Product, StockStatus
+from engine import metrics, reading
+from engine.execute import Report
+from engine.reading import CacheHealth, StockReader
 from storage import stock
 from storage.cache import CACHE_ERRORS, LOW_STOCK_TTL, STOCK_TTL, Batch, Cache
 from storage.database import Pool, open_pool
 from storage.stock import Reservation, StockLevel
 from tests.integration import books
 from workers import cache as worker_cache
-from workers import metrics
-from workers.cache import CacheHealth, CacheRefresher, Refreshed, StockReader
-from workers.execute import Report
+from workers.cache import CacheRefresher, Refreshed
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 BOUND_SECONDS = 30.0
@@ -330,7 +331,7 @@ async def test_redis_may_die_and_come_back(
         loop.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await loop
-        await worker_cache.close_quietly(cache)
+        await reading.close_quietly(cache)
         server.close()
     assert ["Redis is lost", "Redis is back"] == [entry.getMessage()[:13] for entry in caplog.records]
 

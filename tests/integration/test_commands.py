@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from devstack.kafka import Broker
+from dev.servers.kafka import Broker
 from schemas.envelope import Event, decode
 from schemas.topics import TOPICS_IN
 from storage.database import connect

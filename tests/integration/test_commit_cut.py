@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from engine.execute import execute
 from storage.errors import is_unavailable
 from storage.save import Progress
 from tests.integration.proxy import Cut, proxied
 from tests.integration.shop import RULES, T0, Shop, adjusted, created, open_shop, paid, picture, problems, product, task
-from workers.execute import execute
 from workers.sweeper import Sweeper
 
 BATCH = [product("p", 10), created("o", {"p": 3}), adjusted("p", "ADD", 5), paid("early"), paid("o")]

@@ -17,9 +17,10 @@ import pytest
 from aiokafka import TopicPartition
 from confluent_kafka import Producer as ConfluentProducer
 
-from devstack.kafka import Broker
+from dev.servers.kafka import Broker
 from domain.commands import ExpireOrder
 from domain.model import LatePaymentPolicy, Policy
+from engine.execute import Rules, Task, execute
 from inventory.settings import Settings
 from inventory.worker import Worker, worker
 from tests.integration.shop import Shop, body, created, open_shop, paid, problems, product
@@ -34,8 +35,7 @@ from tests.integration.stream import (
     producing,
     settings_for,
 )
-from workers import consumer as consumer_module
-from workers.execute import Rules, Task, execute
+from workers.consuming import consumer as consumer_module
 
 _REPOSITORY = Path(__file__).parents[2]
 TTL = timedelta(seconds=3)
@@ -245,7 +245,7 @@ async def test_a_flood_of_bad_records_pauses_the_consumer(stage: Stage) -> None:
 async def test_a_bug_ends_the_process_and_loses_nothing(stage: Stage) -> None:
     """What nobody expected ends the process with 70 before the offsets move; the next one applies the batch."""
     program = (
-        "from workers import consumer\n"
+        "from workers.consuming import consumer\n"
         "async def bug(*args, **options): raise ZeroDivisionError('a bug')\n"
         "consumer.execute = bug\n"
         "from inventory.cli import main\n"

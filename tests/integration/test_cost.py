@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from engine.execute import execute
 from storage.save import Progress
 from tests.integration.counting import Written, counted, rows_written
 from tests.integration.shop import RULES, Published, Shop, cancelled, cart, created, open_shop, paid, product, task
-from workers.execute import execute
 
 ORDERS = 40
 LINES = 3

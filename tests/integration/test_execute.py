@@ -11,6 +11,8 @@ import pytest
 
 from domain.commands import AdjustStock, ExpireOrder
 from domain.model import Cause, Operation
+from engine import execute as execute_module
+from engine.execute import Task, execute
 from storage import dead_letters, load, outbox, retention, save
 from storage.database import Connection, Pool
 from storage.errors import is_unavailable
@@ -34,8 +36,6 @@ from tests.integration.shop import (
     refunded,
     task,
 )
-from workers import execute as execute_module
-from workers.execute import Task, execute
 from workers.sweeper import Sweeper
 
 RESERVATION = "inventory.reservation."

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-import oracle.shop
-from devstack.postgres import PostgresServer
+from dev.oracle import shop as oracle_shop
+from dev.servers.postgres import PostgresServer
 from storage.database import Pool, open_pool
 from tests.integration.shop import (
     RULES,
@@ -151,7 +151,7 @@ def test_any_cut_ends_in_the_same_books(bench: _Bench, stream: list[Published], 
 def test_the_end_is_what_the_oracle_says(bench: _Bench, stream: list[Published], cuts: list[int]) -> None:
     """Stock, ledger sums, order statuses, holds of carts and everything told agree with the independent model."""
     found, _ = bench.run(bench.outcome, batches(stream, cuts))
-    model = oracle.shop.Shop(suppress_repeats=True)
+    model = oracle_shop.Shop(suppress_repeats=True)
     verdicts = [model.apply(one, HORIZON) for one in _first_of_each(stream)]
     assert _stock(model) == {row[0]: (row[1], row[2], row[7]) for row in found["inventory"]}
     statuses = {order_id: order.status for order_id, order in model.orders.items()}
@@ -175,11 +175,11 @@ def test_a_thousand_events_cut_at_random_are_the_same(bench: _Bench) -> None:
     assert 330 == len(whole["orders"])
 
 
-def _stock(model: oracle.shop.Shop) -> dict[str, tuple[int, int, int]]:
+def _stock(model: oracle_shop.Shop) -> dict[str, tuple[int, int, int]]:
     return {name: (shelf.on_hand, shelf.reserved, shelf.entries) for name, shelf in model.shelves.items()}
 
 
-def _ledger(model: oracle.shop.Shop) -> dict[tuple[str, str], int]:
+def _ledger(model: oracle_shop.Shop) -> dict[tuple[str, str], int]:
     return {(name, kind): n for name, shelf in model.shelves.items() for kind, n in shelf.ledger.items() if n}
 
 
@@ -190,7 +190,7 @@ def _sums(ledger: list[tuple[Any, ...]]) -> dict[tuple[str, str], int]:
     return {key: n for key, n in sums.items() if n}
 
 
-def _told_by(verdicts: list[oracle.shop.Verdict]) -> Counter[tuple[str, str]]:
+def _told_by(verdicts: list[oracle_shop.Verdict]) -> Counter[tuple[str, str]]:
     told: Counter[tuple[str, str]] = Counter()
     for verdict in verdicts:
         for one in (*verdict.expired, verdict):

@@ -3,8 +3,8 @@
 import pytest
 
 from storage.database import connect
-from workers import low_water
-from workers.low_water import LowWater
+from workers.publishing import low_water
+from workers.publishing.low_water import LowWater
 
 _INSERT = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, occurred_at, shard, created_at)

@@ -10,12 +10,13 @@ import asyncpg
 import pytest
 from typing_extensions import override
 
-from devstack.postgres import start as start_postgres
+from dev.servers.postgres import start as start_postgres
+from engine import metrics
 from storage import migrate
 from storage.audit import quick_audit
 from storage.database import Pool, connect, open_pool
 from tests.integration import books
-from workers import maintenance, metrics
+from workers import maintenance
 from workers.maintenance import Maintained, Maintenance, MaintenanceOptions
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from typer.testing import CliRunner, Result
 
-from devstack.postgres import PostgresServer
+from dev.servers.postgres import PostgresServer
 from inventory.cli import app
 from inventory.database import require_migrated
 from inventory.errors import OperatorError

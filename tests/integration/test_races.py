@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.execute import execute
 from storage.save import Progress
 from tests.integration.shop import (
     RULES,
@@ -31,7 +32,6 @@ from tests.integration.shop import (
     refunded,
     task,
 )
-from workers.execute import execute
 from workers.sweeper import Sweeper
 
 RACERS = 20
@@ -162,7 +162,7 @@ async def test_adjustment_against_reservation(shop: Shop) -> None:
 
 async def test_products_wanted_in_opposite_orders_do_not_deadlock(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """Locks are taken in one order whatever the order of the lines, so nobody runs into a deadlock."""
-    caplog.set_level("DEBUG", "workers.execute")
+    caplog.set_level("DEBUG", "engine.execute")
     names = [f"p{number}" for number in range(8)]
     await shop.apply(*(product(name, 10_000) for name in names))
     for turn in range(5):
@@ -178,7 +178,7 @@ async def test_products_wanted_in_opposite_orders_do_not_deadlock(shop: Shop, ca
 
 async def test_carts_and_orders_across_each_other_do_not_deadlock(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """Batches that touch the same carts, orders and products crosswise all come through."""
-    caplog.set_level("DEBUG", "workers.execute")
+    caplog.set_level("DEBUG", "engine.execute")
     await shop.apply(product("p", 10_000), product("q", 10_000))
     numbers = range(24)
     await shop.apply(*(cart(f"c{n}", {"p": 1, "q": 1}) for n in numbers))

@@ -15,8 +15,10 @@ import pytest
 from aiokafka import ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from devstack import kafka as kafka_brokers
-from devstack.kafka import Broker
+from dev.servers import kafka as kafka_brokers
+from dev.servers.kafka import Broker
+from engine.execute import Task
+from engine.outbox_rows import NAMESPACE
 from schemas.topics import TOPICS_OUT
 from storage import dead_letters, outbox, save
 from storage.database import connect_worker
@@ -38,12 +40,10 @@ from tests.integration.shop import (
     task,
 )
 from tests.integration.stream import eventually, read
-from workers import low_water
-from workers import relay as relay_module
-from workers.execute import Task
-from workers.outgoing import NAMESPACE
-from workers.records import Poison, read_records
-from workers.relay import Relay
+from workers.consuming.records import Poison, read_records
+from workers.publishing import low_water
+from workers.publishing import relay as relay_module
+from workers.publishing.relay import Relay
 from workers.sweeper import Sweeper
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

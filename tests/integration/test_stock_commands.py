@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from devstack.redis import RedisServer
-from devstack.redis import start as start_redis
+from dev.servers.redis import RedisServer
+from dev.servers.redis import start as start_redis
 from domain.commands import CreateProduct
 from inventory.cli import app
 from inventory.errors import OperatorError
@@ -194,7 +194,7 @@ def test_a_change_reaches_the_cache(redis_url: str, monkeypatch: pytest.MonkeyPa
 
 def test_a_cut_connection_applies_a_change_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that was applied but reported as failed is tried again and suppressed by its identity."""
-    from workers.execute import execute  # noqa: PLC0415 - the one that is wrapped
+    from engine.execute import execute  # noqa: PLC0415 - the one that is wrapped
 
     cuts = 1
 

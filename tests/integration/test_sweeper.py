@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from engine.execute import Report, execute
 from storage.save import Progress
 from tests.integration.shop import RULES, T0, Shop, cart, created, paid, problems, product
 from workers import sweeper as sweeper_module
-from workers.execute import Report, execute
 from workers.sweeper import Sweeper, Swept
 
 

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from devstack.kafka import Broker
+from dev.servers.kafka import Broker
 from inventory.settings import Settings
 from storage.database import connect
 from tests.integration.shop import created, open_shop, product

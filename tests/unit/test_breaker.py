@@ -1,6 +1,6 @@
 """The flood breaker: when a batch may not be applied, and that asking does not count."""
 
-from workers.breaker import FloodBreaker
+from workers.consuming.breaker import FloodBreaker
 
 BAD, GOOD = [("orders", True)], [("orders", False)]
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from devstack.kafka_settings import VERSION
+from dev.servers.kafka_settings import VERSION
 from inventory.durations import parse_duration
 from inventory.settings import PREFIX, Settings
 

@@ -9,12 +9,12 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
+from engine.execute import Report, Rules, Task, Verdict
 from inventory.health import Health
 from storage.save import Progress
-from workers import consumer as consumer_module
-from workers.breaker import FloodBreaker
-from workers.consumer import JOIN_LIMIT_SECONDS, Consumer, ConsumerOptions
-from workers.execute import Report, Rules, Task, Verdict
+from workers.consuming import consumer as consumer_module
+from workers.consuming.breaker import FloodBreaker
+from workers.consuming.consumer import JOIN_LIMIT_SECONDS, Consumer, ConsumerOptions
 
 OPTIONS = ConsumerOptions((), "", "group", 1000, 30_000, 3000, 60_000, 500)
 

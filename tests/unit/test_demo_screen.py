@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from devstack import demo_lines, demo_screen
-from devstack.demo_picture import RESERVATION_KINDS, VERDICTS, Alert, Letter, Picture, StockRow
+from dev.demo import lines as plain
+from dev.demo import screen
+from dev.demo.picture import RESERVATION_KINDS, VERDICTS, Alert, Letter, Picture, StockRow
 
 
 def _picture() -> Picture:
@@ -27,7 +28,7 @@ def _picture() -> Picture:
 def _drawn(picture: Picture, width: int, height: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(demo_screen.draw(picture, width, height))
+        console.print(screen.draw(picture, width, height))
     return capture.get().splitlines()
 
 
@@ -66,16 +67,16 @@ def test_a_bar_shows_stock_against_the_fullest_shelf(on_hand: int, reserved: int
     picture = Picture(seed=7, seconds=15)
     picture.fullest["p"] = 100
     picture.note_stock([StockRow("p", on_hand, reserved, threshold, "ok")])
-    width = 10 + demo_screen.NAME_WIDTH + 3 * demo_screen.NUMBER_WIDTH + demo_screen.STATUS_WIDTH
+    width = 10 + screen.NAME_WIDTH + 3 * screen.NUMBER_WIDTH + screen.STATUS_WIDTH
     line = next(line for line in _drawn(picture, width, 24) if line.startswith("p "))
-    assert line[demo_screen.NAME_WIDTH :][:10] == bar
+    assert line[screen.NAME_WIDTH :][:10] == bar
 
 
 def test_plain_lines_are_ascii_and_short() -> None:
     """Every pipe and every log takes them, and the summary fits 80 columns."""
     picture = _picture()
-    summary = list(demo_lines.summary(picture))
-    lines = [*summary, demo_lines.progress_line(picture), demo_lines.alert_line(picture.alerts[0])]
+    summary = list(plain.summary(picture))
+    lines = [*summary, plain.progress_line(picture), plain.alert_line(picture.alerts[0])]
     assert [line for line in lines if not line.isascii()] == []
     assert [line for line in summary if len(line) > 80] == []
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from devstack.demo_poison import POISONS
-from devstack.demo_records import encode
-from devstack.demo_shop import Publication, opening, script
+from dev.demo.poison import POISONS
+from dev.demo.records import encode
+from dev.demo.shop import Publication, opening, script
 from schemas.envelope import Event, decode
 from schemas.errors import ContractViolation
 from schemas.topics import TOPICS_IN

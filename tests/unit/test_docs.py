@@ -7,10 +7,10 @@ from typing import Any
 
 import typer.main
 
+from engine import metrics
 from inventory.cli import app
 from inventory.settings import Settings, printable, variable
 from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
-from workers import metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from dev.oracle.shop import Edge, Settings, Shop, Short, Verdict, must_tell
+from dev.oracle.shop import Outcome as Told
 from domain.commands import Command, ExpireCart, ExpireOrder, ForgetFact
 from domain.decide import decide
 from domain.model import (
@@ -25,8 +27,6 @@ from domain.model import (
     State,
     StockAlert,
 )
-from oracle.shop import Edge, Settings, Shop, Short, Verdict, must_tell
-from oracle.shop import Outcome as Told
 from tests.unit.domain_cases import (
     Books,
     Event,

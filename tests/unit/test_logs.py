@@ -44,14 +44,14 @@ def test_a_pipe_gets_json_lines_with_the_fields() -> None:
     """Elsewhere than on a terminal each line is an object with the caller's fields."""
     stream = io.StringIO()
     logs.configure("info", "auto", stream)
-    logging.getLogger("workers.consumer").warning(
+    logging.getLogger("workers.consuming.consumer").warning(
         "dead letter", extra={"event_id": "e1", "topic": "order.created", "partition": 3, "offset": 77}
     )
     line = _json_line(stream)
     assert line.pop("time")
     assert line == {
         "level": "warning",
-        "logger": "workers.consumer",
+        "logger": "workers.consuming.consumer",
         "message": "dead letter",
         "event_id": "e1",
         "topic": "order.created",

@@ -5,7 +5,7 @@ import re
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
-from workers import metrics
+from engine import metrics
 
 
 def test_the_docstring_lists_exactly_the_metrics_there_are() -> None:

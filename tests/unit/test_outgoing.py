@@ -19,9 +19,9 @@ from domain.model import (
     StockAlert,
     StockStatus,
 )
+from engine.outbox_rows import outbox_row
 from schemas.outgoing import REFUSAL_REASONS
 from schemas.topics import TOPICS_OUT
-from workers.outgoing import outbox_row
 
 AT = datetime(2026, 3, 1, 10, 15, 30, 250_000, tzinfo=UTC)
 CAUSE = Cause("shop", "evt-1", AT)

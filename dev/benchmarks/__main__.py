@@ -1,0 +1,91 @@
+"""`python -m dev.benchmarks`: run the scenarios and print one table."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import uvloop
+
+from dev.benchmarks.backlog import Topics
+from dev.benchmarks.errors import BenchmarkError
+from dev.benchmarks.machine import PARTITIONS, machine
+from dev.benchmarks.races import Bench, warm_up
+from dev.benchmarks.report import Section, as_json, as_text
+from dev.benchmarks.scenarios import SCENARIOS
+from dev.benchmarks.sizes import FULL, QUICK, TRIAL, Sizes
+from dev.benchmarks.stack import CACHE, Stack, open_stack
+from dev.benchmarks.workload import life_cycle
+from inventory.console import Progress, print_json, print_line, progress
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def main() -> int:
+    """Run what the command line asks for; 0 when it was measured, 2 when it could not be."""
+    options = _options()
+    try:
+        # The servers start outside the event loop: migrating the database runs one of its own.
+        with progress() as show, open_stack(None if options.trial else options.directory) as stack:
+            sections = uvloop.run(_run(options, stack, show))
+            about = machine(stack)
+    except BenchmarkError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if options.json:
+        print_json(as_json(sections, about))
+    else:
+        print_line(as_text(sections, about))
+    return 0
+
+
+async def _run(options: argparse.Namespace, stack: Stack, show: Progress) -> list[Section]:
+    topics = Topics(stack.broker.bootstrap_servers, PARTITIONS)
+    await topics.create()
+    bench = Bench(stack, topics, _sizes(options), show, options.data)
+    found = []
+    try:
+        await warm_up(bench, life_cycle(bench.sizes.warm_up_events))
+        for name in options.scenarios:
+            section = await SCENARIOS[name](bench)
+            if section is None:
+                sys.stderr.write(f"{name}: skipped, {options.data} does not have its file\n")
+            else:
+                found.append(section)
+    finally:
+        topics.delete()
+    return found
+
+
+def _sizes(options: argparse.Namespace) -> Sizes:
+    sizes = TRIAL if options.trial else QUICK if options.quick else FULL
+    changed = {name: value for name in ("rounds", "events") if (value := getattr(options, name)) is not None}
+    return dataclasses.replace(sizes, **changed)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dev.benchmarks", description=__doc__)
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; default: all of them"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a few minutes instead of a quarter of an hour, with rougher figures"
+    )
+    parser.add_argument("--trial", action="store_true", help="see that everything runs; figures mean nothing")
+    parser.add_argument("--rounds", type=int, help="rounds of the races that have ratios")
+    parser.add_argument("--events", type=int, help="events of the life cycle")
+    parser.add_argument("--json", action="store_true", help="print one object instead of text")
+    parser.add_argument(
+        "--directory", type=Path, default=CACHE / "postgres", help="where PostgreSQL keeps its data between runs"
+    )
+    parser.add_argument("--data", type=Path, default=DATA, help="where the real shop's month is")
+    options = parser.parse_args()
+    unknown = [name for name in options.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"there is no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    options.scenarios = options.scenarios or list(SCENARIOS)
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

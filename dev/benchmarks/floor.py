@@ -1,0 +1,180 @@
+"""The database's own limit: the rows that the worker writes, written again with nothing read and nothing decided.
+
+A rehearsal applies the stream to a scratch database in the worker's batches and notes every COPY, INSERT, UPDATE and
+DELETE with its rows. The floor is those, in the same transactions, on another copy of the database: no Kafka, no
+decoding, no look-ups, no locks taken beforehand, no rules. Outgoing rows are written as published, which is what they
+end as. It uses the worker's own driver, so that what is compared is the work and not the driver.
+"""
+
+import gc
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from dev.benchmarks.backlog import Progress
+from dev.benchmarks.contestants import Timed
+from dev.benchmarks.errors import BenchmarkError
+from dev.benchmarks.workload import Record, utc_now
+from engine.execute import Rules, Task, execute
+from storage.database import Connection, open_pool
+from workers.consuming.records import Incoming, read_records
+
+_WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "WITH"))
+
+Write = tuple[str, tuple[Any, ...], dict[str, Any]]
+Batch = list[Write]
+
+
+class Rehearsal(NamedTuple):
+    """What was written, transaction by transaction, for how many events, and a summary of the final rows."""
+
+    events: int
+    batches: list[Batch]
+    ends_as: str = ""
+
+
+@dataclass(slots=True)
+class _Position:
+    """A record as the worker's consumer hands it over."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Any
+
+
+async def rehearse(database_url: str, records: Iterable[Record], batch_size: int, progress: Progress) -> Rehearsal:
+    """Apply the records in batches to a scratch database, noting what is written."""
+    items = [
+        _Position(one.topic, 0, place, one.timestamp_ms, one.key, one.value, one.headers)
+        for place, one in enumerate(records)
+    ]
+    recorder = _RecordingPool(await open_pool(database_url, 2))
+    try:
+        for start in range(0, len(items), batch_size):
+            now = utc_now()
+            read = read_records(items[start : start + batch_size], "", now)
+            tasks = [_task(item) for item in read]
+            await execute(recorder, tasks, Rules(), now)
+            progress("rehearsing the floor", min(start + batch_size, len(items)), len(items))
+    finally:
+        await recorder.close()
+    return Rehearsal(len(items), recorder.batches)
+
+
+async def time_floor(database_url: str, rehearsal: Rehearsal) -> Timed:
+    """Time the writing of what was noted."""
+    pool = await open_pool(database_url, 1)
+    try:
+        async with pool.acquire() as connection:
+            # The notes are many objects that the garbage collector need not look through again and again.
+            gc.collect()
+            gc.freeze()
+            started = time.perf_counter()
+            for batch in rehearsal.batches:
+                async with connection.transaction():
+                    for method, arguments, options in batch:
+                        await getattr(connection, method)(*arguments, **options)
+            return Timed(rehearsal.events, time.perf_counter() - started)
+    finally:
+        gc.unfreeze()
+        await pool.close()
+
+
+def _task(item: object) -> Task:
+    if not isinstance(item, Incoming):
+        raise BenchmarkError(f"the workload has a record that cannot be read: {item}")
+    event = item.event
+    return Task(item.command, event.digest, item.record, event.type, event.traceparent)
+
+
+class _RecordingPool:
+    """Stands in for the pool; notes what its connections write in transactions that are committed."""
+
+    def __init__(self, pool: Any) -> None:  # noqa: ANN401 - asyncpg is published without types
+        self._pool = pool
+        self.batches: list[Batch] = []
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator["_RecordingConnection"]:
+        async with self._pool.acquire() as connection:
+            yield _RecordingConnection(connection, self.batches)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+
+class _RecordingConnection:
+    """Stands in for a connection: everything reaches the real one, writes are noted."""
+
+    def __init__(self, connection: Connection, batches: list[Batch]) -> None:
+        self._connection = connection
+        self._batches = batches
+        self._noted: Batch = []
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the real one has
+        return getattr(self._connection, name)
+
+    def transaction(self, **options: Any) -> "_RecordingTransaction":  # noqa: ANN401 - asyncpg's options
+        return _RecordingTransaction(self._connection.transaction(**options), self._noted, self._batches)
+
+    async def copy_records_to_table(self, table: str, **options: Any) -> str:  # noqa: ANN401 - asyncpg's options
+        options["records"] = list(options["records"])
+        status: str = await self._connection.copy_records_to_table(table, **options)
+        if table == "outbox":
+            options = _published(options)
+        self._noted.append(("copy_records_to_table", (table,), options))
+        return status
+
+    async def execute(self, statement: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
+        return await self._run("execute", statement, arguments, options)
+
+    async def fetch(self, statement: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
+        return await self._run("fetch", statement, arguments, options)
+
+    async def fetchval(self, statement: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
+        return await self._run("fetchval", statement, arguments, options)
+
+    async def _run(self, method: str, statement: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401 - asyncpg's
+        result = await getattr(self._connection, method)(statement, *arguments, **options)
+        if statement.split(None, 1)[0].upper() in _WRITES:
+            self._noted.append((method, (statement, *arguments), options))
+        return result
+
+
+class _RecordingTransaction:
+    """Stands in for a transaction: a commit keeps the notes, a rollback drops them."""
+
+    def __init__(self, transaction: Any, noted: Batch, batches: list[Batch]) -> None:  # noqa: ANN401 - asyncpg's
+        self._transaction = transaction
+        self._noted = noted
+        self._batches = batches
+
+    async def start(self) -> None:
+        self._noted.clear()
+        await self._transaction.start()
+
+    async def commit(self) -> None:
+        await self._transaction.commit()
+        self._batches.append(self._noted.copy())
+
+    async def rollback(self) -> None:
+        self._noted.clear()
+        await self._transaction.rollback()
+
+
+def _published(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a COPY of outgoing rows with the time at which they were published."""
+    columns = options["columns"]
+    now = datetime.now(UTC)
+    return {
+        **options,
+        "columns": (*columns, "published_at"),
+        "records": [(*row, now) for row in options["records"]],
+    }

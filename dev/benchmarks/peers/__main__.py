@@ -1,0 +1,116 @@
+"""`python -m dev.benchmarks.peers`: Medusa's inventory module and the worker reserve the same kind of orders, in turn.
+
+Medusa reserves an order's lines under its locks in PostgreSQL and does nothing else; the worker reads its orders from
+Kafka, keeps a ledger and an inbox, and publishes what it did. Both keep what they promise through a power cut.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import uvloop
+
+from dev.benchmarks import contestants
+from dev.benchmarks.backlog import Topics
+from dev.benchmarks.errors import BenchmarkError
+from dev.benchmarks.machine import PARTITIONS, machine
+from dev.benchmarks.races import Bench, Entry, run, template_for
+from dev.benchmarks.report import Figure, Section, as_json, as_text, ratio
+from dev.benchmarks.sizes import FULL, QUICK
+from dev.benchmarks.stack import CACHE, Stack, open_stack
+from dev.benchmarks.workload import plain_orders
+from inventory.console import Progress, print_json, print_line, progress
+
+HERE = Path(__file__).parent
+LINES = 3
+PRODUCTS = 10_000
+# Of 1, 4, 8 and 16 at once, Medusa was fastest with four on two cores.
+AT_ONCE = 4
+_INSTALL_SECONDS = 900
+_RUN_SECONDS = 600
+
+
+def main() -> int:
+    """Measure; 0 when it was measured, 2 when it could not be."""
+    parser = argparse.ArgumentParser(prog="python -m dev.benchmarks.peers", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round of few orders")
+    parser.add_argument("--json", action="store_true", help="print one object instead of text")
+    options = parser.parse_args()
+    try:
+        node = _node()
+        with progress() as show, open_stack(CACHE / "postgres") as stack:
+            section = uvloop.run(_measure(node, stack, show, quick=options.quick))
+            about = machine(stack)
+    except BenchmarkError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if options.json:
+        print_json(as_json([section], about))
+    else:
+        print_line(as_text([section], about))
+    return 0
+
+
+async def _measure(node: str, stack: Stack, show: Progress, *, quick: bool) -> Section:
+    sizes = QUICK if quick else FULL
+    topics = Topics(stack.broker.bootstrap_servers, PARTITIONS)
+    await topics.create()
+    bench = Bench(stack, topics, sizes, show, HERE)
+    workload = plain_orders(sizes.events // 2, PRODUCTS, LINES)
+    ours: list[float] = []
+    theirs: list[float] = []
+    try:
+        async with template_for(bench, workload) as template:
+            for number in range(sizes.rounds):
+                show(f"round {number + 1}", 0, 1)
+                entry = Entry("worker", workload, contestants.worker(), template=template)
+                ours.append((await run(bench, entry)).rate)
+                theirs.append(_medusa(node, stack, sizes.naive_events))
+                show(f"round {number + 1}: worker {ours[-1]:,.0f}, Medusa {theirs[-1]:,.0f} orders/s", 1, 1)
+    finally:
+        topics.delete()
+    figures = [Figure("worker", "orders/s", tuple(ours)), Figure("medusa", "orders/s", tuple(theirs))]
+    about = f"orders of {LINES} lines over {PRODUCTS:,} products, reserved; Medusa with {AT_ONCE} at once"
+    return Section("peers", about, figures, {"worker/medusa": ratio(*figures)})
+
+
+def _medusa(node: str, stack: Stack, orders: int) -> float:
+    """Return Medusa's orders per second in a new database of its own."""
+    with stack.database("template0") as url:
+        arguments = [url, str(orders), str(PRODUCTS), str(LINES), str(AT_ONCE)]
+        finished = subprocess.run(
+            [node, "medusa.mjs", *arguments],
+            cwd=HERE,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=_RUN_SECONDS,
+        )
+    if finished.returncode != 0:
+        raise BenchmarkError(f"Medusa failed: {finished.stderr[-2000:]}")
+    found = json.loads(finished.stdout.splitlines()[-1])
+    if found["reservations"] != found["expected"]:
+        raise BenchmarkError(f"Medusa has {found['reservations']} reservations where {found['expected']} are due")
+    return float(found["kept"] / found["seconds"])
+
+
+def _node() -> str:
+    """Return the path of Node; install the peer's packages the first time."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise BenchmarkError("the peers need Node 20 or newer and npm on the path")
+    if not (HERE / "node_modules").exists():
+        sys.stderr.write("installing Medusa's packages, about 270 MB\n")
+        installed = subprocess.run(
+            [npm, "ci", "--no-audit", "--no-fund"], cwd=HERE, check=False, timeout=_INSTALL_SECONDS
+        )
+        if installed.returncode != 0:
+            raise BenchmarkError("npm could not install the peer's packages")
+    return node
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""How fast a full outbox is published."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import asyncpg
+
+from dev.benchmarks import contestants
+from dev.benchmarks.errors import BenchmarkError
+from dev.benchmarks.races import Bench
+from dev.benchmarks.report import Figure, Section
+from dev.benchmarks.stack import migrated_name
+from domain.model import Cause, OutcomeKind, ReferenceType, ReservationOutcome
+from engine.outbox_rows import outbox_row
+from storage import outbox, save
+from storage.save import OutboxRow
+
+_READY_SECONDS = 30.0
+_PATIENCE_SECONDS = 300.0
+# A relay that is ready holds the locks of all shards.
+_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+
+
+async def relaying(bench: Bench) -> Section:
+    """Publish an outbox that fills in one commit."""
+    count = bench.sizes.relay_rows
+    program = contestants.worker(roles="relay")
+    group = bench.topics.new_group()
+    rows = [_row(number) for number in range(count)]
+    rates = []
+    for _ in range(bench.sizes.rounds):
+        with bench.stack.database(migrated_name()) as url:
+            connection = await asyncpg.connect(url)
+            try:
+                with contestants.running(program, bench.topics, group, url) as processes:
+                    alive = contestants.check_alive(processes)
+                    await _ready(connection)
+                    rates.append(count / await _drain(bench, connection, rows, alive))
+            finally:
+                await connection.close()
+    return Section("relay", f"an outbox of {count:,} rows, published", [Figure("relay", "rows/s", tuple(rates))])
+
+
+async def _ready(connection: asyncpg.Connection) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while await connection.fetchval(_LOCKS) <= outbox.SHARDS:
+        if time.monotonic() > deadline:
+            raise BenchmarkError("the relay did not take its shards")
+        await asyncio.sleep(contestants.LOOK_SECONDS)
+
+
+async def _drain(
+    bench: Bench, connection: asyncpg.Connection, rows: list[OutboxRow], alive: Callable[[], None]
+) -> float:
+    """Return the seconds from the commit of the rows until none waits."""
+    async with connection.transaction():
+        await save.append_outbox(connection, rows)
+    started = time.perf_counter()
+    while waiting := (await outbox.backlog(connection))[0]:
+        alive()
+        if time.perf_counter() - started > _PATIENCE_SECONDS:
+            raise BenchmarkError(f"{waiting:,} rows were still waiting after {_PATIENCE_SECONDS:.0f} s")
+        bench.progress("publishing the outbox", len(rows) - waiting, len(rows))
+        await asyncio.sleep(contestants.LOOK_SECONDS)
+    return time.perf_counter() - started
+
+
+def _row(number: int) -> OutboxRow:
+    order_id = f"order-{number:08d}"
+    cause = Cause("/shop/checkout", f"relay-{number:08d}", datetime.now(UTC))
+    lines = {f"SKU-{number % 10_000 + place:07d}": 1 for place in range(3)}
+    outcome = ReservationOutcome(OutcomeKind.RESERVED, ReferenceType.ORDER, order_id, None, lines, None, (), cause)
+    return outbox_row(outcome)

@@ -1,0 +1,132 @@
+"""The scenarios: what is measured, and which ratios it is about."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from dev.benchmarks import contestants
+from dev.benchmarks.latency import latency
+from dev.benchmarks.memory import memory
+from dev.benchmarks.races import Bench, Entry, race, rehearsed, template_for
+from dev.benchmarks.relaying import relaying
+from dev.benchmarks.report import Section, ratio
+from dev.benchmarks.scale import large_template
+from dev.benchmarks.workload import Workload, churning_carts, flash_sale, life_cycle, real_month
+
+Scenario = Callable[[Bench], Awaitable[Section | None]]
+
+
+async def life(bench: Bench) -> Section:
+    """Orders created, paid and cancelled."""
+    workload = life_cycle(bench.sizes.events)
+    few = life_cycle(bench.sizes.naive_events, shelf=workload.shelf)
+    about = "orders of 3 lines over 10,000 products (Zipf), paid or cancelled"
+    return await _against_both("life", about, bench, workload, few)
+
+
+async def carts(bench: Bench) -> Section:
+    """Carts that change and are emptied."""
+    workload = churning_carts(bench.sizes.cart_events)
+    few = churning_carts(bench.sizes.cart_naive_events)
+    return await _against_both(
+        "carts", "2,000 carts that change all the time, 1 to 5 products each", bench, workload, few
+    )
+
+
+async def hot(bench: Bench) -> Section:
+    """A flash sale of one product, and the same rush spread over a thousand."""
+    one, many = flash_sale(bench.sizes.hot_events, 1), flash_sale(bench.sizes.hot_events, 1000)
+    async with template_for(bench, one) as template_of_one, template_for(bench, many) as template_of_many:
+        entries = (
+            Entry("hot", one, contestants.worker(), template=template_of_one),
+            Entry("spread", many, contestants.worker(), template=template_of_many),
+        )
+        figures = await race(bench, entries, bench.sizes.rounds)
+    about = "a flash sale of one product, nine of ten orders refused; the same over 1,000 products"
+    return Section("hot", about, list(figures.values()), {"hot/spread": ratio(figures["hot"], figures["spread"])})
+
+
+async def csv(bench: Bench) -> Section | None:
+    """One month of a real shop at full speed; None where the file is not there."""
+    path = bench.data / "online-retail-2010-12.csv.gz"
+    if not path.exists():
+        return None
+    workload = real_month(path)
+    async with template_for(bench, workload) as template:
+        rehearsal = await rehearsed(bench, workload, template)
+        entries = (
+            Entry("worker", workload, contestants.worker(), template=template),
+            Entry("floor", workload, rehearsal=rehearsal, template=template),
+        )
+        figures = await race(bench, entries, bench.sizes.rounds)
+    about = f"{workload.events:,} events of a real shop's month, orders of up to 675 lines"
+    return Section("csv", about, list(figures.values()), {"worker/floor": ratio(figures["worker"], figures["floor"])})
+
+
+async def workers(bench: Bench) -> Section:
+    """The life cycle with one worker and more, on the same cores."""
+    workload = life_cycle(bench.sizes.workers_events)
+    async with template_for(bench, workload) as template:
+        entries = [
+            Entry(
+                f"{count} workers" if count > 1 else "1 worker", workload, contestants.worker(count), template=template
+            )
+            for count in bench.sizes.workers
+        ]
+        figures = list((await race(bench, entries, 1)).values())
+    ratios = {f"{figure.name}/{figures[0].name}": ratio(figure, figures[0]) for figure in figures[1:]}
+    return Section("workers", "the life cycle shared by several processes", figures, ratios)
+
+
+async def batches(bench: Bench) -> Section:
+    """The life cycle with other bounds on a batch."""
+    workload = life_cycle(bench.sizes.batches_events)
+    async with template_for(bench, workload) as template:
+        entries = [
+            Entry(f"at most {size:,}", workload, contestants.worker(batch=size), template=template)
+            for size in bench.sizes.batches
+        ]
+        figures = await race(bench, entries, 1)
+    return Section("batches", "the life cycle with other values of INVENTORY_BATCH_MAX_RECORDS", list(figures.values()))
+
+
+async def scale(bench: Bench) -> Section:
+    """The same events on an empty database and on one that has grown for years."""
+    sizes = bench.sizes
+    stride = max(sizes.scale_products // 10_000, 1)
+    workload = life_cycle(sizes.scale_events, stride=stride)
+    large = await large_template(bench, sizes.scale_products, sizes.scale_ledger)
+    async with template_for(bench, workload) as template:
+        entries = (
+            Entry("large", workload, contestants.worker(), template=large),
+            Entry("empty", workload, contestants.worker(), template=template),
+        )
+        figures = await race(bench, entries, sizes.scale_rounds)
+    about = f"the life cycle where {sizes.scale_products:,} products have {sizes.scale_ledger:,} ledger entries"
+    return Section("scale", about, list(figures.values()), {"large/empty": ratio(figures["large"], figures["empty"])})
+
+
+async def _against_both(name: str, about: str, bench: Bench, workload: Workload, few: Workload) -> Section:
+    """Race the worker, the floor and the naive program, the last over fewer events of the same kind."""
+    async with template_for(bench, workload) as template:
+        rehearsal = await rehearsed(bench, workload, template)
+        entries = (
+            Entry("worker", workload, contestants.worker(), template=template),
+            Entry("floor", workload, rehearsal=rehearsal, template=template),
+            Entry("naive", few, contestants.naive(), template=template),
+        )
+        figures = await race(bench, entries, bench.sizes.rounds)
+    ratios = {f"worker/{other}": ratio(figures["worker"], figures[other]) for other in ("naive", "floor")}
+    return Section(name, about, list(figures.values()), ratios)
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "life": life,
+    "hot": hot,
+    "carts": carts,
+    "csv": csv,
+    "workers": workers,
+    "batches": batches,
+    "scale": scale,
+    "latency": latency,
+    "memory": memory,
+    "relay": relaying,
+}

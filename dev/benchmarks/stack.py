@@ -1,0 +1,147 @@
+"""The servers that are measured against: real Kafka, and PostgreSQL with full durability.
+
+PostgreSQL lives in a directory of its own that is kept between runs, because the large database takes minutes to make.
+"""
+
+import contextlib
+import functools
+import hashlib
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+from dev.benchmarks.errors import BenchmarkError
+from dev.servers import kafka, postgres
+from dev.servers.errors import DevstackError
+from dev.servers.kafka import Broker
+from dev.servers.postgres import PostgresServer
+from storage import migrate
+
+CACHE = Path(__file__).parents[2] / ".cache" / "benchmarks"
+
+# Durability as PostgreSQL ships it, said aloud. Memory for a machine of today: the default is 128 MB. Room for the
+# write-ahead log, so that a checkpoint does not fall into one contestant's run and not the other's.
+POSTGRES_SETTINGS = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "30min",
+}
+
+_SCRATCH = "bench_run_"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The running servers; databases are copies of templates."""
+
+    broker: Broker
+    postgres: PostgresServer
+
+    def has_template(self, name: str) -> bool:
+        """Say whether the template is there, from this run or an earlier one."""
+        return bool(self.postgres.sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"))  # noqa: S608 - our names
+
+    @contextmanager
+    def template_in_the_making(self, name: str) -> Iterator[str]:
+        """Give the URL of a migrated database that becomes the template `name` if the block succeeds."""
+        draft = f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
+        self.postgres.sql(f"CREATE DATABASE {draft} TEMPLATE {migrated_name()}")
+        yield self.postgres.database_url(draft)
+        self.postgres.sql(f"ALTER DATABASE {draft} RENAME TO {name}")
+
+    @contextmanager
+    def database(self, template: str) -> Iterator[str]:
+        """Give the URL of a copy of a template, written to disk; it is dropped afterwards."""
+        name = f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
+        self.postgres.sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        # What the copy left to write must not be paid for by the contestant.
+        self.postgres.sql("CHECKPOINT")
+        try:
+            yield self.postgres.database_url(name)
+        finally:
+            self.postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def drop_template(self, name: str) -> None:
+        """Drop a template that will not be needed again."""
+        self.postgres.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@functools.cache
+def schema_fingerprint() -> str:
+    """Return what changes when the tables do."""
+    return hashlib.sha256(migrate.upgrade_sql().encode()).hexdigest()[:8]
+
+
+def migrated_name() -> str:
+    """Return the name of the database that has the tables and nothing in them."""
+    return f"bench_migrated_{schema_fingerprint()}"
+
+
+@contextmanager
+def open_stack(directory: Path | None) -> Iterator[Stack]:
+    """Start the servers; PostgreSQL in `directory` (kept) or in a scratch directory (removed).
+
+    Raises BenchmarkError where there is no real Kafka.
+    """
+    choice = kafka.choose()
+    if not choice.real:
+        raise BenchmarkError(f"a benchmark needs real Kafka and this machine offers only the {choice.description}")
+    with contextlib.ExitStack() as stack:
+        try:
+            server = postgres.start(directory, settings=POSTGRES_SETTINGS)
+            stack.callback(server.close)
+            broker = kafka.start(choice)
+            stack.callback(broker.close)
+        except DevstackError as error:
+            raise BenchmarkError(str(error)) from error
+        _drop_leftovers(server)
+        found = Stack(broker, server)
+        if not found.has_template(migrated_name()):
+            # Under another name until it is complete: a run that is cut short must not leave half a template.
+            server.sql(f"CREATE DATABASE {_SCRATCH}migrating")
+            migrate.upgrade(server.database_url(f"{_SCRATCH}migrating"))
+            server.sql(f"ALTER DATABASE {_SCRATCH}migrating RENAME TO {migrated_name()}")
+        yield found
+
+
+async def fill_shelf(url: str, shelf: dict[str, int]) -> None:
+    """Write products with their stock and the ledger entry that explains it."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(_FILL_SHELF, list(shelf), list(shelf.values()))
+        await connection.execute("VACUUM ANALYZE")
+    finally:
+        await connection.close()
+
+
+def _drop_leftovers(server: PostgresServer) -> None:
+    """Drop what a run that was killed has left behind, and templates of other versions of the tables."""
+    names = server.sql("SELECT datname FROM pg_database WHERE datname LIKE 'bench\\_%'").split()
+    for name in names:
+        if name.startswith(_SCRATCH) or not name.endswith(schema_fingerprint()):
+            server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_FILL_SHELF = """
+WITH shelf AS (SELECT * FROM unnest($1::text[], $2::bigint[]) AS u (product_id, quantity)),
+stocked AS (
+    INSERT INTO inventory (product_id, on_hand, reserved, low_stock_threshold, stock_status, alert_status,
+        version, last_sequence, updated_at)
+    SELECT product_id, quantity, 0, 10,
+        CASE WHEN quantity > 10 THEN 'ok' WHEN quantity > 0 THEN 'low' ELSE 'out' END,
+        CASE WHEN quantity > 10 THEN 'ok' WHEN quantity > 0 THEN 'low' ELSE 'out' END,
+        1, CASE WHEN quantity > 0 THEN 1 ELSE 0 END, now()
+    FROM shelf
+)
+INSERT INTO inventory_transactions (product_id, sequence, type, quantity, on_hand_before, on_hand_after,
+    reserved_before, reserved_after, reference_type, reference_id, event_id, occurred_at, recorded_at)
+SELECT product_id, 1, 'IN', quantity, 0, quantity, 0, 0, 'IMPORT', product_id, 'shelf-' || product_id, now(), now()
+FROM shelf WHERE quantity > 0
+"""

@@ -1,0 +1,155 @@
+"""The servers of a run, and one shop's place on them: its topics, its database, its consumer group."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dev.chaos.errors import ChaosError
+from dev.chaos.proxy import Proxy
+from dev.servers import kafka, postgres, redis
+from dev.servers.errors import DevstackError
+from dev.servers.kafka import Broker
+from dev.servers.kafka_jvm import JvmBroker
+from dev.servers.postgres import PostgresServer
+from dev.servers.redis import RedisServer
+from storage import migrate
+
+ROOT = Path(__file__).parents[2]
+PARTITIONS = 4
+COMMAND_TIMEOUT_SECONDS = 120
+
+# Every commit is a crash candidate, so PostgreSQL keeps its word to the disk as it does in production.
+POSTGRES_SETTINGS = {"fsync": "on", "synchronous_commit": "on", "max_wal_size": "4GB", "shared_buffers": "256MB"}
+
+# Seconds instead of minutes, so that every timeout is passed several times in a run.
+TIMING: Mapping[str, str] = {
+    "INVENTORY_KAFKA_SESSION_TIMEOUT_MS": "6000",
+    "INVENTORY_KAFKA_HEARTBEAT_INTERVAL_MS": "1000",
+    "INVENTORY_KAFKA_REBALANCE_TIMEOUT_MS": "10000",
+    "INVENTORY_SHUTDOWN_TIMEOUT": "8s",
+    "INVENTORY_ORDER_RESERVATION_TTL": "12s",
+    "INVENTORY_CART_RESERVATION_TTL": "10s",
+    "INVENTORY_PARKED_EVENT_TTL": "45s",
+    "INVENTORY_SWEEP_INTERVAL": "0.5s",
+    "INVENTORY_AUDIT_INTERVAL": "20s",
+    # Poison bursts are published on purpose; the breaker has tests of its own.
+    "INVENTORY_DEAD_LETTER_BREAKER_CONSECUTIVE": "20000",
+    "INVENTORY_DEAD_LETTER_BREAKER_WINDOW": "20000",
+    "INVENTORY_DEAD_LETTER_BREAKER_RATIO": "0.99",
+}
+ORDER_TTL_SECONDS = 12.0
+CART_TTL_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The running servers; `broker` can be killed and started again where it is ours."""
+
+    kafka: Broker
+    postgres: PostgresServer
+    redis: RedisServer
+
+    @property
+    def broker(self) -> JvmBroker | None:
+        """The broker if it may be broken."""
+        return self.kafka if isinstance(self.kafka, JvmBroker) else None
+
+
+@contextmanager
+def open_servers() -> Iterator[Servers]:
+    """Start real Kafka, PostgreSQL and Redis in scratch directories.
+
+    Raises ChaosError where there is no real Kafka.
+    """
+    choice = kafka.choose()
+    if not choice.real:
+        raise ChaosError(f"chaos needs real Kafka and this machine offers only the {choice.description}")
+    with contextlib.ExitStack() as stack:
+        try:
+            database = postgres.start(settings=POSTGRES_SETTINGS)
+            stack.callback(database.close)
+            cache = redis.start()
+            stack.callback(cache.close)
+            broker = kafka.start(choice)
+            stack.callback(broker.close)
+        except DevstackError as error:
+            raise ChaosError(str(error)) from error
+        yield Servers(broker, database, cache)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One shop: `database_url` leads straight to PostgreSQL, the workers' own goes through the proxy."""
+
+    servers: Servers
+    proxy: Proxy
+    name: str
+    directory: Path
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every topic's name."""
+        return f"{self.name}."
+
+    @property
+    def group_id(self) -> str:
+        """The workers' consumer group."""
+        return f"{self.name}-workers"
+
+    @property
+    def database_url(self) -> str:
+        """The database, past the proxy."""
+        return self.servers.postgres.database_url(self.name)
+
+
+@asynccontextmanager
+async def open_stage(
+    servers: Servers, name: str, directory: Path, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Stage]:
+    """Make topics and a migrated database called `name`, and start the proxy; `settings` are added to the workers'."""
+    proxy = Proxy(servers.postgres.port)
+    await proxy.start()
+    try:
+        await asyncio.to_thread(servers.postgres.sql, f"CREATE DATABASE {name}")
+        url = servers.postgres.database_url(name)
+        await asyncio.to_thread(migrate.upgrade, url)
+        environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("INVENTORY_")},
+            "PYTHONPATH": str(ROOT),
+            "INVENTORY_KAFKA_BOOTSTRAP_SERVERS": servers.kafka.bootstrap_servers,
+            "INVENTORY_KAFKA_TOPIC_PREFIX": f"{name}.",
+            "INVENTORY_KAFKA_TOPIC_PARTITIONS": str(PARTITIONS),
+            "INVENTORY_KAFKA_GROUP_ID": f"{name}-workers",
+            "INVENTORY_DATABASE_URL": url.replace(f":{servers.postgres.port}/", f":{proxy.port}/"),
+            "INVENTORY_REDIS_URL": servers.redis.url,
+            "INVENTORY_HTTP_HOST": "127.0.0.1",
+            "INVENTORY_HTTP_PORT": "0",
+            "INVENTORY_LOG_FORMAT": "human",
+            **TIMING,
+            **(settings or {}),
+        }
+        stage = Stage(servers, proxy, name, directory, environment)
+        await asyncio.to_thread(_make_topics, stage)
+        yield stage
+    finally:
+        await proxy.stop()
+
+
+def _make_topics(stage: Stage) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "inventory", "topics", "create"],
+        env=dict(stage.environment),
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=COMMAND_TIMEOUT_SECONDS,
+    )
+    if finished.returncode != 0:
+        raise ChaosError(f"the topics could not be made: {finished.stderr.strip()}")

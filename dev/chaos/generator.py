@@ -1,0 +1,193 @@
+"""Publishes the script to real Kafka with acks=all, and keeps a journal of what the broker acknowledged.
+
+The client is librdkafka, not the worker's: a fault of one client must not hide the same fault in itself.
+"""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaException, Producer
+
+from dev.chaos import poison
+from dev.chaos.errors import ChaosError
+from dev.chaos.script import ENVELOPES, Publication, Script
+
+TICK_SECONDS = 0.01
+FLUSH_SECONDS = 60.0
+SOURCE = "chaos/shop"
+ODD_HEADERS_EVERY = 17
+
+Place = tuple[str, int, int]
+"""Topic without prefix, partition, offset."""
+
+
+class Sent(NamedTuple):
+    """One attempt; `place` and `acked_at` (wall clock, after the broker's word came) are None without a word."""
+
+    number: int
+    topic: str
+    event_id: str
+    expects: tuple[str, ...]
+    wild: bool
+    place: Place | None
+    acked_at: float | None
+
+
+class Record(NamedTuple):
+    """What is handed to the producer."""
+
+    key: bytes
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Traffic:
+    """Runs a script against the clock; `journal` grows as the broker answers."""
+
+    def __init__(self, bootstrap_servers: str, prefix: str, script: Script) -> None:
+        self._prefix = prefix
+        self._script = script
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "acks": "all",
+                "enable.idempotence": True,
+                # A broker that restarts is waited for; what is still unanswered then is not counted as acknowledged.
+                "message.timeout.ms": 60_000,
+                "linger.ms": 5,
+                "retry.backoff.ms": 50,
+                "reconnect.backoff.ms": 50,
+                "reconnect.backoff.max.ms": 500,
+                "socket.keepalive.enable": True,
+                "message.max.bytes": 4_000_000,
+                "queue.buffering.max.messages": 1_000_000,
+                # librdkafka would write to stderr what this run does on purpose.
+                "log_level": 0,
+            },
+        )
+        self._bursts: deque[int] = deque()
+        self._times: dict[str, datetime] = {}
+        self.journal: list[Sent] = []
+        self.ends: dict[tuple[str, int], int] = {}
+        self.attempted = 0
+        self.paused = False
+
+    async def run(self, seconds: float) -> None:
+        """Publish for so long, then finish the stories that have begun, and wait for the broker's last word."""
+        started = time.monotonic()
+        while (now := time.monotonic() - started) < seconds:
+            self._send_all(self._script.until(now))
+            while self._bursts:
+                self._send_all(self._script.burst(self._bursts.popleft()))
+            self._producer.poll(0)
+            await asyncio.sleep(TICK_SECONDS)
+        self._send_all(self._script.rest())
+        await self.flush()
+
+    async def publish(self, publications: Iterable[Publication]) -> None:
+        """Publish at once and wait for the broker's word; for scenarios that are written out."""
+        self._send_all(publications)
+        await self.flush()
+
+    def burst(self, count: int) -> None:
+        """Publish `count` bad records with the next tick."""
+        self._bursts.append(count)
+
+    async def flush(self) -> None:
+        """Wait for the broker's word on everything; what it never answers is left out of the acknowledged."""
+        left = await asyncio.to_thread(self._producer.flush, FLUSH_SECONDS)
+        if left:
+            self._producer.purge()
+            await asyncio.to_thread(self._producer.flush, 5)
+
+    def acknowledged_ends(self) -> dict[tuple[str, int], int]:
+        """Return for each partition the offset behind the last record that the broker acknowledged."""
+        self._producer.poll(0)
+        return dict(self.ends)
+
+    def _send_all(self, publications: Iterable[Publication]) -> None:
+        for publication in publications:
+            self._send(publication)
+
+    def _send(self, publication: Publication) -> None:
+        now = datetime.now(UTC)
+        # A producer that repeats itself keeps the event's own time.
+        at = self._times.pop(publication.event_id, None) if publication.copy_of else None
+        if at is None:
+            at = now - timedelta(seconds=publication.age)
+        if not publication.copy_of:
+            self._times[publication.event_id] = at
+        record = encode(publication, at)
+        self.attempted += 1
+        try:
+            self._producer.produce(
+                self._prefix + publication.topic,
+                record.value,
+                record.key,
+                headers=list(record.headers),
+                timestamp=int(now.timestamp() * 1000),
+                on_delivery=lambda error, message: self._answered(publication, error, message),
+            )
+        except (BufferError, KafkaException) as error:
+            raise ChaosError(f"the producer took no more: {error}") from error
+
+    def _answered(self, publication: Publication, error: object, message: Any) -> None:  # noqa: ANN401 - confluent_kafka's Message
+        place = None
+        if error is None:
+            place = (publication.topic, message.partition(), message.offset())
+            self.ends[place[:2]] = max(self.ends.get(place[:2], 0), place[2] + 1)
+        self.journal.append(
+            Sent(
+                publication.number,
+                publication.topic,
+                publication.event_id,
+                publication.expects,
+                publication.wild,
+                place,
+                None if place is None else time.time(),
+            )
+        )
+
+
+def encode(publication: Publication, at: datetime) -> Record:
+    """Return the record: orders as structured CloudEvents, payments in binary mode, the rest as plain JSON."""
+    key, time_ = publication.key.encode(), at.isoformat()
+    plain = {"event_id": publication.event_id, "source": SOURCE, "occurred_at": time_, **publication.data}
+    spoil = publication.spoil
+    if spoil is not None and publication.wild:
+        return Record(key, poison.mutate(_json(plain), spoil), poison.odd_headers(spoil))
+    if spoil is not None:
+        return Record(key, *poison.BY_NAME[spoil].spoil(plain))
+    odd = poison.odd_headers(publication.event_id) if publication.number % ODD_HEADERS_EVERY == 0 else ()
+    match ENVELOPES.get(publication.topic, "plain"):
+        case "structured":
+            event = {
+                "specversion": "1.0",
+                "id": publication.event_id,
+                "source": SOURCE,
+                "type": f"com.example.{publication.topic}",
+                "time": time_,
+                "data": publication.data,
+            }
+            return Record(key, _json(event), [("content-type", b"application/cloudevents+json"), *odd])
+        case "binary":
+            headers = {
+                "ce_specversion": "1.0",
+                "ce_id": publication.event_id,
+                "ce_source": SOURCE,
+                "ce_type": publication.topic,
+                "ce_time": time_,
+            }
+            named = [(name, value.encode()) for name, value in headers.items()]
+            return Record(key, _json(publication.data), [*named, *odd])
+        case _:
+            return Record(key, _json(plain), odd)
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()

@@ -1,0 +1,42 @@
+"""Everything that a run's evidence has about one order, cart, product or event: enough to debug from."""
+
+import json
+from collections.abc import Iterator
+
+from dev.chaos.evidence import TOPICS_IN, TOPICS_OUT, Evidence, Found
+
+MAX_LINES = 60
+
+
+def tell(evidence: Evidence, subject: str) -> list[str]:
+    """Return the records and rows that name `subject`, in the order of the topics, then of the tables."""
+    acked = {sent.place: sent.acked_at for sent in evidence.journal}
+    lines: list[str] = []
+    for topic in (*TOPICS_IN, *(f"{topic}.dlq" for topic in TOPICS_IN), *TOPICS_OUT):
+        lines += [
+            f"{topic}[{record.partition}]@{record.offset} t={record.timestamp} acked={acked.get(record.place)}"
+            f" {record.value!r}"
+            for record in evidence.records[topic]
+            if _names(record, subject)
+        ]
+    lines += [f"{table} {json.dumps(row)}" for table, row in _rows(evidence, subject)]
+    return lines[:MAX_LINES]
+
+
+def _names(record: Found, subject: str) -> bool:
+    word = f'"{subject}"'.encode()
+    return (
+        record.key == subject.encode()
+        or word in (record.value or b"")
+        or subject.encode() in dict(record.headers).values()
+    )
+
+
+def _rows(evidence: Evidence, subject: str) -> Iterator[tuple[str, dict[str, str]]]:
+    for table, rows in evidence.tables.items():
+        for row in rows:
+            values = {name: str(value) for name, value in row.items()}
+            if table not in {"outbox", "dead_letters"} and (
+                subject in values.values() or f":{subject}:" in values.get("event_id", "")
+            ):
+                yield table, values

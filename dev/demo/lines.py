@@ -1,0 +1,65 @@
+"""Tells the demo in plain lines: once a second on a pipe, and the summary at the end for everybody.
+
+ASCII only, so that every pipe and log takes it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from dev.demo.picture import RESERVATION_KINDS, VERDICTS, Alert, Picture
+
+LABEL_WIDTH: Final = 14
+LINE_WIDTH: Final = 80
+
+
+def progress_line(picture: Picture) -> str:
+    """Return the line of this moment."""
+    reservations = picture.reservations
+    low = [f"{row.product_id} {row.status}" for row in picture.stock if row.status != "ok"]
+    return (
+        f"{picture.now():5.1f} s  {picture.handled:,} events, {picture.rate():,.0f}/s, lag {picture.lag:,}; "
+        f"reserved {reservations['reserved']:,}, deducted {reservations['deducted']:,}, "
+        f"rejected {reservations['rejected']:,}; dead letters {sum(picture.letter_counts.values()):,}; "
+        f"{', '.join(low) or 'no product low'}"
+    )
+
+
+def alert_line(alert: Alert) -> str:
+    """Return the line of an alert."""
+    verb = "has recovered" if alert.severity == "recovered" else f"is {alert.severity}"
+    return f"{alert.at:5.1f} s  alert: {alert.product_id} {verb}, {alert.available:,} available"
+
+
+def summary(picture: Picture) -> Iterator[str]:
+    """Give the lines that say what happened, aligned and wrapped."""
+    published = Counter(picture.published)
+    handled = sum(picture.verdicts.values())
+    yield from _row("published", {"": sum(published.values()), **dict(published.most_common())})
+    yield from _row("handled", {"": handled, **{_words(name): picture.verdicts[name] for name in VERDICTS}})
+    yield from _row("reservations", {_words(kind): picture.reservations[kind] for kind in RESERVATION_KINDS})
+    yield from _row("alerts", {name: picture.alert_counts[name] for name in ("low", "out", "recovered")})
+    yield from _row("dead letters", dict(picture.letter_counts.most_common()))
+    latency = picture.latency()
+    if latency is not None:
+        median, slowest = (f"{seconds * 1000:,.0f} ms" for seconds in latency)
+        yield f"{'latency':<{LABEL_WIDTH}}order published to outcome read: p50 {median}, p99 {slowest}"
+
+
+def _row(label: str, counts: Mapping[str, int]) -> Iterator[str]:
+    """Give a label and its counts, on as many lines as they need."""
+    line = f"{label:<{LABEL_WIDTH}}"
+    first = True
+    for name, count in counts.items():
+        text = f"{count:,}: " if not name else f"{name} {count:,}"
+        separator = "" if first or line.endswith(": ") else ", "
+        if len(line) + len(separator) + len(text) > LINE_WIDTH - 1:
+            yield f"{line},"
+            line, separator = " " * LABEL_WIDTH, ""
+        line += separator + text
+        first = False
+    yield line if counts else f"{line}none"
+
+
+def _words(name: str) -> str:
+    return name.replace("dead_lettered", "dead-lettered").replace("_", " ")

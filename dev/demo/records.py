@@ -1,0 +1,64 @@
+"""From the shop's publications to Kafka records, in the three envelopes that the worker understands.
+
+Each of the shop's services publishes as its team likes: carts, products and stock as plain JSON, orders as structured
+CloudEvents, payments as CloudEvents in binary mode.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from dev.demo.poison import BY_NAME
+from dev.demo.shop import Publication
+
+ORDERS: Final = "shop/orders"
+PAYMENTS: Final = "shop/payments"
+STOREFRONT: Final = "shop/storefront"
+
+_STRUCTURED: Final = ("order.created", "order.cancelled")
+_BINARY: Final = ("payment.succeeded", "payment.refunded")
+
+
+class Record(NamedTuple):
+    """What is handed to the producer."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+def encode(publication: Publication, now: datetime) -> Record:
+    """Return the record of a publication that is published at `now`."""
+    time = (now - timedelta(seconds=publication.age)).isoformat()
+    key = publication.key.encode()
+    if publication.poison is not None:
+        body = {"event_id": publication.event_id, "source": ORDERS, "occurred_at": time, **publication.data}
+        value, headers = BY_NAME[publication.poison].spoil(body)
+        return Record(publication.topic, key, value, headers)
+    if publication.topic in _STRUCTURED:
+        event = {
+            "specversion": "1.0",
+            "id": publication.event_id,
+            "source": ORDERS,
+            "type": f"com.example.{publication.topic}",
+            "time": time,
+            "data": publication.data,
+        }
+        return Record(publication.topic, key, _json(event), [("content-type", b"application/cloudevents+json")])
+    if publication.topic in _BINARY:
+        headers = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", publication.event_id.encode()),
+            ("ce_source", PAYMENTS.encode()),
+            ("ce_type", publication.topic.encode()),
+            ("ce_time", time.encode()),
+        ]
+        return Record(publication.topic, key, _json(publication.data), headers)
+    body = {"event_id": publication.event_id, "source": STOREFRONT, "occurred_at": time, **publication.data}
+    return Record(publication.topic, key, _json(body), [])
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()

@@ -1,0 +1,162 @@
+"""Watches the worker from outside, as its users do: the topics out, the tables, and /metrics."""
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, Final
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer
+from prometheus_client.parser import text_string_to_metric_families
+
+from dev.demo.picture import Alert, Letter, Picture, StockRow
+from dev.servers.process import LOOPBACK
+from schemas.topics import LOW_STOCK, RESERVATIONS, STOCK_RECOVERED, TOPICS_IN, TOPICS_OUT, dlq_topic
+from storage.database import connect
+
+POLL_SECONDS: Final = 0.2
+METRICS_SECONDS: Final = 0.5
+TIMEOUT_SECONDS: Final = 2.0
+# The embedded broker answers a fetch that found nothing only when its wait is over, whatever comes in meanwhile.
+FETCH_WAIT_MS: Final = 10
+
+_DLQ_SUFFIX: Final = dlq_topic("")
+_EVENTS: Final = "inventory_events"
+_RESERVATION_PREFIX: Final = "inventory.reservation."
+_OUTGOING: Final = """
+SELECT (SELECT count(*) FROM outbox WHERE published_at IS NULL)
+        + (SELECT count(*) FROM dead_letters WHERE published_at IS NULL AND publish_error IS NULL),
+    (SELECT count(*) FROM outbox) + (SELECT count(*) FROM dead_letters WHERE publish_error IS NULL)
+"""
+
+
+class TopicWatch:
+    """Reads alerts, outcomes and dead letters with a plain consumer without a group."""
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        picture: Picture,
+        answered: Callable[[str], float | None],
+        on_alert: Callable[[Alert], None],
+    ) -> None:
+        self._consumer = AIOKafkaConsumer(
+            *TOPICS_OUT,
+            *(dlq_topic(topic) for topic in TOPICS_IN),
+            bootstrap_servers=bootstrap_servers,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
+        self._picture = picture
+        self._answered = answered
+        self._on_alert = on_alert
+
+    async def run(self) -> None:
+        """Read for as long as the task lives."""
+        await self._consumer.start()
+        try:
+            async for record in self._consumer:
+                self._read(record)
+        finally:
+            await self._consumer.stop()
+
+    def _read(self, record: Any) -> None:  # noqa: ANN401 - aiokafka is published without types
+        self._picture.read += 1
+        if record.topic.endswith(_DLQ_SUFFIX):
+            self._read_letter(record)
+            return
+        event = json.loads(record.value)
+        if record.topic == RESERVATIONS:
+            self._picture.reservations[event["type"].removeprefix(_RESERVATION_PREFIX)] += 1
+            seconds = self._answered(event["caused_by"])
+            if seconds is not None:
+                self._picture.latencies.append(seconds)
+        elif record.topic in (LOW_STOCK, STOCK_RECOVERED):
+            severity = event["severity"] if record.topic == LOW_STOCK else "recovered"
+            alert = Alert(self._picture.now(), severity, event["product_id"], event["available"])
+            self._picture.alerts.append(alert)
+            self._picture.alert_counts[severity] += 1
+            self._on_alert(alert)
+
+    def _read_letter(self, record: Any) -> None:  # noqa: ANN401 - as above
+        headers = {name: value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
+        reason = headers.get("x-dlq-reason", "")
+        message = headers.get("__dlq.errors.message", "")
+        topic = record.topic.removesuffix(_DLQ_SUFFIX)
+        self._picture.letters.append(Letter(self._picture.now(), topic, reason, message))
+        self._picture.letter_counts[reason] += 1
+
+
+class TableWatch:
+    """Reads stock, progress and what waits to be published."""
+
+    def __init__(self, connection: asyncpg.Connection, picture: Picture) -> None:
+        self._connection = connection
+        self._picture = picture
+
+    @classmethod
+    async def connect(cls, url: str, picture: Picture) -> "TableWatch":
+        """Open a connection of its own."""
+        return cls(await connect(url, "inventory-demo"), picture)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._connection.close(timeout=TIMEOUT_SECONDS)
+
+    async def run(self) -> None:
+        """Look every fifth of a second for as long as the task lives."""
+        while True:
+            await self.look()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def look(self) -> None:
+        """Look once."""
+        picture = self._picture
+        stock = await self._connection.fetch(
+            "SELECT product_id, on_hand, reserved, low_stock_threshold, stock_status FROM inventory ORDER BY product_id"
+        )
+        picture.note_stock([StockRow(*row) for row in stock])
+        progress = await self._connection.fetch("SELECT topic, partition, next_offset FROM stream_progress")
+        picture.note_progress({(row["topic"], row["partition"]): row["next_offset"] for row in progress})
+        # After the progress: what a batch told is there when its progress is.
+        picture.outbox, picture.told = await self._connection.fetchrow(_OUTGOING)
+        picture.looks += 1
+
+
+class MetricsWatch:
+    """Reads the worker's own count of events by verdict."""
+
+    def __init__(self, port: int, picture: Picture) -> None:
+        self._address = f"http://{LOOPBACK}:{port}"
+        self._picture = picture
+
+    async def run(self) -> None:
+        """Look twice a second for as long as the task lives; a worker too busy to answer is asked again."""
+        while True:
+            await self.look()
+            await asyncio.sleep(METRICS_SECONDS)
+
+    async def look(self) -> None:
+        """Look once."""
+        text = await asyncio.to_thread(self._get, "/metrics")
+        if text is None:
+            return
+        verdicts = self._picture.verdicts
+        verdicts.clear()
+        for family in text_string_to_metric_families(text):
+            if family.name == _EVENTS:
+                for sample in family.samples:
+                    verdicts[sample.labels["outcome"]] += int(sample.value)
+
+    async def ready(self) -> bool:
+        """Tell whether the worker has partitions and a database."""
+        return await asyncio.to_thread(self._get, "/readyz") is not None
+
+    def _get(self, path: str) -> str | None:
+        try:
+            with urllib.request.urlopen(self._address + path, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - our own worker
+                return str(answer.read().decode())
+        except (urllib.error.URLError, OSError):
+            return None

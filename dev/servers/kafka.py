@@ -1,0 +1,143 @@
+"""Four ways to a Kafka broker, and the choice between them.
+
+Real brokers, in the order of preference: the one that INVENTORY_TEST_KAFKA names, Docker, a local JVM. What is left
+is the embedded mock cluster, with the limits that `dev.servers.kafka_mock` names.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from dev.servers import kafka_docker, kafka_jvm, kafka_mock
+from dev.servers.errors import DevstackError
+
+Kind = Literal["external", "docker", "jvm", "mock"]
+
+EXTERNAL_VARIABLE = "INVENTORY_TEST_KAFKA"
+
+
+class Broker(Protocol):
+    """What the program and the tests need to know of a running broker."""
+
+    @property
+    def kind(self) -> Kind:
+        """How the broker runs."""
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The address for clients."""
+
+    @property
+    def description(self) -> str:
+        """The broker in words, for a report."""
+
+    def stop(self) -> None:
+        """Stop the broker."""
+
+    def close(self) -> None:
+        """Stop the broker for good and free what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The best broker that this machine offers, before it is started."""
+
+    kind: Kind
+    description: str
+
+    @property
+    def real(self) -> bool:
+        """Whether it is Apache Kafka: groups of many members, data on disk, an admin API."""
+        return self.kind != "mock"
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalBroker:
+    """A broker that somebody else runs; stopping it is not our business."""
+
+    bootstrap_servers: str
+    kind: Literal["external"] = "external"
+
+    @property
+    def description(self) -> str:
+        """The broker in words, for a report."""
+        return f"Kafka at {self.bootstrap_servers}, from {EXTERNAL_VARIABLE}"
+
+    def stop(self) -> None:
+        """Leave the broker as it is."""
+
+    def close(self) -> None:
+        """Leave the broker as it is."""
+
+
+def choose() -> Choice:
+    """Say which broker `start` would start here, without starting it."""
+    address = os.environ.get(EXTERNAL_VARIABLE)
+    if address:
+        return Choice("external", ExternalBroker(address).description)
+    if kafka_docker.available():
+        return Choice("docker", kafka_docker.DESCRIPTION)
+    if kafka_jvm.available():
+        return Choice("jvm", kafka_jvm.DESCRIPTION)
+    return Choice("mock", kafka_mock.DESCRIPTION)
+
+
+def start(choice: Choice | None = None) -> Broker:
+    """Start the broker of a choice, by default the best one there is.
+
+    Raises:
+        DevstackError: the broker could not be reached or started.
+    """
+    match (choice or choose()).kind:
+        case "external":
+            return external()
+        case "docker":
+            return docker()
+        case "jvm":
+            return jvm()
+        case "mock":
+            return mock()
+
+
+def external() -> ExternalBroker:
+    """Return the broker that INVENTORY_TEST_KAFKA names.
+
+    Raises:
+        DevstackError: it names none, or nothing answers there.
+    """
+    address = os.environ.get(EXTERNAL_VARIABLE, "")
+    host, _, port = address.partition(",")[0].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise DevstackError(f"no Kafka answers at {EXTERNAL_VARIABLE}={address!r}: {error}") from error
+    return ExternalBroker(address)
+
+
+def docker() -> kafka_docker.DockerBroker:
+    """Start Apache Kafka in a container.
+
+    Raises:
+        DevstackError: no Docker engine answers, or the container did not become ready.
+    """
+    return kafka_docker.start()
+
+
+def jvm(directory: Path | None = None) -> kafka_jvm.JvmBroker:
+    """Start Apache Kafka on the local JVM, with its data in `directory` (kept) or a scratch directory (removed).
+
+    Raises:
+        DevstackError: Java, Maven or the jars are missing, or the broker did not become ready.
+    """
+    return kafka_jvm.start(directory)
+
+
+def mock() -> kafka_mock.MockBroker:
+    """Start the embedded mock cluster.
+
+    Raises:
+        DevstackError: it did not start.
+    """
+    return kafka_mock.start()

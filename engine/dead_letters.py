@@ -1,0 +1,73 @@
+"""Builds the dead letter of a record: its id, what groups it with others of its kind, and its trace."""
+
+import hashlib
+import traceback
+from datetime import datetime
+from uuid import UUID
+
+from engine.outbox_rows import name_uuid
+from storage.dead_letters import DeadLetter, StoredRecord
+
+MAX_STACKTRACE_BYTES = 8 * 1024
+MAX_MESSAGE_LENGTH = 2000
+REDRIVE_COUNT_HEADER = "x-dlq-redrive-count"
+
+
+def dead_letter(  # noqa: PLR0913 - a dead letter is these facts
+    record: StoredRecord,
+    reason: str,
+    message: str,
+    now: datetime,
+    *,
+    event_id: str | None = None,
+    event_type: str | None = None,
+    source: str | None = None,
+    error: BaseException | None = None,
+    delivery_count: int = 1,
+) -> DeadLetter:
+    """Return the dead letter for `record`.
+
+    Its id follows from where the record stood and what it said, so a record that is delivered again
+    makes the same dead letter, and a topic made anew under the old name does not.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(record.key or b"")
+    digest.update(record.value or b"")
+    place = f"{record.topic}\x1f{record.partition}\x1f{record.offset}\x1f{record.timestamp}\x1f{digest.hexdigest()}"
+    exception_class = None if error is None else f"{type(error).__module__}.{type(error).__qualname__}"
+    return DeadLetter(
+        UUID(name_uuid(f"dead-letter\x1f{place}\x1f{reason}")),
+        record,
+        reason,
+        message[:MAX_MESSAGE_LENGTH],
+        exception_class,
+        None if error is None else _stacktrace(error),
+        _fingerprint(record.topic, reason, message),
+        event_id,
+        event_type,
+        source,
+        delivery_count,
+        _redrive_count(record),
+        now,
+    )
+
+
+def _stacktrace(error: BaseException) -> str:
+    """Return the error's own trace without local values, at most 8 KiB, the end kept."""
+    trace = "".join(traceback.format_exception(error, chain=False))
+    return trace.encode("utf-8", "replace")[-MAX_STACKTRACE_BYTES:].decode("utf-8", "ignore").replace("\x00", "")
+
+
+def _fingerprint(topic: str, reason: str, message: str) -> str:
+    """Return what groups dead letters of one kind: topic, reason, and the message without its values."""
+    shape = message.partition(", got ")[0]
+    shape = "".join("0" if character.isdigit() else character for character in shape)
+    return hashlib.blake2b(f"{topic}\x1f{reason}\x1f{shape}".encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def _redrive_count(record: StoredRecord) -> int:
+    """Return how often the record was replayed, as the header of its last dead letter says, plus this time."""
+    for name, value in record.headers:
+        if name.lower() == REDRIVE_COUNT_HEADER and value is not None and value.isdigit() and len(value) <= 6:  # noqa: PLR2004
+            return int(value) + 1
+    return 0

@@ -1,1 +1,0 @@
-"""Checks of the published contracts with other people's tools."""

@@ -1,0 +1,289 @@
+"""The worker's Kafka client on aiokafka's own fetcher, with answers put in by hand: when it asks, and what it takes."""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TypeAlias
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import Fetcher, FetchError, FetchResult
+from aiokafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
+from aiokafka.structs import ConsumerRecord
+
+from workers.consuming import client as client_module
+from workers.consuming.client import PORTION, Intake, in_time
+
+ORDERS = TopicPartition("order.created", 0)
+PAYMENTS = TopicPartition("payment.succeeded", 0)
+Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
+
+
+@dataclass
+class State:
+    """How far a partition was handed over, and how far the broker has said that it goes."""
+
+    position: int = 0
+    lso: int = 0
+    highwater: int = 0
+    paused: bool = False
+    has_valid_position: bool = True
+
+    def consumed_to(self, position: int) -> None:
+        """Hear what was handed over."""
+        self.position = position
+
+
+class Batch:
+    """What aiokafka makes of an answer: records that are read as they are taken, and may turn out unreadable."""
+
+    def __init__(self, records: Iterable[Record], *, then_fails: bool = False) -> None:
+        self._records = self._read(list(records), then_fails)
+        self.next_fetch_offset = 0
+
+    def _read(self, records: list[Record], then_fails: bool) -> Iterator[Record]:  # noqa: FBT001 - as given
+        for record in records:
+            self.next_fetch_offset = record.offset + 1
+            yield record
+        if then_fails:
+            raise UnsupportedCodecError("zstd")
+
+    def __iter__(self) -> Iterator[Record]:
+        return self._records
+
+    def __next__(self) -> Record:
+        return next(self._records)
+
+
+@dataclass
+class Broker:
+    """The assigned partitions, and what has come in of them."""
+
+    states: dict[TopicPartition, State] = field(default_factory=lambda: {ORDERS: State(), PAYMENTS: State()})
+    fetched: OrderedDict[TopicPartition, FetchResult | FetchError] = field(default_factory=OrderedDict)
+    heard: list[str] = field(default_factory=list)
+    waiting: set["asyncio.Future[None]"] = field(default_factory=set)
+
+    def answer(self, place: TopicPartition, *records: Record, end: int | None = None, then_fails: bool = False) -> None:
+        """Let records come in; `end` is where the partition ends, by default behind them."""
+        state = self.states[place]
+        state.lso = records[-1].offset + 1 if end is None else end
+        batch = Batch(records, then_fails=then_fails)
+        batch.next_fetch_offset = state.position
+        assignment = SimpleNamespace(active=True, state_value=self.states.get)
+        self.fetched[place] = FetchResult(place, assignment=assignment, partition_records=batch, backoff=0)
+
+    def refuse(self, place: TopicPartition) -> None:
+        """Let an error come in."""
+        self.fetched[place] = FetchError(error=TopicAuthorizationFailedError(place.topic), backoff=0)
+
+    async def batch_done(self) -> None:
+        """Note that the end of a batch was waited for, and with what held back."""
+        self.heard.append(f"batch done, {self.paused} paused")
+
+    @property
+    def paused(self) -> int:
+        """How many partitions are not asked for."""
+        return sum(state.paused for state in self.states.values())
+
+
+@pytest.fixture
+def broker() -> Broker:
+    """Two partitions without records."""
+    return Broker()
+
+
+@pytest.fixture
+async def intake(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Intake]:
+    """A client that was never started, on a fetcher that asks nobody."""
+    subscription = SimpleNamespace(
+        reassignment_in_progress=False,
+        is_assigned=lambda place: place in broker.states,
+        assigned_partitions=lambda: frozenset(broker.states),
+        fetch_context=contextlib.nullcontext,
+        pause=lambda place: setattr(broker.states[place], "paused", True),
+        resume=lambda place: setattr(broker.states[place], "paused", False),
+        subscription=SimpleNamespace(assignment=SimpleNamespace(state_value=lambda place: broker.states[place])),
+    )
+    fetcher = Fetcher.__new__(Fetcher)
+    fetcher.__dict__.update(
+        _subscriptions=subscription,
+        _wait_consume_future=None,
+        _records=broker.fetched,
+        _fetch_waiters=broker.waiting,
+        _loop=asyncio.get_running_loop(),
+        _closed=False,
+    )
+    intake = Intake(broker.batch_done)
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "_fetcher", fetcher)
+        patch.setattr(intake, "_subscription", subscription)
+        patch.setattr(intake, "_coordinator", SimpleNamespace(check_errors=lambda: None))
+        yield intake
+    await intake.stop()
+
+
+async def test_a_steady_stream_gathers_while_a_batch_is_applied(broker: Broker, intake: Intake) -> None:
+    """Nothing is asked for between a batch that emptied the topics and the end of its work."""
+    broker.answer(ORDERS, *_records(ORDERS, 0, 1))
+    assert {ORDERS: [0, 1]} == _offsets(await _take(intake))
+    assert (2, None) == (broker.paused, intake.asking_since)
+    asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *_records(ORDERS, 2))
+    assert {ORDERS: [2]} == _offsets(await _take(intake))
+    assert ["batch done, 2 paused"] == broker.heard
+
+
+async def test_a_backlog_is_asked_for_ahead(broker: Broker, intake: Intake) -> None:
+    """Where one partition has more, the next batch is fetched while this one is applied."""
+    broker.answer(ORDERS, *_records(ORDERS, 0), end=9)
+    broker.answer(PAYMENTS, *_records(PAYMENTS, 0))
+    await _take(intake)
+    assert (0, []) == (broker.paused, broker.heard)
+    assert intake.asking_since is not None
+
+
+async def test_records_that_are_none_are_no_backlog(broker: Broker, intake: Intake) -> None:
+    """What a producer's transaction has left open cannot be read, and the mark at its end is no record."""
+    broker.answer(ORDERS, *_records(ORDERS, 0))
+    broker.states[ORDERS].highwater = 9
+    await _take(intake)
+    assert 2 == broker.paused
+
+
+async def test_it_comes_back_with_records_only(broker: Broker, intake: Intake) -> None:
+    """FastStream sleeps when there were none, and what comes meanwhile waits."""
+    taking = asyncio.create_task(intake.getmany(timeout_ms=1, max_records=10))
+    await asyncio.sleep(0.05)
+    assert not taking.done()
+    broker.answer(ORDERS, *_records(ORDERS, 0))
+    assert [ORDERS] == list(await taking)
+
+
+async def test_partitions_that_went_to_others_are_left_alone(broker: Broker, intake: Intake) -> None:
+    """Kafka's client raises for a partition that is not ours, and that would end the consumer."""
+    broker.answer(ORDERS, *_records(ORDERS, 0))
+    await _take(intake)
+    del broker.states[PAYMENTS]
+    asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *_records(ORDERS, 1))
+    assert {ORDERS: [1]} == _offsets(await _take(intake))
+
+
+async def test_once_shut_it_stays_shut(broker: Broker, intake: Intake) -> None:
+    """The flood breaker's word outlasts the batch at hand."""
+    broker.answer(ORDERS, *_records(ORDERS, 0))
+    await _take(intake)
+    intake.shut()
+    broker.answer(ORDERS, *_records(ORDERS, 1))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(intake.getmany(timeout_ms=1, max_records=10), 0.05)
+    assert 2 == broker.paused
+
+
+async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, intake: Intake) -> None:
+    """After an outage payments are not read long before their orders, however the partitions came in."""
+    broker.answer(PAYMENTS, *_records(PAYMENTS, *range(300), at=range(300)), end=1000)
+    broker.answer(ORDERS, *_records(ORDERS, *range(300), at=range(300)), end=1000)
+    taken = {ORDERS: 0, PAYMENTS: 0}
+    for _ in range(4):
+        found = _offsets(await _take(intake, 100))
+        assert 100 == sum(map(len, found.values()))
+        for place, offsets in found.items():
+            assert offsets == list(range(taken[place], taken[place] + len(offsets)))
+            taken[place] += len(offsets)
+        assert abs(taken[ORDERS] - taken[PAYMENTS]) <= 2 * PORTION
+
+
+async def test_a_producer_whose_clock_is_ahead_does_not_wait_for_all_others(broker: Broker, intake: Intake) -> None:
+    """Its records are taken for those of now."""
+    tomorrow, now = int(time.time() * 1000) + 86_400_000, int(time.time() * 1000)
+    broker.answer(ORDERS, *_records(ORDERS, *range(100), at=range(tomorrow, tomorrow + 100)), end=1000)
+    broker.answer(PAYMENTS, *_records(PAYMENTS, *range(300), at=range(now, now + 300)), end=1000)
+    found = _offsets(await _take(intake, 4 * PORTION))
+    assert len(found[ORDERS]) > PORTION
+
+
+@pytest.mark.parametrize("first", [ORDERS, PAYMENTS])
+async def test_what_cannot_be_read_takes_nothing_with_it(
+    broker: Broker, intake: Intake, first: TopicPartition, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch compressed as nothing here can read it keeps back its own partition; all others' records come."""
+    broker.answer(first, *_records(first, 0), end=9)
+    for place in (first, ORDERS, PAYMENTS):
+        broker.fetched.pop(place, None)
+        broker.answer(place, *_records(place, *range(5)), end=9, then_fails=place is PAYMENTS)
+    found = _offsets(await _take(intake))
+    assert list(range(5)) == found[ORDERS]
+    assert broker.states[PAYMENTS].position == len(found.get(PAYMENTS, ()))
+    assert "zstd" in caplog.text
+
+
+async def test_what_cannot_be_read_takes_nothing_with_it_as_it_comes_in(broker: Broker, intake: Intake) -> None:
+    """The one record that is waited for is the only one that is taken blindly."""
+    taking = asyncio.create_task(intake.getmany(timeout_ms=60_000, max_records=100))
+    await asyncio.sleep(0.02)
+    broker.answer(ORDERS, *_records(ORDERS, *range(5)))
+    broker.answer(PAYMENTS, *_records(PAYMENTS, 0), then_fails=True)
+    (waiter,) = broker.waiting
+    waiter.set_result(None)
+    assert list(range(5)) == _offsets(await taking)[ORDERS]
+
+
+async def test_a_topic_that_may_not_be_read_stops_no_other(broker: Broker, intake: Intake) -> None:
+    """Its error comes again with each answer, and it is always the one that is furthest behind."""
+    for start in range(0, 30, 10):
+        broker.refuse(PAYMENTS)
+        broker.answer(ORDERS, *_records(ORDERS, *range(start, start + 10)), end=1000)
+        assert {ORDERS: list(range(start, start + 10))} == _offsets(await _take(intake, 10))
+
+
+async def test_where_there_are_errors_only_it_waits(
+    broker: Broker, intake: Intake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It neither turns in circles nor fills the log, and goes on when it can."""
+    monkeypatch.setattr(client_module, "RETRY_SECONDS", 0.02)
+    errors = 0
+
+    def refuse() -> None:
+        nonlocal errors
+        errors += 1
+        raise TopicAuthorizationFailedError("order.created")
+
+    monkeypatch.setattr(intake, "_coordinator", SimpleNamespace(check_errors=refuse))
+    taking = asyncio.create_task(intake.getmany(timeout_ms=1, max_records=10))
+    await asyncio.sleep(0.1)
+    assert 2 <= errors <= 10
+    assert 1 == len(caplog.records)
+    monkeypatch.setattr(intake, "_coordinator", SimpleNamespace(check_errors=lambda: None))
+    broker.answer(ORDERS, *_records(ORDERS, 0))
+    assert {ORDERS: [0]} == _offsets(await taking)
+
+
+def test_partitions_are_merged_by_time_and_each_keeps_its_order() -> None:
+    """An order and its payment that lie in one batch are read in the order of the shop."""
+    orders = _records(ORDERS, 0, 1, 2, at=(10, 30, 20))
+    payments = _records(PAYMENTS, 0, 1, at=(15, 40))
+    merged = in_time([*payments, *orders])
+    assert [(10, 0), (15, 0), (30, 1), (20, 2), (40, 1)] == [(one.timestamp, one.offset) for one in merged]
+    assert orders == in_time(orders)
+    assert [] == in_time([])
+
+
+async def _take(intake: Intake, max_records: int = 100) -> dict[TopicPartition, list[Record]]:
+    async with asyncio.timeout(10):
+        return await intake.getmany(timeout_ms=5, max_records=max_records)
+
+
+def _offsets(found: dict[TopicPartition, list[Record]]) -> dict[TopicPartition, list[int]]:
+    return {place: [record.offset for record in records] for place, records in found.items()}
+
+
+def _records(place: TopicPartition, *offsets: int, at: Iterable[int] = ()) -> list[Record]:
+    times = list(at) or [0] * len(offsets)
+    return [
+        ConsumerRecord(place.topic, place.partition, offset, time_, 0, None, b"{}", None, 0, 2, ())
+        for offset, time_ in zip(offsets, times, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""From Kafka to `execute`: the client, decoding, the batch loop, offsets and watermarks."""

@@ -1,0 +1,91 @@
+"""A batch's raw records: each decoded by itself into an event with its command, or into a dead letter."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple, Protocol
+
+from domain.commands import Command
+from engine.dead_letters import dead_letter
+from schemas.envelope import Event, decode
+from schemas.errors import ContractViolation
+from storage.dead_letters import DeadLetter, StoredRecord
+from workers.handlers import command_for
+
+logger = logging.getLogger(__name__)
+
+
+class KafkaRecord(Protocol):
+    """What the consumer hands over; aiokafka's ConsumerRecord is one."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Incoming(NamedTuple):
+    """A record that carries a valid event, and the command that the event means."""
+
+    record: StoredRecord
+    event: Event
+    command: Command
+
+
+class Poison(NamedTuple):
+    """A record that will be given up."""
+
+    letter: DeadLetter
+
+
+def read_records(records: Iterable[KafkaRecord], prefix: str, now: datetime) -> list[Incoming | Poison]:
+    """Decode and validate each record by itself; a bad one becomes a dead letter and harms no other."""
+    return [_read(record, prefix, now) for record in records]
+
+
+def _read(record: KafkaRecord, prefix: str, now: datetime) -> Incoming | Poison:
+    timestamp = None if record.timestamp < 0 else _time(record.timestamp)
+    stored = StoredRecord(
+        record.topic.removeprefix(prefix),
+        record.partition,
+        record.offset,
+        record.key,
+        record.value,
+        record.headers,
+        timestamp,
+    )
+    try:
+        event = decode(stored.topic, stored.value, stored.headers, record.timestamp)
+        return Incoming(stored, event, command_for(event))
+    except ContractViolation as violation:
+        return Poison(
+            dead_letter(
+                stored,
+                violation.reason,
+                violation.message,
+                now,
+                event_id=violation.event_id,
+                event_type=violation.event_type,
+                source=violation.source,
+                error=violation,
+            )
+        )
+    except Exception as bug:
+        # One record that trips over a bug must not stop the shop; many of them trip the flood breaker.
+        logger.exception(
+            "A record could not be read, and that is a bug in the worker; it becomes a dead letter",
+            extra={"topic": stored.topic, "partition": stored.partition, "offset": stored.offset},
+        )
+        message = f"the worker failed to read this record: {type(bug).__name__}"
+        return Poison(dead_letter(stored, "decode_error", message, now, error=bug))
+
+
+def _time(timestamp_ms: int) -> datetime | None:
+    """Return the record's time, or None for one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None

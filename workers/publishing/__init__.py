@@ -1,0 +1,1 @@
+"""From the outbox and the dead letters to Kafka."""
