@@ -121,7 +121,7 @@ def convert_cart(moves: Movements, cart: Cart | None, command: CreateOrder) -> C
 
 
 def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
-    """Drop the hold of a cart that was due before the horizon; anything else is left alone.
+    """Drop the hold of a cart that was due before `due_before`; anything else is left alone.
 
     The cause is the deadline of this version of the cart: two snapshots can have the same deadline.
     """
@@ -129,7 +129,7 @@ def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
     if cart is None or cart.status is not CartStatus.ACTIVE:
         return Decision(Disposition.DUPLICATE)
     due = cart.expires_at
-    if due is None or due >= command.horizon:
+    if due is None or due >= command.due_before:
         return Decision(Disposition.DUPLICATE)
     cause = Cause("inventory-worker", f"expired:cart:{cart.cart_id}:{due.isoformat()}:{cart.version}", due)
     moves = Movements(state.products, cause, ReferenceType.CART, cart.cart_id)

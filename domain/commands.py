@@ -86,18 +86,18 @@ class AdjustStock:
 
 @dataclass(frozen=True, slots=True)
 class ExpireOrder:
-    """Drop an order's hold if it was due before `horizon`."""
+    """Drop an order's hold if it was due before `due_before`."""
 
     order_id: str
-    horizon: datetime
+    due_before: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class ExpireCart:
-    """Drop a cart's hold if it was due before `horizon`."""
+    """Drop a cart's hold if it was due before `due_before`."""
 
     cart_id: str
-    horizon: datetime
+    due_before: datetime
 
 
 @dataclass(frozen=True, slots=True)

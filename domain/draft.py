@@ -85,12 +85,12 @@ class OrderDraft:
             if (held := reserved - released - deducted)
         }
 
-    def outside(self) -> dict[str, int]:
+    def returnable(self) -> dict[str, int]:
         """Return the pieces that left the shelf and can still come back."""
         return {
-            product_id: outside
-            for product_id, (_, _, _, _, deducted, restocked, withheld) in self._lines.items()
-            if (outside := deducted - restocked - withheld)
+            product_id: returnable
+            for product_id, (_, _, _, _, deducted, restocked, not_restocked) in self._lines.items()
+            if (returnable := deducted - restocked - not_restocked)
         }
 
     def has(self, lines: Mapping[str, int], bound: str) -> bool:
@@ -126,7 +126,7 @@ class OrderDraft:
         moves.restock(lines)
         self.count(lines, "restocked")
 
-    def count_as_undone(self) -> None:
+    def count_as_reversed(self) -> None:
         """Count what an order paid and cancelled would have taken and given back; nothing moves.
 
         Its refunds are then judged like those of an order that was deducted first.
@@ -135,12 +135,12 @@ class OrderDraft:
         for counter in ("cancelled", "reserved", "deducted", "restocked"):
             self.count(wanted, counter)
 
-    def withhold_again(self, moves: Movements, lines: Mapping[str, int]) -> None:
+    def reverse_restock(self, moves: Movements, lines: Mapping[str, int]) -> None:
         """Take pieces off the shelf that the whole order's cancellation had put back."""
         moves.write_off(lines)
         self.count(lines, "cancelled", -1)
         self.count(lines, "restocked", -1)
-        self.count(lines, "withheld")
+        self.count(lines, "not_restocked")
 
     def count(self, lines: Mapping[str, int], counter: str, sign: int = 1) -> None:
         """Add `lines` to one counter, or with -1 subtract them from it."""

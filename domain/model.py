@@ -133,7 +133,7 @@ class Product(NamedTuple):
     on_hand: int
     reserved: int
     threshold: int
-    alert: StockStatus
+    last_alert_status: StockStatus
     version: int
     sequence: int
 
@@ -151,9 +151,9 @@ class Product(NamedTuple):
 class Line(NamedTuple):
     """One product of an order, as counters that only the rules move.
 
-    `released + deducted <= reserved`, `restocked + withheld <= deducted`, `cancelled <= requested`.
+    `released + deducted <= reserved`, `restocked + not_restocked <= deducted`, `cancelled <= requested`.
     `cancelled` are pieces cancelled before they were deducted, or put back because the whole order was
-    cancelled afterwards. `withheld` are pieces that were refunded and do not come back to the shelf.
+    cancelled afterwards. `not_restocked` are pieces that were refunded and do not come back to the shelf.
     """
 
     requested: int
@@ -162,7 +162,7 @@ class Line(NamedTuple):
     released: int = 0
     deducted: int = 0
     restocked: int = 0
-    withheld: int = 0
+    not_restocked: int = 0
 
     @property
     def wanted(self) -> int:
@@ -175,12 +175,12 @@ class Line(NamedTuple):
         return self.reserved - self.released - self.deducted
 
     @property
-    def outside(self) -> int:
+    def returnable(self) -> int:
         """What left the shelf and can still come back."""
-        return self.deducted - self.restocked - self.withheld
+        return self.deducted - self.restocked - self.not_restocked
 
     @property
-    def undone(self) -> int:
+    def reversed(self) -> int:
         """What the whole order's cancellation put back; a refund without restock still finds it there."""
         return self.deducted - self.wanted
 
@@ -357,12 +357,12 @@ def check_product(product: Product) -> None:
 def check_order(order: Order) -> None:
     """Raise AssertionError unless every line's counters are possible."""
     for product_id, line in order.lines.items():
-        requested, cancelled, reserved, released, deducted, restocked, withheld = line
+        requested, cancelled, reserved, released, deducted, restocked, not_restocked = line
         if not (
             min(line) >= 0
             and cancelled <= requested
             and released + deducted <= reserved
-            and restocked + withheld <= deducted
+            and restocked + not_restocked <= deducted
         ):
             message = f"order {order.order_id}, line {product_id} is impossible: {line}"
             raise AssertionError(message)

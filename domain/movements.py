@@ -143,7 +143,7 @@ class Movements:
             status = judge(on_hand - reserved, threshold)
             if status is alert or (status is not StockStatus.OK and _SEVERITY[status] < _SEVERITY[alert]):
                 continue
-            told = product._replace(alert=status)
+            told = product._replace(last_alert_status=status)
             self.touched[product_id] = told
             alerts.append(StockAlert(status, told, self.cause))
         return alerts

@@ -36,7 +36,7 @@ from domain.model import (
 from domain.movements import Movements
 
 _DUPLICATE = Decision(Disposition.DUPLICATE)
-_UNDONE = (OrderStatus.RELEASED, OrderStatus.RESTOCKED)
+_CANCELLED_WHOLE = (OrderStatus.RELEASED, OrderStatus.RESTOCKED)
 # Looked up once: through its enum a member costs 0.1 us each time, and every event asks for several of these.
 _PENDING, _RESERVED, _DEDUCTED = OrderStatus.PENDING, OrderStatus.RESERVED, OrderStatus.DEDUCTED
 _ORDER, _APPLIED = ReferenceType.ORDER, Disposition.APPLIED
@@ -61,7 +61,7 @@ def create_order(state: State, command: CreateOrder, policy: Policy) -> Decision
     if cancelled or not wanted:
         draft.status = OrderStatus.RELEASED
         if draft.paid:
-            draft.count_as_undone()
+            draft.count_as_reversed()
         converted = convert_cart(moves, cart, command)
         outcome = _outcome(OutcomeKind.RELEASED, draft, cause, {})
         return _conclude(moves, draft, outcome, cart=converted, settled=settled)
@@ -194,7 +194,7 @@ def _shortfall(moves: Movements, draft: OrderDraft, reason: Reason, shortages: t
     )
     outcome = _outcome(OutcomeKind.SHORTFALL, draft, moves.cause, {}, reason, told)
     if reason is Reason.ORDER_CANCELLED and not draft.refused:
-        draft.count_as_undone()
+        draft.count_as_reversed()
     return _conclude(moves, draft, outcome, refusal=reason, short=_short_of_stock(shortages))
 
 
@@ -206,14 +206,14 @@ def cancel_order(state: State, command: CancelOrder, _policy: Policy) -> Decisio
     order = state.orders.get(command.order_id) or Order(command.order_id)
     if command.lines is not None:
         return _cancel_lines(state, order, command, command.lines)
-    if order.status in _UNDONE or _waits_for_whole_cancellation(order):
+    if order.status in _CANCELLED_WHOLE or _waits_for_whole_cancellation(order):
         return _DUPLICATE
     if order.status is _PENDING:
         return _park(order, Fact(FactKind.CANCELLED, command.cause))
     moves = Movements(state.products, command.cause, _ORDER, order.order_id, command.reason)
     draft = OrderDraft(order)
     if order.status is _DEDUCTED:
-        back = draft.outside()
+        back = draft.returnable()
         draft.restock(moves, back)
         draft.count(back, "cancelled")
         draft.status = OrderStatus.RESTOCKED
@@ -228,7 +228,7 @@ def _cancel_lines(state: State, order: Order, command: CancelOrder, lines: Mappi
     cause = command.cause
     identity = _cancellation_identity(cause)
     waits = any(_cancellation_identity(fact.cause) == identity for fact in order.waiting)
-    if waits or identity in order.seen or order.status in _UNDONE:
+    if waits or identity in order.seen or order.status in _CANCELLED_WHOLE:
         return _DUPLICATE
     if order.status is _PENDING:
         return _park(order, Fact(FactKind.CANCELLED, cause, lines))
@@ -236,7 +236,7 @@ def _cancel_lines(state: State, order: Order, command: CancelOrder, lines: Mappi
     draft = OrderDraft(order)
     draft.see(identity)
     deducted = order.status is _DEDUCTED
-    if not draft.has(lines, "outside" if deducted else "wanted"):
+    if not draft.has(lines, "returnable" if deducted else "wanted"):
         return _conclude(moves, draft, None, refusal=Reason.CANCELLATION_EXCEEDS_ORDER)
     if deducted:
         draft.restock(moves, lines)
@@ -278,9 +278,9 @@ def _judge_refund(moves: Movements, draft: OrderDraft, fact: Fact) -> tuple[Reas
         draft.restock(moves, lines)
         return None, _outcome(OutcomeKind.RESTOCKED, draft, fact.cause, lines)
     if draft.status is _DEDUCTED:
-        draft.count(lines, "withheld")
+        draft.count(lines, "not_restocked")
         return None, None
-    draft.withhold_again(moves, lines)
+    draft.reverse_restock(moves, lines)
     return None, _outcome(OutcomeKind.DEDUCTED, draft, fact.cause, lines)
 
 
@@ -289,10 +289,10 @@ def _refusal_of_refund(moves: Movements, draft: OrderDraft, fact: Fact, lines: M
         return Reason.ORDER_REJECTED
     if draft.status is OrderStatus.EXPIRED:
         return Reason.RESERVATION_EXPIRED
-    from_shelf = not fact.restock and draft.status is not _DEDUCTED
-    if not draft.has(lines, "undone" if from_shelf else "outside"):
+    from_on_hand = not fact.restock and draft.status is not _DEDUCTED
+    if not draft.has(lines, "reversed" if from_on_hand else "returnable"):
         return Reason.REFUND_EXCEEDS_DEDUCTED
-    if from_shelf and any(moves.available(product_id) < quantity for product_id, quantity in lines.items()):
+    if from_on_hand and any(moves.available(product_id) < quantity for product_id, quantity in lines.items()):
         return Reason.INSUFFICIENT_STOCK
     return None
 
@@ -301,7 +301,7 @@ def _refusal_of_refund(moves: Movements, draft: OrderDraft, fact: Fact, lines: M
 
 
 def expire_order(state: State, command: ExpireOrder, _policy: Policy) -> Decision:
-    """Drop the hold of an order that was due before the horizon; anything else is left alone.
+    """Drop the hold of an order that was due before `due_before`; anything else is left alone.
 
     The cause is the deadline itself, so an expiry says the same whoever carries it out.
     """
@@ -309,7 +309,7 @@ def expire_order(state: State, command: ExpireOrder, _policy: Policy) -> Decisio
     if order is None or order.status is not _RESERVED:
         return _DUPLICATE
     due = order.expires_at
-    if due is None or due >= command.horizon:
+    if due is None or due >= command.due_before:
         return _DUPLICATE
     cause = Cause("inventory-worker", f"expired:order:{order.order_id}:{due.isoformat()}", due)
     moves = Movements(state.products, cause, _ORDER, order.order_id)

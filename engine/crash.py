@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 EXIT_BUG: Final = 70
 
 
-def leave(message: str, bug: BaseException) -> NoReturn:
+def crash(message: str, bug: BaseException) -> NoReturn:
     """Log the bug and end the process with exit code 70, without running what else it would do on its way out."""
     logger.critical(message, exc_info=bug)
     logging.shutdown()

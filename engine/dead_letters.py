@@ -13,7 +13,7 @@ MAX_MESSAGE_LENGTH = 2000
 REDRIVE_COUNT_HEADER = "x-dlq-redrive-count"
 
 
-def dead_letter(  # noqa: PLR0913 - a dead letter is these facts
+def build_dead_letter(  # noqa: PLR0913 - a dead letter is these facts
     record: StoredRecord,
     reason: str,
     message: str,

@@ -33,14 +33,14 @@ from domain.model import (
     check_order,
     check_product,
 )
-from engine.dead_letters import dead_letter
+from engine.dead_letters import build_dead_letter
 from engine.outbox_rows import outbox_row
 from storage import dead_letters, load, save
 from storage.database import Connection, Pool
 from storage.dead_letters import DeadLetter, ParkedEvent, StoredRecord
 from storage.errors import is_contention, is_data
 from storage.load import DueHold, EventKey
-from storage.save import InboxRow, OutboxRow, Progress
+from storage.save import InboxRow, OutboxRow, PartitionProgress
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ async def execute(
     rules: Rules,
     now: datetime,
     *,
-    progress: Sequence[Progress] = (),
+    progress: Sequence[PartitionProgress] = (),
     skip_locked: bool = False,
 ) -> Report:
     """Apply `tasks` in one transaction and return what became of them, after the commit.
@@ -144,7 +144,7 @@ def _culprit(task: Task, now: datetime, error: Exception) -> Task | None:
         return None
     cause = getattr(task.command, "cause", None)
     return Task(
-        letter=dead_letter(
+        letter=build_dead_letter(
             task.record,
             "retries_exhausted",
             f"the database refused it: {error}",
@@ -175,7 +175,7 @@ async def _with_retries(
     tasks: Sequence[Task],
     rules: Rules,
     now: datetime,
-    progress: Sequence[Progress],
+    progress: Sequence[PartitionProgress],
     *,
     skip_locked: bool,
 ) -> Report:
@@ -196,7 +196,7 @@ async def _transact(
     tasks: Sequence[Task],
     rules: Rules,
     now: datetime,
-    progress: Sequence[Progress],
+    progress: Sequence[PartitionProgress],
     *,
     skip_locked: bool,
 ) -> Report:
@@ -357,7 +357,7 @@ async def _find_due_holds(connection: Connection, batch: _Batch, due: _Due) -> b
     if not batch.short:
         return False
     if due.until is None:
-        due.until = await load.horizon(connection)
+        due.until = await load.low_watermark(connection)
     until = due.until
     if until is None:
         return False
@@ -462,7 +462,7 @@ def _give_up(batch: _Batch, task: Task, reason: str, message: str, now: datetime
     cause = None if task.command is None else _cause(task.command)
     if task.record is not None and cause is not None:
         batch.letters.append(
-            dead_letter(
+            build_dead_letter(
                 task.record,
                 reason,
                 message,
@@ -506,7 +506,7 @@ def _give_up_parked(batch: _Batch, task: Task, command: ForgetFact, now: datetim
         raise AssertionError("an overdue event comes with its record")
     message = f"waited for order {command.order_id} until its deadline; the order never came or was never paid"
     batch.letters.append(
-        dead_letter(
+        build_dead_letter(
             task.record,
             "deadline_expired",
             message,
@@ -523,7 +523,7 @@ def _give_up_parked(batch: _Batch, task: Task, command: ForgetFact, now: datetim
 # --- save ---------------------------------------------------------------------------------------
 
 
-async def _save(connection: Connection, batch: _Batch, progress: Sequence[Progress]) -> None:
+async def _save(connection: Connection, batch: _Batch, progress: Sequence[PartitionProgress]) -> None:
     """Write everything, a statement a table; only what has rows is written."""
     started = time.perf_counter()
     state = batch.state

@@ -16,7 +16,7 @@ NARROWEST: Final = 9
 
 
 # Called with what is being done, how far it is and how far it goes; may be called for every record.
-Progress = Callable[[str, int, int], None]
+ProgressLine = Callable[[str, int, int], None]
 
 
 def print_line(text: str = "") -> None:
@@ -65,7 +65,7 @@ def _cut(text: str, width: int) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Iterator[ProgressLine]:
     """Give a progress display on standard error: bars on a terminal, a line now and then elsewhere."""
     if not sys.stderr.isatty():
         yield _Lines()

@@ -22,7 +22,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from inventory.console import Progress
+from inventory.console import ProgressLine
 from inventory.errors import OperatorError
 from inventory.history import HistoryEvent, InvoiceLine, invoice_events, product_events, read_lines, survey
 from inventory.kafka import admin_client, producer_options, unreachable
@@ -75,7 +75,7 @@ class Summary:
         }
 
 
-async def publish(settings: Settings, plan: Plan, progress: Progress) -> Summary:
+async def publish(settings: Settings, plan: Plan, progress: ProgressLine) -> Summary:
     """Read the file twice, first for its products, then for its invoices, and publish what it says.
 
     Raises OperatorError (HistoryError for the file's lines) where the file or Kafka is not as it should be.
@@ -132,7 +132,7 @@ def open_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 async def wait_until_read(
-    settings: Settings, ends: dict[TopicPartition, int], timeout_seconds: float, progress: Progress
+    settings: Settings, ends: dict[TopicPartition, int], timeout_seconds: float, progress: ProgressLine
 ) -> None:
     """Wait until the workers' group has committed past these offsets; raises OperatorError after the timeout."""
     deadline = time.monotonic() + timeout_seconds

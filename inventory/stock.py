@@ -15,7 +15,7 @@ from domain.commands import AdjustStock, Command, CreateProduct
 from domain.model import Cause, Operation, Reason, ReferenceType
 from engine.execute import Report, Task, Verdict, execute
 from engine.reading import StockReader, close_quietly
-from inventory.console import Progress
+from inventory.console import ProgressLine
 from inventory.database import connection, pool, require_migrated
 from inventory.errors import OperatorError
 from inventory.publisher import open_rows
@@ -190,7 +190,7 @@ class ImportOptions(NamedTuple):
     operator: str
 
 
-async def import_stock(settings: Settings, path: Path, options: ImportOptions, progress: Progress) -> ImportSummary:
+async def import_stock(settings: Settings, path: Path, options: ImportOptions, progress: ProgressLine) -> ImportSummary:
     """Make every product of the file known and set its stock on hand; the same file again changes nothing.
 
     The file is checked whole before anything is written, then applied in bounded transactions.
@@ -346,7 +346,7 @@ def _chunks(rows: Iterator[ImportRow], size: int) -> Iterator[list[ImportRow]]:
 # --- export -------------------------------------------------------------------------------------
 
 
-async def export_to_file(settings: Settings, path: Path, progress: Progress) -> int:
+async def export_to_file(settings: Settings, path: Path, progress: ProgressLine) -> int:
     """Write all products to a CSV file that `import_stock` reads; the file appears whole or not at all."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
@@ -363,7 +363,7 @@ async def export_to_file(settings: Settings, path: Path, progress: Progress) -> 
     return count
 
 
-async def export(settings: Settings, output: TextIO, progress: Progress) -> int:
+async def export(settings: Settings, output: TextIO, progress: ProgressLine) -> int:
     """Write all products as CSV, of one moment, in pages; returns how many."""
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow(EXPORT_COLUMNS)

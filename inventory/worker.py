@@ -27,7 +27,7 @@ from prometheus_client import make_asgi_app
 from typing_extensions import override
 
 from engine import metrics
-from engine.crash import leave
+from engine.crash import crash
 from engine.execute import Report, Rules
 from engine.reading import close_quietly
 from inventory import kafka, telemetry
@@ -241,7 +241,7 @@ class Worker:
             except asyncio.CancelledError:
                 raise
             except BaseException as bug:  # noqa: BLE001 - a part that died would leave the others running half a program
-                leave(f"A bug stopped the {name} and with it this worker", bug)
+                crash(f"A bug stopped the {name} and with it this worker", bug)
 
         self._tasks.append(asyncio.create_task(guarded(), name=name))
 

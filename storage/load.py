@@ -131,7 +131,7 @@ async def lock_products(connection: Connection, product_ids: Iterable[str]) -> d
     return {row[0]: Product(row[0], row[1], row[2], row[3], _STOCK_STATUS[row[4]], row[5], row[6]) for row in rows}
 
 
-async def horizon(connection: Connection) -> datetime | None:
+async def low_watermark(connection: Connection) -> datetime | None:
     """Return the event time up to which every partition has been read, or None before the first."""
     value: datetime | None = await connection.fetchval(_HORIZON)
     return value

@@ -176,7 +176,7 @@ class OutboxRow(NamedTuple):
     shard: int
 
 
-class Progress(NamedTuple):
+class PartitionProgress(NamedTuple):
     """How far a partition has been read: the next offset, and the event time."""
 
     topic: str
@@ -194,7 +194,7 @@ async def save_products(connection: Connection, products: Iterable[Product], new
             product.reserved,
             product.threshold,
             product.status.value,
-            product.alert.value,
+            product.last_alert_status.value,
             product.version,
             product.sequence,
         )
@@ -258,10 +258,10 @@ async def append_outbox(connection: Connection, rows: Sequence[OutboxRow]) -> No
         await connection.copy_records_to_table("outbox", columns=_OUTBOX_COLUMNS, records=rows)
 
 
-async def save_progress(connection: Connection, progress: Sequence[Progress]) -> None:
+async def save_progress(connection: Connection, progress: Sequence[PartitionProgress]) -> None:
     """Record how far partitions were read; neither offset nor watermark ever goes back."""
     if progress:
-        furthest: dict[tuple[str, int], Progress] = {}
+        furthest: dict[tuple[str, int], PartitionProgress] = {}
         for row in sorted(progress):
             before = furthest.get(row[:2], row)
             furthest[row[:2]] = row._replace(watermark=max(row.watermark, before.watermark))

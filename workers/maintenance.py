@@ -150,8 +150,8 @@ class Maintenance:
         """
         now = self._clock()
         async with self._pool.acquire() as connection:
-            horizon = await load.horizon(connection)
-        return now if horizon is None else min(horizon, now)
+            low_watermark = await load.low_watermark(connection)
+        return now if low_watermark is None else min(low_watermark, now)
 
     async def _prune(self, prune: _Prune, before: datetime) -> int:
         """Prune in bounded steps, each its own transaction, until nothing old is left or others should have a turn."""

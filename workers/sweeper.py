@@ -65,15 +65,15 @@ class Sweeper:
     async def run_once(self) -> Swept:
         """Drop what is due now and return how much that was."""
         async with self._pool.acquire() as connection:
-            horizon = await load.horizon(connection)
-            if horizon is None:
+            low_watermark = await load.low_watermark(connection)
+            if low_watermark is None:
                 return Swept(0, 0)
-            orders = await load.due_orders(connection, horizon, SWEEP_LIMIT)
-            carts = await load.due_carts(connection, horizon, SWEEP_LIMIT)
-            facts = await dead_letters.overdue(connection, horizon, SWEEP_LIMIT)
+            orders = await load.due_orders(connection, low_watermark, SWEEP_LIMIT)
+            carts = await load.due_carts(connection, low_watermark, SWEEP_LIMIT)
+            facts = await dead_letters.overdue(connection, low_watermark, SWEEP_LIMIT)
         tasks = [
-            *(Task(ExpireOrder(order_id, horizon)) for order_id in orders),
-            *(Task(ExpireCart(cart_id, horizon)) for cart_id in carts),
+            *(Task(ExpireOrder(order_id, low_watermark)) for order_id in orders),
+            *(Task(ExpireCart(cart_id, low_watermark)) for cart_id in carts),
             *(
                 Task(
                     ForgetFact(fact.order_id, fact.source, fact.event_id),

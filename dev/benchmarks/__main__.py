@@ -16,7 +16,7 @@ from dev.benchmarks.scenarios import SCENARIOS
 from dev.benchmarks.sizes import FULL, QUICK, TRIAL, Sizes
 from dev.benchmarks.stack import CACHE, Stack, open_stack
 from dev.benchmarks.workload import life_cycle
-from inventory.console import Progress, print_json, print_line, progress
+from inventory.console import ProgressLine, print_json, print_line, progress
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -39,7 +39,7 @@ def main() -> int:
     return 0
 
 
-async def _run(options: argparse.Namespace, stack: Stack, show: Progress) -> list[Section]:
+async def _run(options: argparse.Namespace, stack: Stack, show: ProgressLine) -> list[Section]:
     topics = Topics(stack.broker.bootstrap_servers, PARTITIONS)
     await topics.create()
     bench = Bench(stack, topics, _sizes(options), show, options.data)

@@ -20,7 +20,7 @@ from dev.benchmarks.errors import BenchmarkError
 from dev.benchmarks.workload import Record, utc_now
 from engine.execute import Rules, Task, execute
 from storage.database import Connection, open_pool
-from workers.consuming.records import Incoming, read_records
+from workers.consuming.records import DecodedRecord, read_records
 
 _WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "WITH"))
 
@@ -88,7 +88,7 @@ async def time_floor(database_url: str, rehearsal: Rehearsal) -> Timed:
 
 
 def _task(item: object) -> Task:
-    if not isinstance(item, Incoming):
+    if not isinstance(item, DecodedRecord):
         raise BenchmarkError(f"the workload has a record that cannot be read: {item}")
     event = item.event
     return Task(item.command, event.digest, item.record, event.type, event.traceparent)

@@ -194,7 +194,7 @@ def _write_state(
         row: Any = stock.get(product.product_id) or StockRow(product_id=product.product_id)
         session.add(row)
         row.on_hand, row.reserved, row.low_stock_threshold = product.on_hand, product.reserved, product.threshold
-        row.stock_status, row.alert_status = product.status.value, product.alert.value
+        row.stock_status, row.alert_status = product.status.value, product.last_alert_status.value
         row.version, row.last_sequence, row.updated_at = product.version, product.sequence, now
     if decision.order is not None:
         facts = decision.order

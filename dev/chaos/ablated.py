@@ -73,11 +73,11 @@ def stock_parser() -> None:
 def wall_clock() -> None:
     """Expire holds by the time of day, however far the stream has been read."""
 
-    async def horizon(connection: Any) -> datetime | None:  # noqa: ANN401 - asyncpg
+    async def low_watermark(connection: Any) -> datetime | None:  # noqa: ANN401 - asyncpg
         del connection
         return datetime.now(UTC)
 
-    load.horizon = horizon
+    load.low_watermark = low_watermark
 
 
 def no_locks() -> None:

@@ -12,7 +12,7 @@ Spoilt = tuple[bytes | None, Sequence[Header]]
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
+class PoisonRecord:
     """A kind of bad record: how it is made of a good plain event, and the allowed reasons of its dead letter."""
 
     name: str
@@ -31,65 +31,69 @@ def _line(body: Body, quantity: object) -> bytes:
 
 
 POISONS = (
-    Poison("cut off", "order.created", ("decode_error",), lambda body: (_json(body)[:-9], ())),
-    Poison("not text", "cart.updated", ("decode_error",), lambda _: (b"\xff\xfe\x00\x80" * 9, ())),
-    Poison("text quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, "3"), ())),
-    Poison("negative quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, -2), ())),
-    Poison("huge quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, 10**30), ())),
-    Poison("fraction", "order.created", ("schema_invalid",), lambda body: (_line(body, 1.5), ())),
-    Poison(
+    PoisonRecord("cut off", "order.created", ("decode_error",), lambda body: (_json(body)[:-9], ())),
+    PoisonRecord("not text", "cart.updated", ("decode_error",), lambda _: (b"\xff\xfe\x00\x80" * 9, ())),
+    PoisonRecord("text quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, "3"), ())),
+    PoisonRecord("negative quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, -2), ())),
+    PoisonRecord("huge quantity", "order.created", ("schema_invalid",), lambda body: (_line(body, 10**30), ())),
+    PoisonRecord("fraction", "order.created", ("schema_invalid",), lambda body: (_line(body, 1.5), ())),
+    PoisonRecord(
         "no lines",
         "order.created",
         ("schema_invalid",),
         lambda body: (_json({key: body[key] for key in body if key != "items"}), ()),
     ),
-    Poison(
+    PoisonRecord(
         "too many lines",
         "order.created",
         ("schema_invalid",),
         lambda body: (_json({**body, "items": body["items"] * 1001}), ()),
     ),
-    Poison(
+    PoisonRecord(
         "foreign type",
         "payment.succeeded",
         ("unknown_type",),
         lambda body: (_json({**body, "event_type": "newsletter.subscribed"}), ()),
     ),
-    Poison("framed", "order.created", ("decode_error",), lambda body: (b"\x00\x00\x00\x01\xa1" + _json(body), ())),
-    Poison("tombstone", "order.cancelled", ("decode_error",), lambda _: (None, ())),
-    Poison("empty", "payment.refunded", ("decode_error",), lambda _: (b"", ())),
-    Poison(
+    PoisonRecord(
+        "framed", "order.created", ("decode_error",), lambda body: (b"\x00\x00\x00\x01\xa1" + _json(body), ())
+    ),
+    PoisonRecord("tombstone", "order.cancelled", ("decode_error",), lambda _: (None, ())),
+    PoisonRecord("empty", "payment.refunded", ("decode_error",), lambda _: (b"", ())),
+    PoisonRecord(
         "binary id",
         "payment.succeeded",
         ("decode_error",),
         lambda body: (_json(body), (("ce_id", b"\xff\xfe"), ("ce_type", b"payment.succeeded"))),
     ),
-    Poison(
+    PoisonRecord(
         "null header",
         "cart.updated",
         ("decode_error",),
         lambda body: (_json(body), (("ce_id", None), ("ce_type", None), ("\u00e9", b"\xc3\x28"))),
     ),
-    Poison(
+    PoisonRecord(
         "no offset",
         "order.created",
         ("schema_invalid",),
         lambda body: (_json({**body, "occurred_at": str(body["occurred_at"]).partition("+")[0]}), ()),
     ),
-    Poison(
+    PoisonRecord(
         "NUL in an id", "order.created", ("schema_invalid",), lambda body: (_json({**body, "order_id": "a\0b"}), ())
     ),
-    Poison("a list", "product.created", ("schema_invalid",), lambda body: (_json([body]), ())),
-    Poison("deep", "product.created", ("decode_error", "schema_invalid"), lambda _: (b"[" * 5000 + b"]" * 5000, ())),
-    Poison(
+    PoisonRecord("a list", "product.created", ("schema_invalid",), lambda body: (_json([body]), ())),
+    PoisonRecord(
+        "deep", "product.created", ("decode_error", "schema_invalid"), lambda _: (b"[" * 5000 + b"]" * 5000, ())
+    ),
+    PoisonRecord(
         "over a megabyte",
         "inventory.adjustment",
         ("schema_invalid",),
         lambda body: (_json({**body, "padding": "x" * 1_050_000}), ()),
     ),
-    Poison("id reused", "order.created", ("id_reused",), lambda body: (_json(body), ()), reuses_id=True),
+    PoisonRecord("id reused", "order.created", ("id_reused",), lambda body: (_json(body), ()), reuses_id=True),
 )
-BY_NAME: Mapping[str, Poison] = {poison.name: poison for poison in POISONS}
+BY_NAME: Mapping[str, PoisonRecord] = {poison.name: poison for poison in POISONS}
 
 
 def near_valid(draw: random.Random, name: str) -> tuple[str, Body]:

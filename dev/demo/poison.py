@@ -10,7 +10,7 @@ Header = tuple[str, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
+class PoisonRecord:
     """A kind of bad record; `spoil` makes its value and headers from the body of a good plain event, an order."""
 
     name: str
@@ -65,20 +65,20 @@ def _other_lines(body: Body) -> tuple[bytes, Sequence[Header]]:
 
 # In the order in which the shop meets them.
 POISONS: Final = (
-    Poison("broken JSON", "order.created", _truncated),
-    Poison("a quantity that is text", "order.created", _text_quantity),
-    Poison("an id used twice", "order.created", _other_lines, reuses_id=True),
-    Poison("a type from elsewhere", "payment.succeeded", _foreign_type),
-    Poison("a schema registry's frame", "order.created", _framed),
-    Poison("an order changed afterwards", "order.created", _other_lines),
-    Poison("a negative quantity", "order.cancelled", _negative_quantity),
-    Poison("a tombstone", "order.cancelled", _tombstone),
-    Poison("binary and null headers", "cart.updated", _binary_header),
-    Poison("a missing field", "order.created", _missing_items),
-    Poison("1,001 lines", "order.created", _too_many_lines),
-    Poison("a time without its offset", "payment.succeeded", _no_offset),
+    PoisonRecord("broken JSON", "order.created", _truncated),
+    PoisonRecord("a quantity that is text", "order.created", _text_quantity),
+    PoisonRecord("an id used twice", "order.created", _other_lines, reuses_id=True),
+    PoisonRecord("a type from elsewhere", "payment.succeeded", _foreign_type),
+    PoisonRecord("a schema registry's frame", "order.created", _framed),
+    PoisonRecord("an order changed afterwards", "order.created", _other_lines),
+    PoisonRecord("a negative quantity", "order.cancelled", _negative_quantity),
+    PoisonRecord("a tombstone", "order.cancelled", _tombstone),
+    PoisonRecord("binary and null headers", "cart.updated", _binary_header),
+    PoisonRecord("a missing field", "order.created", _missing_items),
+    PoisonRecord("1,001 lines", "order.created", _too_many_lines),
+    PoisonRecord("a time without its offset", "payment.succeeded", _no_offset),
 )
-BY_NAME: Final[Mapping[str, Poison]] = {poison.name: poison for poison in POISONS}
+BY_NAME: Final[Mapping[str, PoisonRecord]] = {poison.name: poison for poison in POISONS}
 
 
 def _with_line(body: Body, *, quantity: object) -> Body:

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.execute import Report, Rules, Task, execute
 from storage.database import Pool, open_pool
-from workers.consuming.records import Incoming, read_records
+from workers.consuming.records import DecodedRecord, read_records
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RULES = Rules()
@@ -101,7 +101,7 @@ def record(published: Published, headers: Sequence[tuple[str, bytes | None]] = (
 def task(published: Published, headers: Sequence[tuple[str, bytes | None]] = ()) -> Task:
     """Return the task that the consumer makes of a good event."""
     (read,) = read_records([record(published, headers)], "", T0)
-    assert isinstance(read, Incoming), read
+    assert isinstance(read, DecodedRecord), read
     return Task(read.command, read.event.digest, read.record, read.event.type, read.event.traceparent)
 
 

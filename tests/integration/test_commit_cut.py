@@ -6,13 +6,13 @@ import pytest
 
 from engine.execute import execute
 from storage.errors import is_unavailable
-from storage.save import Progress
+from storage.save import PartitionProgress
 from tests.integration.proxy import Cut, proxied
 from tests.integration.shop import RULES, T0, Shop, adjusted, created, open_shop, paid, picture, problems, product, task
 from workers.sweeper import Sweeper
 
 BATCH = [product("p", 10), created("o", {"p": 3}), adjusted("p", "ADD", 5), paid("early"), paid("o")]
-PROGRESS = [Progress("order.created", 0, 5, T0)]
+PROGRESS = [PartitionProgress("order.created", 0, 5, T0)]
 
 
 @pytest.mark.parametrize(("cut", "retried"), [("before", "applied"), ("after", "duplicate")])

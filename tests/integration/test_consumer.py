@@ -364,10 +364,10 @@ async def test_a_backlog_holds_the_clock_back(stage: Stage) -> None:
         patch.setattr(consumer_module, "execute", slowly)
         async with worker(stage.with_settings(batch_max_records=10)):
             await stage.wait_for("inbox", 30)
-            horizon = await stage.shop.pool.fetchval(
+            low_watermark = await stage.shop.pool.fetchval(
                 "SELECT watermark FROM stream_progress WHERE topic = 'order.created' AND partition = 2"
             )
-            assert abs(horizon - hour_ago) < timedelta(seconds=1)
+            assert abs(low_watermark - hour_ago) < timedelta(seconds=1)
             for _ in range(3 + 3):
                 gate.release()
             await stage.wait_for("inbox", 60)

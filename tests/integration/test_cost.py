@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 import pytest
 
 from engine.execute import execute
-from storage.save import Progress
+from storage.save import PartitionProgress
 from tests.integration.counting import Written, counted, rows_written
 from tests.integration.shop import RULES, Published, Shop, cancelled, cart, created, open_shop, paid, product, task
 
 ORDERS = 40
 LINES = 3
 PRODUCTS = 10
-PROGRESS = [Progress("order.created", number, 1, datetime(2026, 3, 1, tzinfo=UTC)) for number in range(8)]
+PROGRESS = [PartitionProgress("order.created", number, 1, datetime(2026, 3, 1, tzinfo=UTC)) for number in range(8)]
 
 
 async def test_a_batch_of_the_life_cycle_has_so_many_statements(shop: Shop) -> None:

@@ -16,7 +16,7 @@ from engine.execute import Task, execute
 from storage import dead_letters, load, outbox, retention, save
 from storage.database import Connection, Pool
 from storage.errors import is_unavailable
-from storage.save import Progress
+from storage.save import PartitionProgress
 from tests.integration.counting import counted
 from tests.integration.shop import (
     RULES,
@@ -262,7 +262,7 @@ async def test_a_value_that_the_database_refuses_stands_alone(shop: Shop, culpri
     names = [f"o{number}" for number in range(6)]
     names.insert(culprit_at, "bad")
     tasks = [task(created(name, {"p": 1})) for name in names]
-    progress = [Progress("order.created", 0, 77, T0)]
+    progress = [PartitionProgress("order.created", 0, 77, T0)]
     report = await execute(shop.pool, tasks, RULES, T0, progress=progress)
     expected = ["dead_lettered" if name == "bad" else "applied" for name in names]
     assert expected == [verdict.outcome for verdict in report.verdicts]
@@ -309,7 +309,7 @@ async def test_a_database_that_is_away_is_the_callers_to_wait_for(shop: Shop) ->
         async with asyncio.timeout(5):
             await shop.pool.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
 
-    for place in ("lock_products", "horizon"):
+    for place in ("lock_products", "low_watermark"):
         caught = await _error_when(shop, place, end_it)
         assert is_unavailable(caught), (place, caught)
 
@@ -317,7 +317,7 @@ async def test_a_database_that_is_away_is_the_callers_to_wait_for(shop: Shop) ->
 async def test_progress_never_goes_back(shop: Shop) -> None:
     """Neither offset nor watermark of a partition goes back, each by itself; an empty batch can bring progress."""
     for offset, minutes in ((10, 9), (12, 5), (8, 1)):
-        progress = [Progress("order.created", 3, offset, T0 + timedelta(minutes=minutes))]
+        progress = [PartitionProgress("order.created", 3, offset, T0 + timedelta(minutes=minutes))]
         await execute(shop.pool, [], RULES, T0, progress=progress)
     assert [(12, T0 + timedelta(minutes=9))] == await shop.rows("SELECT next_offset, watermark FROM stream_progress")
 
@@ -446,7 +446,7 @@ async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
         await apply(created("wants", {"p": 1}), cart("c2", {"q": 4}), cart("c", {"q": 1}, minutes=5), paid("wants"))
         await apply(created("o2", {"p": 1}, minutes=-60), adjusted("p", "ADD", 1))
         await apply(adjusted("p", "ADD", 2))
-        await execute(single, [], RULES, now, progress=[Progress("order.created", 0, 1, T0)])
+        await execute(single, [], RULES, now, progress=[PartitionProgress("order.created", 0, 1, T0)])
         await Sweeper(single, RULES, 1, lambda: T0, lambda _report: None).run_once()
         await dead_letters.pending_dead_letters(connection, 100, 1000)
         await dead_letters.mark_published(connection, [1], now)

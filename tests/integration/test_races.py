@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from engine.execute import execute
-from storage.save import Progress
+from storage.save import PartitionProgress
 from tests.integration.shop import (
     RULES,
     T0,
@@ -214,7 +214,10 @@ async def test_what_is_made_at_once_is_made_once(shop: Shop, what: str) -> None:
 
 async def test_the_streams_clock_is_written_by_many_at_once(shop: Shop) -> None:
     """Workers that register all partitions at the same time wait for each other and the furthest counts."""
-    rows = [[Progress("t", number, racer, T0 + timedelta(racer)) for number in range(30)] for racer in range(RACERS)]
+    rows = [
+        [PartitionProgress("t", number, racer, T0 + timedelta(racer)) for number in range(30)]
+        for racer in range(RACERS)
+    ]
     await asyncio.gather(*(execute(shop.pool, [], RULES, T0, progress=one) for one in rows))
     furthest = (RACERS - 1, T0 + timedelta(RACERS - 1))
     assert [furthest] * 30 == await shop.rows("SELECT next_offset, watermark FROM stream_progress")

@@ -40,7 +40,7 @@ from tests.integration.shop import (
     task,
 )
 from tests.integration.stream import eventually, read
-from workers.consuming.records import Poison, read_records
+from workers.consuming.records import InvalidRecord, read_records
 from workers.publishing import low_water
 from workers.publishing import relay as relay_module
 from workers.publishing.relay import Relay
@@ -617,7 +617,7 @@ def _true_of(condition: Callable[[], object]) -> Callable[[], Awaitable[object]]
 
 def _poison(*records: Record) -> list[DeadLetter]:
     read_: list[Any] = read_records(records, "", T0)
-    assert all(isinstance(one, Poison) for one in read_)
+    assert all(isinstance(one, InvalidRecord) for one in read_)
     return [one.letter for one in read_]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.execute import Report, execute
-from storage.save import Progress
+from storage.save import PartitionProgress
 from tests.integration.shop import RULES, T0, Shop, cart, created, paid, problems, product
 from workers import sweeper as sweeper_module
 from workers.sweeper import Sweeper, Swept
@@ -42,10 +42,12 @@ async def test_the_slowest_partition_sets_the_clock(shop: Shop) -> None:
     """One partition that was not read past the deadline holds every hold."""
     await shop.apply(product("p", 5), created("o", {"p": 1}))
     late, behind = T0 + timedelta(hours=1), T0 + timedelta(minutes=10)
-    rows = [Progress("order.created", n, 1, late) for n in range(5)] + [Progress("payment.succeeded", 3, 1, behind)]
+    rows = [PartitionProgress("order.created", n, 1, late) for n in range(5)] + [
+        PartitionProgress("payment.succeeded", 3, 1, behind)
+    ]
     await execute(shop.pool, [], RULES, T0, progress=rows)
     assert Swept(0, 0) == await _sweeper(shop).run_once()
-    await execute(shop.pool, [], RULES, T0, progress=[Progress("payment.succeeded", 3, 2, late)])
+    await execute(shop.pool, [], RULES, T0, progress=[PartitionProgress("payment.succeeded", 3, 2, late)])
     assert Swept(1, 0) == await _sweeper(shop).run_once()
 
 

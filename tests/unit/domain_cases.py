@@ -202,28 +202,28 @@ class Books:
         """Everything told, in order."""
         return [outcome for decision in self.decisions for outcome in decision.outcomes]
 
-    def take(self, published: Event, horizon: datetime | None = None) -> Decision:
-        """Fold one event; with a horizon, holds due by then give way to it. Returns the event's own decision."""
-        return self.obey(command(published), horizon)
+    def take(self, published: Event, due_before: datetime | None = None) -> Decision:
+        """Fold one event; with `due_before`, holds due by then give way to it. Returns the event's own decision."""
+        return self.obey(command(published), due_before)
 
-    def obey(self, asked: Command, horizon: datetime | None = None) -> Decision:
+    def obey(self, asked: Command, due_before: datetime | None = None) -> Decision:
         """Fold one command."""
-        due = {} if horizon is None else self.due(horizon)
+        due = {} if due_before is None else self.due(due_before)
         decisions = list(step(self.state, asked, self.policy, due))
         self.decisions += decisions
         return decisions[-1]
 
-    def due(self, horizon: datetime) -> Mapping[str, Sequence[Expiry]]:
+    def due(self, due_before: datetime) -> Mapping[str, Sequence[Expiry]]:
         """Return by product the expiries of holds that are due, oldest first."""
         holds: list[tuple[datetime, str, str, Expiry, Iterable[str]]] = [
-            (order.expires_at, "order", order.order_id, ExpireOrder(order.order_id, horizon), order.lines)
+            (order.expires_at, "order", order.order_id, ExpireOrder(order.order_id, due_before), order.lines)
             for order in self.state.orders.values()
-            if order.status is OrderStatus.RESERVED and order.expires_at is not None and order.expires_at < horizon
+            if order.status is OrderStatus.RESERVED and order.expires_at is not None and order.expires_at < due_before
         ]
         holds += [
-            (held.expires_at, "cart", held.cart_id, ExpireCart(held.cart_id, horizon), held.held)
+            (held.expires_at, "cart", held.cart_id, ExpireCart(held.cart_id, due_before), held.held)
             for held in self.state.carts.values()
-            if held.expires_at is not None and held.expires_at < horizon
+            if held.expires_at is not None and held.expires_at < due_before
         ]
         due: dict[str, list[Expiry]] = defaultdict(list)
         for *_, expiry, product_ids in sorted(holds, key=lambda hold: hold[:3]):

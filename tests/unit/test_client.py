@@ -16,7 +16,7 @@ from aiokafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
 from aiokafka.structs import ConsumerRecord
 
 from workers.consuming import client as client_module
-from workers.consuming.client import PORTION, Intake, in_time
+from workers.consuming.client import PORTION, RecordClient, in_time
 
 ORDERS = TopicPartition("order.created", 0)
 PAYMENTS = TopicPartition("payment.succeeded", 0)
@@ -98,7 +98,7 @@ def broker() -> Broker:
 
 
 @pytest.fixture
-async def intake(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Intake]:
+async def client(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordClient]:
     """A client that was never started, on a fetcher that asks nobody."""
     subscription = SimpleNamespace(
         reassignment_in_progress=False,
@@ -118,78 +118,78 @@ async def intake(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         _loop=asyncio.get_running_loop(),
         _closed=False,
     )
-    intake = Intake(broker.batch_done)
+    client = RecordClient(broker.batch_done)
     with monkeypatch.context() as patch:
-        patch.setattr(intake, "_fetcher", fetcher)
-        patch.setattr(intake, "_subscription", subscription)
-        patch.setattr(intake, "_coordinator", SimpleNamespace(check_errors=lambda: None))
-        yield intake
-    await intake.stop()
+        patch.setattr(client, "_fetcher", fetcher)
+        patch.setattr(client, "_subscription", subscription)
+        patch.setattr(client, "_coordinator", SimpleNamespace(check_errors=lambda: None))
+        yield client
+    await client.stop()
 
 
-async def test_a_steady_stream_gathers_while_a_batch_is_applied(broker: Broker, intake: Intake) -> None:
+async def test_a_steady_stream_gathers_while_a_batch_is_applied(broker: Broker, client: RecordClient) -> None:
     """Nothing is asked for between a batch that emptied the topics and the end of its work."""
     broker.answer(ORDERS, *_records(ORDERS, 0, 1))
-    assert {ORDERS: [0, 1]} == _offsets(await _take(intake))
-    assert (2, None) == (broker.paused, intake.asking_since)
+    assert {ORDERS: [0, 1]} == _offsets(await _take(client))
+    assert (2, None) == (broker.paused, client.asking_since)
     asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *_records(ORDERS, 2))
-    assert {ORDERS: [2]} == _offsets(await _take(intake))
+    assert {ORDERS: [2]} == _offsets(await _take(client))
     assert ["batch done, 2 paused"] == broker.heard
 
 
-async def test_a_backlog_is_asked_for_ahead(broker: Broker, intake: Intake) -> None:
+async def test_a_backlog_is_asked_for_ahead(broker: Broker, client: RecordClient) -> None:
     """Where one partition has more, the next batch is fetched while this one is applied."""
     broker.answer(ORDERS, *_records(ORDERS, 0), end=9)
     broker.answer(PAYMENTS, *_records(PAYMENTS, 0))
-    await _take(intake)
+    await _take(client)
     assert (0, []) == (broker.paused, broker.heard)
-    assert intake.asking_since is not None
+    assert client.asking_since is not None
 
 
-async def test_records_that_are_none_are_no_backlog(broker: Broker, intake: Intake) -> None:
+async def test_records_that_are_none_are_no_backlog(broker: Broker, client: RecordClient) -> None:
     """What a producer's transaction has left open cannot be read, and the mark at its end is no record."""
     broker.answer(ORDERS, *_records(ORDERS, 0))
     broker.states[ORDERS].highwater = 9
-    await _take(intake)
+    await _take(client)
     assert 2 == broker.paused
 
 
-async def test_it_comes_back_with_records_only(broker: Broker, intake: Intake) -> None:
+async def test_it_comes_back_with_records_only(broker: Broker, client: RecordClient) -> None:
     """FastStream sleeps when there were none, and what comes meanwhile waits."""
-    taking = asyncio.create_task(intake.getmany(timeout_ms=1, max_records=10))
+    taking = asyncio.create_task(client.getmany(timeout_ms=1, max_records=10))
     await asyncio.sleep(0.05)
     assert not taking.done()
     broker.answer(ORDERS, *_records(ORDERS, 0))
     assert [ORDERS] == list(await taking)
 
 
-async def test_partitions_that_went_to_others_are_left_alone(broker: Broker, intake: Intake) -> None:
+async def test_partitions_that_went_to_others_are_left_alone(broker: Broker, client: RecordClient) -> None:
     """Kafka's client raises for a partition that is not ours, and that would end the consumer."""
     broker.answer(ORDERS, *_records(ORDERS, 0))
-    await _take(intake)
+    await _take(client)
     del broker.states[PAYMENTS]
     asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *_records(ORDERS, 1))
-    assert {ORDERS: [1]} == _offsets(await _take(intake))
+    assert {ORDERS: [1]} == _offsets(await _take(client))
 
 
-async def test_once_shut_it_stays_shut(broker: Broker, intake: Intake) -> None:
+async def test_once_shut_it_stays_shut(broker: Broker, client: RecordClient) -> None:
     """The flood breaker's word outlasts the batch at hand."""
     broker.answer(ORDERS, *_records(ORDERS, 0))
-    await _take(intake)
-    intake.shut()
+    await _take(client)
+    client.shut()
     broker.answer(ORDERS, *_records(ORDERS, 1))
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(intake.getmany(timeout_ms=1, max_records=10), 0.05)
+        await asyncio.wait_for(client.getmany(timeout_ms=1, max_records=10), 0.05)
     assert 2 == broker.paused
 
 
-async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, intake: Intake) -> None:
+async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, client: RecordClient) -> None:
     """After an outage payments are not read long before their orders, however the partitions came in."""
     broker.answer(PAYMENTS, *_records(PAYMENTS, *range(300), at=range(300)), end=1000)
     broker.answer(ORDERS, *_records(ORDERS, *range(300), at=range(300)), end=1000)
     taken = {ORDERS: 0, PAYMENTS: 0}
     for _ in range(4):
-        found = _offsets(await _take(intake, 100))
+        found = _offsets(await _take(client, 100))
         assert 100 == sum(map(len, found.values()))
         for place, offsets in found.items():
             assert offsets == list(range(taken[place], taken[place] + len(offsets)))
@@ -197,33 +197,35 @@ async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, inta
         assert abs(taken[ORDERS] - taken[PAYMENTS]) <= 2 * PORTION
 
 
-async def test_a_producer_whose_clock_is_ahead_does_not_wait_for_all_others(broker: Broker, intake: Intake) -> None:
+async def test_a_producer_whose_clock_is_ahead_does_not_wait_for_all_others(
+    broker: Broker, client: RecordClient
+) -> None:
     """Its records are taken for those of now."""
     tomorrow, now = int(time.time() * 1000) + 86_400_000, int(time.time() * 1000)
     broker.answer(ORDERS, *_records(ORDERS, *range(100), at=range(tomorrow, tomorrow + 100)), end=1000)
     broker.answer(PAYMENTS, *_records(PAYMENTS, *range(300), at=range(now, now + 300)), end=1000)
-    found = _offsets(await _take(intake, 4 * PORTION))
+    found = _offsets(await _take(client, 4 * PORTION))
     assert len(found[ORDERS]) > PORTION
 
 
 @pytest.mark.parametrize("first", [ORDERS, PAYMENTS])
 async def test_what_cannot_be_read_takes_nothing_with_it(
-    broker: Broker, intake: Intake, first: TopicPartition, caplog: pytest.LogCaptureFixture
+    broker: Broker, client: RecordClient, first: TopicPartition, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A batch compressed as nothing here can read it keeps back its own partition; all others' records come."""
     broker.answer(first, *_records(first, 0), end=9)
     for place in (first, ORDERS, PAYMENTS):
         broker.fetched.pop(place, None)
         broker.answer(place, *_records(place, *range(5)), end=9, then_fails=place is PAYMENTS)
-    found = _offsets(await _take(intake))
+    found = _offsets(await _take(client))
     assert list(range(5)) == found[ORDERS]
     assert broker.states[PAYMENTS].position == len(found.get(PAYMENTS, ()))
     assert "zstd" in caplog.text
 
 
-async def test_what_cannot_be_read_takes_nothing_with_it_as_it_comes_in(broker: Broker, intake: Intake) -> None:
+async def test_what_cannot_be_read_takes_nothing_with_it_as_it_comes_in(broker: Broker, client: RecordClient) -> None:
     """The one record that is waited for is the only one that is taken blindly."""
-    taking = asyncio.create_task(intake.getmany(timeout_ms=60_000, max_records=100))
+    taking = asyncio.create_task(client.getmany(timeout_ms=60_000, max_records=100))
     await asyncio.sleep(0.02)
     broker.answer(ORDERS, *_records(ORDERS, *range(5)))
     broker.answer(PAYMENTS, *_records(PAYMENTS, 0), then_fails=True)
@@ -232,16 +234,16 @@ async def test_what_cannot_be_read_takes_nothing_with_it_as_it_comes_in(broker: 
     assert list(range(5)) == _offsets(await taking)[ORDERS]
 
 
-async def test_a_topic_that_may_not_be_read_stops_no_other(broker: Broker, intake: Intake) -> None:
+async def test_a_topic_that_may_not_be_read_stops_no_other(broker: Broker, client: RecordClient) -> None:
     """Its error comes again with each answer, and it is always the one that is furthest behind."""
     for start in range(0, 30, 10):
         broker.refuse(PAYMENTS)
         broker.answer(ORDERS, *_records(ORDERS, *range(start, start + 10)), end=1000)
-        assert {ORDERS: list(range(start, start + 10))} == _offsets(await _take(intake, 10))
+        assert {ORDERS: list(range(start, start + 10))} == _offsets(await _take(client, 10))
 
 
 async def test_where_there_are_errors_only_it_waits(
-    broker: Broker, intake: Intake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    broker: Broker, client: RecordClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It neither turns in circles nor fills the log, and goes on when it can."""
     monkeypatch.setattr(client_module, "RETRY_SECONDS", 0.02)
@@ -252,12 +254,12 @@ async def test_where_there_are_errors_only_it_waits(
         errors += 1
         raise TopicAuthorizationFailedError("order.created")
 
-    monkeypatch.setattr(intake, "_coordinator", SimpleNamespace(check_errors=refuse))
-    taking = asyncio.create_task(intake.getmany(timeout_ms=1, max_records=10))
+    monkeypatch.setattr(client, "_coordinator", SimpleNamespace(check_errors=refuse))
+    taking = asyncio.create_task(client.getmany(timeout_ms=1, max_records=10))
     await asyncio.sleep(0.1)
     assert 2 <= errors <= 10
     assert 1 == len(caplog.records)
-    monkeypatch.setattr(intake, "_coordinator", SimpleNamespace(check_errors=lambda: None))
+    monkeypatch.setattr(client, "_coordinator", SimpleNamespace(check_errors=lambda: None))
     broker.answer(ORDERS, *_records(ORDERS, 0))
     assert {ORDERS: [0]} == _offsets(await taking)
 
@@ -272,9 +274,9 @@ def test_partitions_are_merged_by_time_and_each_keeps_its_order() -> None:
     assert [] == in_time([])
 
 
-async def _take(intake: Intake, max_records: int = 100) -> dict[TopicPartition, list[Record]]:
+async def _take(client: RecordClient, max_records: int = 100) -> dict[TopicPartition, list[Record]]:
     async with asyncio.timeout(10):
-        return await intake.getmany(timeout_ms=5, max_records=max_records)
+        return await client.getmany(timeout_ms=5, max_records=max_records)
 
 
 def _offsets(found: dict[TopicPartition, list[Record]]) -> dict[TopicPartition, list[int]]:

@@ -11,7 +11,7 @@ from aiokafka.structs import ConsumerRecord
 
 from engine.execute import Report, Rules, Task, Verdict
 from inventory.health import Health
-from storage.save import Progress
+from storage.save import PartitionProgress
 from workers.consuming import consumer as consumer_module
 from workers.consuming.breaker import FloodBreaker
 from workers.consuming.consumer import JOIN_LIMIT_SECONDS, Consumer, ConsumerOptions
@@ -46,7 +46,7 @@ async def test_a_stop_just_before_a_batch_begins_is_heard(consumer: Consumer, mo
     """A batch begun behind the stop's back would meet connections that are closing."""
     applied = []
 
-    async def stopped_meanwhile(_: Sequence[Any]) -> list[Progress]:
+    async def stopped_meanwhile(_: Sequence[Any]) -> list[PartitionProgress]:
         await consumer.drain()
         return []
 
@@ -61,11 +61,13 @@ async def test_a_stop_just_before_a_batch_begins_is_heard(consumer: Consumer, mo
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Progress]]:
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[PartitionProgress]]:
     """What each batch wrote of the stream's clock, in a database that takes everything."""
-    written: list[Sequence[Progress]] = []
+    written: list[Sequence[PartitionProgress]] = []
 
-    async def execute(_pool: object, tasks: Sequence[Task], *_: object, progress: Sequence[Progress]) -> Report:
+    async def execute(
+        _pool: object, tasks: Sequence[Task], *_: object, progress: Sequence[PartitionProgress]
+    ) -> Report:
         written.append(progress)
         return Report([Verdict("dead_lettered")] * len(tasks))
 
@@ -94,7 +96,7 @@ async def test_offsets_are_committed_now_and_then_and_the_last_at_once(
 
 
 async def test_the_clock_goes_along_with_a_batch_now_and_then(
-    consumer: Consumer, written: list[Sequence[Progress]], monkeypatch: pytest.MonkeyPatch
+    consumer: Consumer, written: list[Sequence[PartitionProgress]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches in quick succession leave it alone; what it was told first is told once more when its time has come."""
     monkeypatch.setattr(consumer_module, "PROGRESS_SECONDS", 60.0)

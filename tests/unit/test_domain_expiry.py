@@ -1,4 +1,4 @@
-"""Expiry, given/when/then: holds fall by the horizon that is passed in, and give way when they stand in the way."""
+"""Expiry, given/when/then: holds expire by the low watermark that is passed in, and give way to who needs the stock."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_an_expiry_says_the_same_whoever_carries_it_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("holder", "horizon", "gives_way"),
+    ("holder", "due_before", "gives_way"),
     [
         (created({"p": 8}, "old"), 15.01, True),
         (created({"p": 8}, "old"), 15, False),
@@ -63,7 +63,7 @@ def test_an_expiry_says_the_same_whoever_carries_it_out() -> None:
 )
 @pytest.mark.parametrize("asks", ["order", "cart", "late payment"])
 def test_holds_that_are_due_give_way_to_what_would_run_short(
-    holder: Event, horizon: float, asks: str, *, gives_way: bool
+    holder: Event, due_before: float, asks: str, *, gives_way: bool
 ) -> None:
     """Expiry is true when read: a hold that is due falls before an order, a cart or a late payment is refused."""
     books = Books(product("p", 10))
@@ -76,7 +76,7 @@ def test_holds_that_are_due_give_way_to_what_would_run_short(
         "cart": cart({"p": 5}, 40, cart_id="new"),
         "late payment": paid(minutes=40),
     }[asks]
-    books.take(want, at(horizon))
+    books.take(want, at(due_before))
     served = {"order": (10, 5), "cart": (10, 5), "late payment": (5, 0)}[asks]
     assert gives_way == (books.stock() == served)
     books.check()

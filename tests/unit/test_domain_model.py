@@ -208,14 +208,14 @@ class ShopMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.history)
     @rule(order_id=orders, minute=st.integers(0, 90))
     def expire_order(self, order_id: str, minute: int) -> None:
-        """Sweep one order at some horizon."""
+        """Sweep one order before some time."""
         verdict = self.oracle.expire_order(order_id, at(minute))
         _agree(verdict, self._obey(ExpireOrder(order_id, at(minute))))
 
     @precondition(lambda self: self.history)
     @rule(cart_id=carts, minute=st.integers(0, 90))
     def expire_cart(self, cart_id: str, minute: int) -> None:
-        """Sweep one cart at some horizon."""
+        """Sweep one cart before some time."""
         verdict = self.oracle.expire_cart(cart_id, at(minute))
         _agree(verdict, self._obey(ExpireCart(cart_id, at(minute))))
 
@@ -239,7 +239,14 @@ class ShopMachine(RuleBasedStateMachine):
     def the_oracle_sees_the_same_stock(self) -> None:
         """Stock, settings, versions and ledger sums are the oracle's."""
         seen = {
-            product_id: (found.on_hand, found.reserved, found.threshold, found.alert, found.version, found.sequence)
+            product_id: (
+                found.on_hand,
+                found.reserved,
+                found.threshold,
+                found.last_alert_status,
+                found.version,
+                found.sequence,
+            )
             for product_id, found in self.books.state.products.items()
         }
         expected = {
@@ -277,20 +284,20 @@ class ShopMachine(RuleBasedStateMachine):
         self.history.append(published)
         self.take(published, at(20) if overdue else None)
 
-    def take(self, published: Event, horizon: datetime | None) -> None:
+    def take(self, published: Event, due_before: datetime | None) -> None:
         """Let both take the event, and hold what they say against each other."""
-        verdict = self.oracle.apply(published, horizon)
+        verdict = self.oracle.apply(published, due_before)
         already = len(self.books.decisions)
-        decision = self._obey(command(published), horizon)
+        decision = self._obey(command(published), due_before)
         _agree(verdict, decision)
         *expired, _ = self.books.decisions[already:]
         assert len(verdict.expired) == len(expired)
         for fallen, dropped in zip(verdict.expired, expired, strict=True):
             _agree(fallen, dropped)
 
-    def _obey(self, asked: Command, horizon: datetime | None = None) -> Decision:
+    def _obey(self, asked: Command, due_before: datetime | None = None) -> Decision:
         _decides_purely(self.books.state, asked, self.books.policy)
-        return self.books.obey(asked, horizon)
+        return self.books.obey(asked, due_before)
 
 
 def _decides_purely(state: State, asked: Command, policy: Policy) -> None:
@@ -408,7 +415,7 @@ def test_the_stock_at_the_end_is_what_the_facts_add_up_to(data: st.DataObject, s
     """What is gone at the end is what was paid and neither cancelled nor put back, counted from the facts alone."""
     gone: Counter[str] = Counter()
     held: Counter[str] = Counter()
-    withheld: Counter[str] = Counter()
+    not_restocked: Counter[str] = Counter()
     topics = [fact["topic"] for fact in story]
     is_paid = "payment.succeeded" in topics
     is_cancelled = any(fact["topic"] == "order.cancelled" and "items" not in fact["data"] for fact in story)
@@ -422,9 +429,9 @@ def test_the_stock_at_the_end_is_what_the_facts_add_up_to(data: st.DataObject, s
             elif is_paid and fact["data"].get("restock", True):
                 gone[product_id] -= quantity
             elif is_paid:
-                withheld[product_id] += quantity
+                not_restocked[product_id] += quantity
     if is_cancelled:
-        gone, held = withheld, Counter()
+        gone, held = not_restocked, Counter()
     expected = {p: (50 - gone[p], held[p]) for p in PRODUCTS}
     assert expected == _end(data.draw(st.permutations(story)))
 

@@ -366,17 +366,17 @@ def _line(books: Books, product_id: str = "p") -> Line:
         (
             (ORDER_OF_FIVE, PAY, refunded({"p": 1}, restock=False), refunded({"p": 2}, "r2")),
             (7, 0),
-            Line(5, reserved=5, deducted=5, restocked=2, withheld=1),
+            Line(5, reserved=5, deducted=5, restocked=2, not_restocked=1),
         ),
         (
             (ORDER_OF_FIVE, PAY, refunded({"p": 1}, restock=False), CANCEL),
             (9, 0),
-            Line(5, cancelled=4, reserved=5, deducted=5, restocked=4, withheld=1),
+            Line(5, cancelled=4, reserved=5, deducted=5, restocked=4, not_restocked=1),
         ),
         (
             (ORDER_OF_FIVE, PAY, CANCEL, refunded({"p": 1}, restock=False)),
             (9, 0),
-            Line(5, cancelled=4, reserved=5, deducted=5, restocked=4, withheld=1),
+            Line(5, cancelled=4, reserved=5, deducted=5, restocked=4, not_restocked=1),
         ),
     ],
     ids=[

@@ -265,12 +265,12 @@ def test_impossible_stock_is_a_bug(on_hand: int, reserved: int) -> None:
     [
         Line(2, cancelled=3),
         Line(2, reserved=2, released=1, deducted=2),
-        Line(2, reserved=2, deducted=2, restocked=2, withheld=1),
+        Line(2, reserved=2, deducted=2, restocked=2, not_restocked=1),
         Line(2, reserved=2, released=-1),
         Line(2, reserved=2, deducted=-1),
         Line(2, cancelled=-1),
         Line(2, reserved=2, deducted=2, restocked=-1),
-        Line(2, reserved=2, deducted=2, withheld=-1),
+        Line(2, reserved=2, deducted=2, not_restocked=-1),
     ],
 )
 def test_impossible_counters_are_a_bug(line: Line) -> None:

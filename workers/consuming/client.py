@@ -35,7 +35,7 @@ _place = attrgetter("topic", "partition")
 _timestamp = attrgetter("timestamp")
 
 
-class Intake(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published without types
+class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published without types
     """Reads a backlog ahead and by the time of its records; else asks only when it is asked for a batch.
 
     `batch_done` returns when the batch that was handed out has been applied, or when it is time to ask for more

@@ -23,17 +23,17 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaMessage
 
 from engine import metrics
-from engine.crash import leave
+from engine.crash import crash
 from engine.execute import Report, Rules, Task, execute
 from storage import save
 from storage.database import Pool
 from storage.errors import in_words, is_contention, is_unavailable
-from storage.save import Progress
+from storage.save import PartitionProgress
 from workers.consuming import lenient_headers, traces
 from workers.consuming.breaker import FloodBreaker
-from workers.consuming.client import Broker, Intake, in_time
-from workers.consuming.records import Incoming, Poison, read_records
-from workers.consuming.watermarks import StreamClock, next_offsets, positions_of
+from workers.consuming.client import Broker, RecordClient, in_time
+from workers.consuming.records import DecodedRecord, InvalidRecord, read_records
+from workers.consuming.watermarks import WatermarkTracker, next_offsets, positions_of
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._hurry = asyncio.Event()
         self._generation = 0
         self._subscriber: Any = None
-        self._stream = StreamClock(options.prefix)
+        self._stream = WatermarkTracker(options.prefix)
         self._delivered = 0
         self._handled = 0
         self._delivered_at_tick = 0
@@ -137,7 +137,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         """Register the one batch subscriber over all topics with FastStream."""
         lenient_headers.install()
         options = self._options
-        broker.make_client = partial(Intake, self._gathered)
+        broker.make_client = partial(RecordClient, self._gathered)
         self._subscriber = broker.subscriber(
             *(options.prefix + topic for topic in options.topics),
             group_id=options.group_id,
@@ -164,7 +164,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         self._subscriber(self.on_batch)
 
     @property
-    def client(self) -> Intake | None:
+    def client(self) -> RecordClient | None:
         """The Kafka client while FastStream runs it."""
         return None if self._subscriber is None else self._subscriber.consumer
 
@@ -212,7 +212,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 self._handled += 1
                 return  # not applied and not committed: whoever has the partitions next gets it again
             trouble = self._breaker.admit(
-                [(record.topic, isinstance(item, Poison)) for record, item in zip(records, items, strict=True)]
+                [(record.topic, isinstance(item, InvalidRecord)) for record, item in zip(records, items, strict=True)]
             )
             if trouble is not None:
                 self._handled += 1
@@ -223,11 +223,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         except asyncio.CancelledError:
             raise
         except BaseException as bug:  # noqa: BLE001 - see the docstring
-            leave(BUG, bug)
+            crash(BUG, bug)
 
-    async def _decoded(self, records: Sequence[ConsumerRecord], now: datetime) -> list[Incoming | Poison]:
+    async def _decoded(self, records: Sequence[ConsumerRecord], now: datetime) -> list[DecodedRecord | InvalidRecord]:
         """Decode a batch, in between whatever else there is to do: above all the batch before it."""
-        items: list[Incoming | Poison] = []
+        items: list[DecodedRecord | InvalidRecord] = []
         seconds = 0.0
         for start in range(0, len(records), DECODED_AT_ONCE):
             if start:
@@ -257,8 +257,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
     async def _apply_or_die(
         self,
         records: Sequence[ConsumerRecord],
-        items: Sequence[Incoming | Poison],
-        progress: list[Progress],
+        items: Sequence[DecodedRecord | InvalidRecord],
+        progress: list[PartitionProgress],
         now: datetime,
     ) -> None:
         try:
@@ -267,13 +267,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         except asyncio.CancelledError:
             raise
         except BaseException as bug:  # noqa: BLE001 - see `on_batch`
-            leave(BUG, bug)
+            crash(BUG, bug)
 
     async def _apply(
         self,
         records: Sequence[ConsumerRecord],
-        items: Sequence[Incoming | Poison],
-        progress: list[Progress],
+        items: Sequence[DecodedRecord | InvalidRecord],
+        progress: list[PartitionProgress],
         now: datetime,
     ) -> None:
         started = time.perf_counter()
@@ -297,7 +297,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         metrics.BATCH_DURATION.labels("total").observe(finished - started)
         self.last_progress = time.monotonic()
 
-    async def _until_applied(self, tasks: list[Task], progress: list[Progress]) -> Report | None:
+    async def _until_applied(self, tasks: list[Task], progress: list[PartitionProgress]) -> Report | None:
         """Try until the database takes the batch; None when we are asked to stop meanwhile."""
         delay = FIRST_RETRY_SECONDS
         since = time.monotonic()
@@ -327,7 +327,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         except asyncio.CancelledError:
             raise
         except BaseException as bug:  # noqa: BLE001 - see `on_batch`
-            leave(BUG, bug)
+            crash(BUG, bug)
 
     async def _commit_offsets(self) -> None:
         """Commit how far was applied, now and then, until there is nothing new."""
@@ -377,17 +377,17 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
     # --- the stream's clock ---------------------------------------------------------------------
 
     def _progress(
-        self, records: Sequence[ConsumerRecord], items: Sequence[Incoming | Poison], now: datetime
-    ) -> list[Progress]:
+        self, records: Sequence[ConsumerRecord], items: Sequence[DecodedRecord | InvalidRecord], now: datetime
+    ) -> list[PartitionProgress]:
         """Return rows for the batch's partitions, now and then: a clock that is a little late expires nothing early."""
         started = time.monotonic()
         if started < self._next_progress:
-            return self._stream.newcomers()
+            return self._stream.unread()
         self._next_progress = started + PROGRESS_SECONDS
         rows = self._stream.of_batch(self.client, records, items, now)
-        return rows + self._stream.newcomers(next_offsets(records))
+        return rows + self._stream.unread(next_offsets(records))
 
-    async def _others(self, records: Sequence[ConsumerRecord]) -> list[Progress]:
+    async def _others(self, records: Sequence[ConsumerRecord]) -> list[PartitionProgress]:
         """Return, about once a second, rows for the partitions that are idle while this batch is not.
 
         All batches before this one are applied, so where the client stands has been processed.
@@ -424,10 +424,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         positions = await positions_of(client)
         settled = self._stream.settle(positions, quiet=self._delivered == self._delivered_at_tick)
         self._delivered_at_tick = self._delivered
-        await self._write_progress([*self._stream.newcomers(), *self._stream.of_idle(client, settled)])
+        await self._write_progress([*self._stream.unread(), *self._stream.of_idle(client, settled)])
         self._note_lag(self._stream.measure_lag(client, positions))
 
-    async def _write_progress(self, rows: Sequence[Progress]) -> None:
+    async def _write_progress(self, rows: Sequence[PartitionProgress]) -> None:
         if rows:
             async with self._pool.acquire() as connection:
                 await save.save_progress(connection, rows)
@@ -474,7 +474,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             self._stream.meet(TopicPartition(name, number) for number in client.partitions_for_topic(name) or ())
         try:
             async with asyncio.timeout(REGISTER_TIMEOUT_SECONDS):
-                await self._write_progress(self._stream.newcomers())
+                await self._write_progress(self._stream.unread())
         except Exception as error:
             if not is_unavailable(error):
                 raise
@@ -492,18 +492,18 @@ def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: 
     )
 
 
-def _task(item: Incoming | Poison) -> Task:
-    if isinstance(item, Poison):
+def _task(item: DecodedRecord | InvalidRecord) -> Task:
+    if isinstance(item, InvalidRecord):
         return Task(letter=item.letter)
     event = item.event
     return Task(item.command, event.digest, item.record, event.type, event.traceparent)
 
 
-def _measure(items: Sequence[Incoming | Poison], report: Report, now: datetime) -> None:
+def _measure(items: Sequence[DecodedRecord | InvalidRecord], report: Report, now: datetime) -> None:
     metrics.BATCH_SIZE.observe(len(items))
     counts: dict[tuple[str, str, str], int] = {}
     for item, verdict in zip(items, report.verdicts, strict=True):
-        if isinstance(item, Poison):
+        if isinstance(item, InvalidRecord):
             labels = (item.letter.record.topic, "unknown", verdict.outcome)
         else:
             labels = (item.event.topic, item.event.type, verdict.outcome)

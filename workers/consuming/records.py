@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from domain.commands import Command
-from engine.dead_letters import dead_letter
+from engine.dead_letters import build_dead_letter
 from schemas.envelope import Event, decode
 from schemas.errors import ContractViolation
 from storage.dead_letters import DeadLetter, StoredRecord
@@ -27,7 +27,7 @@ class KafkaRecord(Protocol):
     headers: Sequence[tuple[str, bytes | None]]
 
 
-class Incoming(NamedTuple):
+class DecodedRecord(NamedTuple):
     """A record that carries a valid event, and the command that the event means."""
 
     record: StoredRecord
@@ -35,18 +35,18 @@ class Incoming(NamedTuple):
     command: Command
 
 
-class Poison(NamedTuple):
+class InvalidRecord(NamedTuple):
     """A record that will be given up."""
 
     letter: DeadLetter
 
 
-def read_records(records: Iterable[KafkaRecord], prefix: str, now: datetime) -> list[Incoming | Poison]:
+def read_records(records: Iterable[KafkaRecord], prefix: str, now: datetime) -> list[DecodedRecord | InvalidRecord]:
     """Decode and validate each record by itself; a bad one becomes a dead letter and harms no other."""
     return [_read(record, prefix, now) for record in records]
 
 
-def _read(record: KafkaRecord, prefix: str, now: datetime) -> Incoming | Poison:
+def _read(record: KafkaRecord, prefix: str, now: datetime) -> DecodedRecord | InvalidRecord:
     timestamp = None if record.timestamp < 0 else _time(record.timestamp)
     stored = StoredRecord(
         record.topic.removeprefix(prefix),
@@ -59,10 +59,10 @@ def _read(record: KafkaRecord, prefix: str, now: datetime) -> Incoming | Poison:
     )
     try:
         event = decode(stored.topic, stored.value, stored.headers, record.timestamp)
-        return Incoming(stored, event, command_for(event))
+        return DecodedRecord(stored, event, command_for(event))
     except ContractViolation as violation:
-        return Poison(
-            dead_letter(
+        return InvalidRecord(
+            build_dead_letter(
                 stored,
                 violation.reason,
                 violation.message,
@@ -80,7 +80,7 @@ def _read(record: KafkaRecord, prefix: str, now: datetime) -> Incoming | Poison:
             extra={"topic": stored.topic, "partition": stored.partition, "offset": stored.offset},
         )
         message = f"the worker failed to read this record: {type(bug).__name__}"
-        return Poison(dead_letter(stored, "decode_error", message, now, error=bug))
+        return InvalidRecord(build_dead_letter(stored, "decode_error", message, now, error=bug))
 
 
 def _time(timestamp_ms: int) -> datetime | None:

@@ -13,8 +13,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError
 
 from engine import metrics
-from storage.save import Progress
-from workers.consuming.records import Incoming, Poison
+from storage.save import PartitionProgress
+from workers.consuming.records import DecodedRecord, InvalidRecord
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A partition at its end is as far as the broker's word that there is no more, less what clocks may
@@ -25,7 +25,7 @@ POSITION_TIMEOUT_SECONDS = 0.2
 Offsets = Mapping[TopicPartition, int]
 
 
-class StreamClock:
+class WatermarkTracker:
     """Keeps account of what one consumer has processed of its partitions; `prefix` is the topics' prefix."""
 
     def __init__(self, prefix: str) -> None:
@@ -33,18 +33,16 @@ class StreamClock:
         self._processed: dict[TopicPartition, int] = {}
         self._positions_before: Offsets = {}
         self._answers: dict[TopicPartition, tuple[int | None, int]] = {}
-        self._newcomers: set[TopicPartition] = set()
+        self._unread: set[TopicPartition] = set()
 
     def meet(self, partitions: Iterable[TopicPartition]) -> None:
         """Hear of partitions: until they are read they hold the clock back, from the next rows on."""
-        self._newcomers.update(partitions)
+        self._unread.update(partitions)
 
-    def written(self, rows: Iterable[Progress]) -> None:
+    def written(self, rows: Iterable[PartitionProgress]) -> None:
         """Hear that `rows` are committed; partitions met since they were made stay new."""
         known = {row[:2] for row in rows}
-        self._newcomers = {
-            partition for partition in self._newcomers if self._row(partition, 0, EPOCH)[:2] not in known
-        }
+        self._unread = {partition for partition in self._unread if self._row(partition, 0, EPOCH)[:2] not in known}
 
     def processed(self, offsets: Offsets) -> None:
         """Hear that everything before `offsets` is committed."""
@@ -56,17 +54,17 @@ class StreamClock:
         self._positions_before = {}
         self._answers.clear()
 
-    def newcomers(self, known: Container[TopicPartition] = ()) -> list[Progress]:
+    def unread(self, known: Container[TopicPartition] = ()) -> list[PartitionProgress]:
         """Return first rows for partitions that are new to the clock."""
-        return [self._row(partition, 0, EPOCH) for partition in self._newcomers if partition not in known]
+        return [self._row(partition, 0, EPOCH) for partition in self._unread if partition not in known]
 
     def of_batch(
         self,
         client: AIOKafkaConsumer | None,
         records: Sequence[ConsumerRecord],
-        items: Sequence[Incoming | Poison],
+        items: Sequence[DecodedRecord | InvalidRecord],
         now: datetime,
-    ) -> list[Progress]:
+    ) -> list[PartitionProgress]:
         """Return the rows of the batch's partitions: the next offset, and how far in event time it reads.
 
         An event counts at the earlier of its own time and its record's, so that one producer's fast
@@ -74,7 +72,7 @@ class StreamClock:
         """
         times: dict[tuple[str, int], datetime] = {}
         for record, item in zip(records, items, strict=True):
-            if isinstance(item, Incoming):
+            if isinstance(item, DecodedRecord):
                 place = (record.topic, record.partition)
                 at = min(item.event.occurred_at, item.record.timestamp or now, now)
                 if at > times.get(place, EPOCH):
@@ -84,7 +82,7 @@ class StreamClock:
             for partition, offset in next_offsets(records).items()
         ]
 
-    def of_idle(self, client: AIOKafkaConsumer, settled: Offsets) -> list[Progress]:
+    def of_idle(self, client: AIOKafkaConsumer, settled: Offsets) -> list[PartitionProgress]:
         """Return rows for those partitions that have nothing beyond what was processed."""
         rows = []
         for partition, position in settled.items():
@@ -145,8 +143,8 @@ class StreamClock:
             return EPOCH
         return datetime.fromtimestamp(before / 1000, UTC) - CAUGHT_UP_MARGIN
 
-    def _row(self, partition: TopicPartition, offset: int, watermark: datetime) -> Progress:
-        return Progress(partition.topic.removeprefix(self._prefix), partition.partition, offset, watermark)
+    def _row(self, partition: TopicPartition, offset: int, watermark: datetime) -> PartitionProgress:
+        return PartitionProgress(partition.topic.removeprefix(self._prefix), partition.partition, offset, watermark)
 
     def _labels(self, partition: TopicPartition) -> tuple[str, str]:
         return partition.topic.removeprefix(self._prefix), str(partition.partition)

@@ -22,7 +22,7 @@ from dev.benchmarks.report import Figure, Section, as_json, as_text, ratio
 from dev.benchmarks.sizes import FULL, QUICK
 from dev.benchmarks.stack import CACHE, Stack, open_stack
 from dev.benchmarks.workload import plain_orders
-from inventory.console import Progress, print_json, print_line, progress
+from inventory.console import ProgressLine, print_json, print_line, progress
 
 HERE = Path(__file__).parent
 LINES = 3
@@ -54,7 +54,7 @@ def main() -> int:
     return 0
 
 
-async def _measure(node: str, stack: Stack, show: Progress, *, quick: bool) -> Section:
+async def _measure(node: str, stack: Stack, show: ProgressLine, *, quick: bool) -> Section:
     sizes = QUICK if quick else FULL
     topics = Topics(stack.broker.bootstrap_servers, PARTITIONS)
     await topics.create()

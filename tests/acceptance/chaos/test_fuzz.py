@@ -18,7 +18,7 @@ from domain.model import Cause, Disposition
 from engine.execute import Rules, Task, execute
 from storage.database import Pool, open_pool
 from tests.integration.shop import Record
-from workers.consuming.records import Poison, read_records
+from workers.consuming.records import InvalidRecord, read_records
 
 CONTRACTS = Path(__file__).parents[3] / "docs" / "contracts" / "events"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -142,7 +142,7 @@ class _Shelf:
         """Apply a batch as the consumer does; returns each record's fate."""
         tasks = [
             Task(letter=item.letter)
-            if isinstance(item, Poison)
+            if isinstance(item, InvalidRecord)
             else Task(item.command, item.event.digest, item.record, item.event.type, item.event.traceparent)
             for item in read_records(batch, "", NOW)
         ]
