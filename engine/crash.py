@@ -1,7 +1,10 @@
-"""What happens to a process that met a bug of ours: it leaves, so that it is restarted and redelivered."""
+"""What happens to a process that meets a bug of ours: it ends, is restarted, and its batch is redelivered."""
 
+import asyncio
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 logger = logging.getLogger(__name__)
@@ -10,7 +13,21 @@ EXIT_BUG: Final = 70
 
 
 def crash(message: str, bug: BaseException) -> NoReturn:
-    """Log the bug and end the process with exit code 70, without running what else it would do on its way out."""
+    """Log the bug and end the process with exit code 70, at once: no handler and no `finally` runs any more."""
     logger.critical(message, exc_info=bug)
     logging.shutdown()
     os._exit(EXIT_BUG)
+
+
+@contextmanager
+def crash_on_bug(message: str) -> Iterator[None]:
+    """Crash on whatever escapes the block; only a cancelled or closed coroutine may leave it.
+
+    A task that died of an exception would leave the rest of the worker running half a program.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as bug:  # noqa: BLE001 - SystemExit out of a task is a bug as well
+        crash(message, bug)

@@ -27,7 +27,7 @@ from prometheus_client import make_asgi_app
 from typing_extensions import override
 
 from engine import metrics
-from engine.crash import crash
+from engine.crash import crash_on_bug
 from engine.execute import Report, Rules
 from engine.reading import close_quietly
 from inventory import kafka, telemetry
@@ -236,12 +236,8 @@ class Worker:
 
     def _spawn(self, name: str, work: Awaitable[None]) -> None:
         async def guarded() -> None:
-            try:
+            with crash_on_bug(f"A bug stopped the {name} and with it this worker"):
                 await work
-            except asyncio.CancelledError:
-                raise
-            except BaseException as bug:  # noqa: BLE001 - a part that died would leave the others running half a program
-                crash(f"A bug stopped the {name} and with it this worker", bug)
 
         self._tasks.append(asyncio.create_task(guarded(), name=name))
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -23,7 +22,8 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaMessage
 
 from engine import metrics
-from engine.crash import crash
+from engine.backoff import Backoff
+from engine.crash import crash_on_bug
 from engine.execute import Report, Rules, Task, execute
 from storage import save
 from storage.database import Pool
@@ -199,7 +199,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         FastStream swallows whatever a handler raises and goes on behind the lost batch, so nothing is
         ever raised here: what is not expected ends the process, which is restarted and redelivered.
         """
-        try:
+        with crash_on_bug(BUG):
             self._delivered += 1
             generation = self._generation
             now = self._clock()
@@ -220,10 +220,6 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 return
             progress = [*self._progress(records, items, now), *others]
             self._running = asyncio.create_task(self._apply_or_die(records, items, progress, now), name="batch")
-        except asyncio.CancelledError:
-            raise
-        except BaseException as bug:  # noqa: BLE001 - see the docstring
-            crash(BUG, bug)
 
     async def _decoded(self, records: Sequence[ConsumerRecord], now: datetime) -> list[DecodedRecord | InvalidRecord]:
         """Decode a batch, in between whatever else there is to do: above all the batch before it."""
@@ -261,13 +257,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         progress: list[PartitionProgress],
         now: datetime,
     ) -> None:
-        try:
+        with crash_on_bug(BUG):
             await self._apply(records, items, progress, now)
             self._handled += 1
-        except asyncio.CancelledError:
-            raise
-        except BaseException as bug:  # noqa: BLE001 - see `on_batch`
-            crash(BUG, bug)
 
     async def _apply(
         self,
@@ -299,7 +291,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
 
     async def _until_applied(self, tasks: list[Task], progress: list[PartitionProgress]) -> Report | None:
         """Try until the database takes the batch; None when we are asked to stop meanwhile."""
-        delay = FIRST_RETRY_SECONDS
+        backoff = Backoff(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         since = time.monotonic()
         told = False
         while True:
@@ -313,8 +305,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                     told = self.waits_for_database = True
                 if self._stopping:
                     return None
-                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
-                delay = min(delay * 2, LAST_RETRY_SECONDS)
+                await backoff.wait()
             else:
                 self.waits_for_database = False
                 if told:
@@ -322,12 +313,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 return report
 
     async def _commit_or_die(self) -> None:
-        try:
+        with crash_on_bug(BUG):
             await self._commit_offsets()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as bug:  # noqa: BLE001 - see `on_batch`
-            crash(BUG, bug)
 
     async def _commit_offsets(self) -> None:
         """Commit how far was applied, now and then, until there is nothing new."""
