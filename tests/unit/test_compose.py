@@ -112,11 +112,12 @@ def test_kafka_is_the_version_that_the_tests_run() -> None:
 
 
 def test_image_holds_every_package_of_the_wheel() -> None:
-    """The build context, which names what it lets in, has each package that the wheel is made of."""
+    """The build context, which names what it lets in, has each package and the licence that the wheel is made of."""
     allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     packages = set(PYPROJECT["tool"]["uv"]["build-backend"]["module-name"])
     assert packages <= allowed
-    assert allowed - packages == {"pyproject.toml", "requirements.txt", "requirements-build.txt"}
+    assert allowed - packages == {"pyproject.toml", "LICENSE", "requirements.txt", "requirements-build.txt"}
+    assert set(PYPROJECT["project"]["license-files"]) <= allowed
 
 
 def test_image_does_not_run_as_root() -> None:
