@@ -21,7 +21,7 @@ ADMIN_TIMEOUT_SECONDS = 15.0
 def client_options(settings: Settings) -> dict[str, Any]:
     """Return the keyword arguments that every aiokafka client takes: addresses, TLS, SASL, client id."""
     options: dict[str, Any] = {
-        "bootstrap_servers": settings.kafka_bootstrap_servers,
+        "bootstrap_servers": settings.kafka_brokers,
         "client_id": CLIENT_ID,
         "security_protocol": settings.kafka_security_protocol,
     }

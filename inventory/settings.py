@@ -34,7 +34,7 @@ LIKE_ENOUGH = 0.8
 LONGEST_DURATION = timedelta(days=3650)
 LAST_PORT = 65_535
 
-_BROKER = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/,\[\]]+):(?P<port>[0-9]{1,5})")
+_BROKER = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:/,\[\]]+):(?P<port>[0-9]{1,5})")
 
 
 def _duration(value: object) -> object:
@@ -197,6 +197,11 @@ class Settings(BaseSettings):
         timedelta(seconds=25), description="How long a stop may take to finish the batch and leave the group."
     )
 
+    @property
+    def kafka_brokers(self) -> list[str]:
+        """The addresses in `kafka_bootstrap_servers`; FastStream takes a string for a single address."""
+        return self.kafka_bootstrap_servers.split(",")
+
     @override
     def __repr_args__(self) -> Any:
         """Keep secrets out of every repr, log line and traceback."""
@@ -205,12 +210,12 @@ class Settings(BaseSettings):
     @field_validator("kafka_bootstrap_servers")
     @classmethod
     def _brokers_are_addresses(cls, servers: str) -> str:
-        for server in servers.split(","):
-            found = _BROKER.fullmatch(server.strip())
-            if found is None or not 0 < int(found["port"]) <= LAST_PORT:
-                message = "must be host:port, several of them separated by commas"
+        addresses = [address.strip() for address in servers.split(",")]
+        for number, address in enumerate(addresses, start=1):
+            if not _is_broker(address):
+                message = f"entry {number} of {len(addresses)} is not host:port; separate several brokers with commas"
                 raise ValueError(message)
-        return servers
+        return ",".join(addresses)
 
     @field_validator("database_url")
     @classmethod
@@ -291,6 +296,18 @@ def _printable(value: object) -> str:
             return mask_url(value)
         case _:
             return str(value)
+
+
+def _is_broker(address: str) -> bool:
+    found = _BROKER.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) <= LAST_PORT:
+        return False
+    try:
+        # What the resolver does first; it raises UnicodeError, which Kafka's client does not expect.
+        found["host"].encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _kafka_security_problems(settings: Settings) -> list[str]:

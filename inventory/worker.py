@@ -131,7 +131,7 @@ class Worker:
         if "consumer" in self._roles:
             self.consumer = self._make_consumer(pool, rules)
         self._broker = build_broker(
-            settings.kafka_bootstrap_servers,
+            settings.kafka_brokers,
             graceful_timeout=settings.shutdown_timeout.total_seconds(),
             security=kafka.broker_security(settings),
             client_id=kafka.CLIENT_ID,

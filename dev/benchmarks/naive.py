@@ -106,7 +106,7 @@ class OutboxRow(Base):
 def main() -> None:
     """Run until stopped."""
     settings = load_settings()
-    broker = KafkaBroker(settings.kafka_bootstrap_servers, logger=None)
+    broker = KafkaBroker(settings.kafka_brokers, logger=None)
     engine = create_async_engine(driver_url(settings.database_url), pool_size=10)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     for topic in TOPICS_IN:

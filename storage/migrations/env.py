@@ -7,6 +7,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from storage.database import connect
 from storage.tables import metadata
 
 # Two `inventory migrate` at once (a rolling deployment) take turns on this lock.
@@ -21,7 +22,8 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _online(url: str) -> None:
-    engine = create_async_engine(url, poolclass=NullPool)
+    # asyncpg reads the URL, as everywhere else: SQLAlchemy does not know several hosts (host1:5432,host2:5432).
+    engine = create_async_engine("postgresql+asyncpg://", poolclass=NullPool, async_creator=lambda: connect(url))
     try:
         async with engine.connect() as connection:
             await connection.run_sync(_migrate)

@@ -105,6 +105,15 @@ def test_the_command_says_what_it_did(blank_database_url: str, monkeypatch: pyte
     assert f"the database is at revision {newest} already: nothing to do\n" == inventory("migrate").stdout
 
 
+def test_two_hosts_in_the_url_are_tried_in_turn(blank_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standby that is away does not keep `migrate`, `stock` and `audit` from the primary."""
+    two = re.sub(r"@([^/]+)/", r"@127.0.0.1:1,\1/", blank_database_url)
+    monkeypatch.setenv("INVENTORY_DATABASE_URL", two)
+    for arguments in (("migrate",), ("stock", "show"), ("audit",), ("dlq", "list")):
+        assert 0 == inventory(*arguments).exit_code, arguments
+    assert migrate.newest_revision() == revision(blank_database_url)
+
+
 def test_a_server_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address where nothing listens is a matter for the operator."""
     monkeypatch.setenv("INVENTORY_DATABASE_URL", "postgresql://u:secret@127.0.0.1:1/none")

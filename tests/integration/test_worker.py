@@ -61,13 +61,12 @@ class Program:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, *options: str, **changes: str) -> AsyncIterator[Program]:
+async def _running(settings: Settings, *arguments: str, **changes: str) -> AsyncIterator[Program]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "inventory",
-        "run",
-        *options,
+        *(arguments or ("run",)),
         cwd=_REPOSITORY,
         env={"PATH": "/usr/bin:/bin", **environment_of(settings), **changes},
         stdout=asyncio.subprocess.PIPE,
@@ -119,6 +118,32 @@ async def test_it_works_and_stops_in_order(settings: Settings) -> None:
     assert 30 == len(await read(settings.kafka_bootstrap_servers, topic, 30))
 
 
+@pytest.mark.parametrize("separator", [",", " , "])
+async def test_every_command_takes_lists_of_servers(
+    real_kafka: Broker, topics: str, database_url: str, tmp_path: Path, separator: str
+) -> None:
+    """Each list names a dead server and a live one; topics are created, a worker runs, a history goes through it."""
+    settings = settings_for(real_kafka.bootstrap_servers, topics, database_url)
+    listed = {
+        "INVENTORY_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:1{separator}{real_kafka.bootstrap_servers}",
+        "INVENTORY_DATABASE_URL": re.sub(r"@([^/]+)/", r"@127.0.0.1:1,\1/", database_url),
+    }
+    history = tmp_path / "history.csv"
+    history.write_text("InvoiceNo,StockCode,Quantity,InvoiceDate,CustomerID\n1,a,2,2010-12-01T08:00:00Z,9\n")
+    async with open_shop(database_url) as shop, _running(settings, **listed) as program:
+        await program.port()
+        for command in (("topics", "create"), ("publish", str(history))):
+            async with _running(settings, *command, **listed) as other:
+                assert 0 == await other.exit_code(), other.lines
+
+        async def sold() -> bool:
+            return await shop.stock("a") == (0, 0)
+
+        await eventually(sold)
+        program.process.send_signal(signal.SIGTERM)
+        assert 0 == await program.exit_code(), program.lines
+
+
 async def test_a_second_signal_ends_it_at_once(settings: Settings) -> None:
     """A stop that hangs on a locked row is cut short by a second SIGTERM, with 130."""
     async with (
@@ -148,7 +173,7 @@ async def test_a_second_signal_ends_it_at_once(settings: Settings) -> None:
 
 async def test_roles_split_the_work(settings: Settings) -> None:
     """A relay alone needs no assignment to be ready, and consumes nothing."""
-    async with _running(settings, "--roles", "relay") as program:
+    async with _running(settings, "run", "--roles", "relay") as program:
         port = await program.port()
         assert (200, "ok\n") == await _get(port, "readyz")
         program.process.send_signal(signal.SIGINT)

@@ -9,6 +9,7 @@ from faststream.kafka.security import parse_security
 from inventory.errors import OperatorError
 from inventory.kafka import broker_security, client_options, producer_options
 from inventory.settings import Settings
+from workers.consuming.consumer import build_broker
 
 SASL: dict[str, Any] = {"kafka_sasl_username": "worker", "kafka_sasl_password": "tiger"}
 
@@ -16,10 +17,19 @@ SASL: dict[str, Any] = {"kafka_sasl_username": "worker", "kafka_sasl_password": 
 def test_plain_connections_carry_no_credentials() -> None:
     """The default is the plain protocol and nothing else."""
     assert client_options(Settings(kafka_bootstrap_servers="a:1,b:2")) == {
-        "bootstrap_servers": "a:1,b:2",
+        "bootstrap_servers": ["a:1", "b:2"],
         "client_id": "inventory",
         "security_protocol": "PLAINTEXT",
     }
+
+
+@pytest.mark.parametrize("servers", ["a:1,b:2", "a:1, b:2", " a:1 ,\tb:2 "])
+async def test_every_client_gets_each_broker_of_the_list(servers: str) -> None:
+    """FastStream wraps a string in a list of one, so a list of addresses must reach it as a list."""
+    settings = Settings(kafka_bootstrap_servers=servers)
+    broker = build_broker(settings.kafka_brokers, graceful_timeout=1.0)
+    assert ["a:1", "b:2"] == settings.kafka_brokers == client_options(settings)["bootstrap_servers"]
+    assert ["a:1", "b:2"] == broker.specification.url
 
 
 def test_producers_lose_and_repeat_nothing() -> None:

@@ -81,6 +81,11 @@ def test_every_spelling_of_a_postgresql_url_becomes_one(monkeypatch: pytest.Monk
         ("SWEEP_INTERVAL", "soon", "INVENTORY_SWEEP_INTERVAL: 'soon' is not a length of time"),
         ("DATABASE_URL", "mysql://h/d", "INVENTORY_DATABASE_URL: must begin with postgresql://"),
         ("REDIS_URL", "localhost:6379", "INVENTORY_REDIS_URL: must begin with redis://"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:1,b", "INVENTORY_KAFKA_BOOTSTRAP_SERVERS: entry 2 of 2 is not host:port"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:1;b:2", "INVENTORY_KAFKA_BOOTSTRAP_SERVERS: entry 1 of 1 is not host:port"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:1,,b:2", "INVENTORY_KAFKA_BOOTSTRAP_SERVERS: entry 2 of 3 is not host:port"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "a:1,b:65536", "INVENTORY_KAFKA_BOOTSTRAP_SERVERS: entry 2 of 2 is not host:port"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "a..b:9092", "INVENTORY_KAFKA_BOOTSTRAP_SERVERS: entry 1 of 1 is not host:port"),
         ("KAFKA_SECURITY_PROTOCOL", "TLS", "INVENTORY_KAFKA_SECURITY_PROTOCOL: input should be 'PLAINTEXT'"),
         ("KAFKA_TOPIC_PREFIX", "my shop", "INVENTORY_KAFKA_TOPIC_PREFIX: string should match pattern"),
         ("KAFKA_SSL_CAFILE", "/no/such.pem", "INVENTORY_KAFKA_SSL_CAFILE: there is no file /no/such.pem"),
@@ -94,6 +99,15 @@ def test_a_wrong_value_is_named_with_its_variable(
     """One wrong variable gives one line that begins with its name."""
     (problem,) = _problems(monkeypatch, **{name: value})
     assert problem.startswith(message)
+
+
+@pytest.mark.parametrize("value", ["a:1,b:2", " a:1 , b:2 "])
+def test_a_list_of_brokers_may_have_spaces(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Each address stands alone, and `inventory settings` shows the list as it is used."""
+    monkeypatch.setenv("INVENTORY_KAFKA_BOOTSTRAP_SERVERS", value)
+    settings = load_settings()
+    assert ["a:1", "b:2"] == settings.kafka_brokers
+    assert "a:1,b:2" == printable(settings)["kafka_bootstrap_servers"]
 
 
 def test_every_problem_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:

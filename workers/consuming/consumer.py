@@ -468,7 +468,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
             logger.warning("The partitions will be registered with the first batch: %s", in_words(error))
 
 
-def build_broker(bootstrap_servers: str, *, graceful_timeout: float, **options: Any) -> Broker:  # noqa: ANN401 - FastStream's options
+def build_broker(bootstrap_servers: Sequence[str], *, graceful_timeout: float, **options: Any) -> Broker:  # noqa: ANN401 - FastStream's options
     """Return FastStream's broker: it runs the consumer; its own producer is not used."""
     return Broker(
         bootstrap_servers,
