@@ -33,7 +33,7 @@ order within a key only.
 same data is a duplicate and changes nothing. The same id with other data is a mistake and becomes a dead letter.
 
 **Time.** `ce_time` (without it the record's timestamp), `time` or `occurred_at`: RFC 3339 with an offset, at most
-{MAX_AHEAD_HOURS} hours ahead of the record's timestamp. Holds expire counted from it.
+{MAX_AHEAD_HOURS} hours ahead of the record's timestamp and of the worker's clock. Holds expire counted from it.
 
 **Consuming.** Outgoing events are CloudEvents in binary mode, and their bodies say id, type and time as well. Delivery
 is at least once; ids are deterministic, so drop an id that you have seen. Ignore fields that you do not know.

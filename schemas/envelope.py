@@ -108,11 +108,18 @@ _RFC_3339 = re.compile(
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def decode(topic: str, value: bytes | None, headers: Sequence[Header], timestamp_ms: int | None) -> Event:
+def decode(
+    topic: str,
+    value: bytes | None,
+    headers: Sequence[Header],
+    timestamp_ms: int | None,
+    now_ms: int | None = None,
+) -> Event:
     """Return the event that a record of `topic` carries.
 
     `topic` is one of `TOPICS_IN`, without a deployment's prefix. `timestamp_ms` is the record's own; None or a negative
-    one means that it has none. Raises `ContractViolation`, and nothing else, whatever the bytes and the headers are.
+    one means that it has none. `now_ms` is the reader's clock. An event's time may be at most MAX_AHEAD_HOURS ahead of
+    the earlier of the two. Raises `ContractViolation`, and nothing else, whatever the bytes and the headers are.
     """
     contract = TOPICS_IN[topic]
     found = _relevant(headers)
@@ -124,7 +131,7 @@ def decode(topic: str, value: bytes | None, headers: Sequence[Header], timestamp
             envelope = _plain(value, found)
         else:
             envelope = _binary(value, found)
-        return _event(contract, envelope, timestamp_ms)
+        return _event(contract, envelope, timestamp_ms, now_ms)
     except ContractViolation as violation:
         # A body that cannot be read may still have an identity, in its headers.
         violation.event_id = violation.event_id or _storable(found.get("ce_id"))
@@ -201,7 +208,7 @@ def _plain(value: bytes | None, found: Mapping[str, bytes | None]) -> _Envelope:
     )
 
 
-def _event(topic: TopicIn, envelope: _Envelope, timestamp_ms: int | None) -> Event:
+def _event(topic: TopicIn, envelope: _Envelope, timestamp_ms: int | None, now_ms: int | None) -> Event:
     """Check everything and report every problem at once, so that a producer mends them in one go."""
     names, type_, source = envelope.names, envelope.type, envelope.source
     if type_ is not None and type_ != topic.name and not _is_prefixed(type_, topic.name):
@@ -213,7 +220,7 @@ def _event(topic: TopicIn, envelope: _Envelope, timestamp_ms: int | None) -> Eve
     problems: list[str] = []
     event_id = _identifier(names.id, envelope.id, problems)
     source = topic.name if source is None else _identifier(names.source, source, problems)
-    occurred_at = _time(names, envelope.time, timestamp_ms, problems)
+    occurred_at = _time(names, envelope.time, timestamp_ms, now_ms, problems)
     tools = _TOOLS[topic.name]
     try:
         data = tools.validate(envelope.data)
@@ -309,27 +316,42 @@ def _identifier(name: str, value: object, problems: list[str]) -> str:
     return ""
 
 
-def _time(names: _Names, value: object, timestamp_ms: int | None, problems: list[str]) -> datetime:
-    """Return the event's time in UTC, else note the problem."""
-    recorded = None if timestamp_ms is None or timestamp_ms < 0 else timestamp_ms
+def _time(names: _Names, value: object, timestamp_ms: int | None, now_ms: int | None, problems: list[str]) -> datetime:
+    """Return the event's time in UTC; adds a problem where there is none or it is too far ahead."""
+    recorded_ms = None if timestamp_ms is None or timestamp_ms < 0 else timestamp_ms
     if value is None:
         # Plain JSON has no standard that would make its time optional, and a time guessed is an expiry guessed.
-        if names is _PLAIN or recorded is None or recorded > _LATEST_MS:
+        if names is _PLAIN or recorded_ms is None or recorded_ms > _LATEST_MS:
             problems.append(f"{names.time}: is missing")
             return EARLIEST
-        return EARLIEST + timedelta(milliseconds=recorded)
+        if now_ms is not None and recorded_ms > now_ms + _MAX_AHEAD_MS:
+            problems.append(
+                f"{names.time}: is missing, and the record's timestamp {_stamp(recorded_ms)} is more than "
+                f"{MAX_AHEAD_HOURS} hours ahead of the worker's clock"
+            )
+        return EARLIEST + timedelta(milliseconds=recorded_ms)
     moment = _parse_time(value)
     if moment is None:
         problems.append(f"{names.time}: must be a time like 2026-03-01T10:15:30Z, with its offset, got {show(value)}")
         return EARLIEST
-    # Bounds the harm of a broken clock: a time far ahead would hold stock for as long.
-    if recorded is not None and moment.timestamp() * 1_000 > recorded + _MAX_AHEAD_MS:
-        stamp = (EARLIEST + timedelta(milliseconds=recorded)).isoformat()
+    # Bounds the harm of a broken clock: a time far ahead would hold stock for as long. The record's timestamp is often
+    # the same broken clock's (Kafka before 4.0 accepts any), so the reader's clock bounds it as well.
+    ahead_ms = moment.timestamp() * 1_000 - _MAX_AHEAD_MS
+    if now_ms is not None and ahead_ms > now_ms:
         problems.append(
-            f"{names.time}: must be at most {MAX_AHEAD_HOURS} hours ahead of the record's timestamp {stamp}, "
+            f"{names.time}: must be at most {MAX_AHEAD_HOURS} hours ahead of the worker's clock {_stamp(now_ms)}, "
             f"got {show(value)}"
         )
+    elif recorded_ms is not None and ahead_ms > recorded_ms:
+        problems.append(
+            f"{names.time}: must be at most {MAX_AHEAD_HOURS} hours ahead of the record's timestamp "
+            f"{_stamp(recorded_ms)}, got {show(value)}"
+        )
     return moment
+
+
+def _stamp(milliseconds: int) -> str:
+    return (EARLIEST + timedelta(milliseconds=milliseconds)).isoformat()
 
 
 def _parse_time(value: object) -> datetime | None:

@@ -191,6 +191,24 @@ def test_a_time_far_ahead_of_the_record_is_refused() -> None:
     assert expected == caught.value.message
 
 
+@pytest.mark.parametrize("recorded", [None, NOON + 365 * 86_400_000])
+def test_a_time_far_ahead_of_the_reader_is_refused(recorded: int | None) -> None:
+    """A producer's broken clock often stamps the record as well; the reader's clock bounds both."""
+    body = orjson.dumps({**PLAIN, "occurred_at": "2027-03-01T12:00:00Z"})
+    with pytest.raises(ContractViolation, match="at most 24 hours ahead of the worker's clock 2026-03-01T12:00:00"):
+        decode("order.created", body, [], recorded, NOON)
+    edge = orjson.dumps({**PLAIN, "occurred_at": "2026-03-02T12:00:00Z"})
+    assert decode("order.created", edge, [], recorded, NOON).occurred_at.day == 2
+
+
+def test_a_record_far_ahead_of_the_reader_lends_its_time_to_no_event() -> None:
+    """Binary mode takes a missing time from the record, whose timestamp may be as wrong as any."""
+    headers = [("ce_id", b"e-1"), ("ce_type", b"order.created")]
+    with pytest.raises(ContractViolation, match="ahead of the worker's clock"):
+        decode("order.created", orjson.dumps(DATA), headers, NOON + 365 * 86_400_000, NOON)
+    assert decode("order.created", orjson.dumps(DATA), headers, NOON, NOON).occurred_at.year == 2026
+
+
 def test_a_record_without_timestamp_bounds_nothing() -> None:
     """None and Kafka's -1 both mean that there is none."""
     body = orjson.dumps({**PLAIN, "occurred_at": "2027-01-01T00:00:00Z"})

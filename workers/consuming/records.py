@@ -43,10 +43,11 @@ class InvalidRecord(NamedTuple):
 
 def read_records(records: Iterable[KafkaRecord], prefix: str, now: datetime) -> list[DecodedRecord | InvalidRecord]:
     """Decode and validate each record by itself; a bad one becomes a dead letter and harms no other."""
-    return [_read(record, prefix, now) for record in records]
+    now_ms = int(now.timestamp() * 1000)
+    return [_read(record, prefix, now, now_ms) for record in records]
 
 
-def _read(record: KafkaRecord, prefix: str, now: datetime) -> DecodedRecord | InvalidRecord:
+def _read(record: KafkaRecord, prefix: str, now: datetime, now_ms: int) -> DecodedRecord | InvalidRecord:
     timestamp = None if record.timestamp < 0 else _time(record.timestamp)
     stored = StoredRecord(
         record.topic.removeprefix(prefix),
@@ -58,7 +59,7 @@ def _read(record: KafkaRecord, prefix: str, now: datetime) -> DecodedRecord | In
         timestamp,
     )
     try:
-        event = decode(stored.topic, stored.value, stored.headers, record.timestamp)
+        event = decode(stored.topic, stored.value, stored.headers, record.timestamp, now_ms)
         return DecodedRecord(stored, event, command_for(event))
     except ContractViolation as violation:
         return InvalidRecord(
