@@ -15,7 +15,7 @@ import pytest
 from dev.servers import kafka as kafka_brokers
 from dev.servers import postgres as postgres_servers
 from dev.servers import redis as redis_servers
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.kafka import Broker, Choice
 from dev.servers.kafka_mock import MockBroker
 from dev.servers.postgres import PostgresServer
@@ -175,7 +175,7 @@ def _started_kafka(request: pytest.FixtureRequest) -> Iterator[_Found]:
     if choice.real:
         try:
             found = _Found(kafka_brokers.start(choice), "")
-        except DevstackError as error:
+        except ServersError as error:
             found = _Found(None, str(error))
     request.config.stash[_broker] = found
     yield found

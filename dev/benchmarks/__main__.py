@@ -8,13 +8,13 @@ from pathlib import Path
 import uvloop
 
 from dev.benchmarks.backlog import Topics
+from dev.benchmarks.comparison import Bench, warm_up
 from dev.benchmarks.errors import BenchmarkError
 from dev.benchmarks.machine import PARTITIONS, machine
-from dev.benchmarks.races import Bench, warm_up
 from dev.benchmarks.report import Section, as_json, as_text
 from dev.benchmarks.scenarios import SCENARIOS
+from dev.benchmarks.servers import CACHE, Servers, open_servers
 from dev.benchmarks.sizes import FULL, QUICK, TRIAL, Sizes
-from dev.benchmarks.stack import CACHE, Stack, open_stack
 from dev.benchmarks.workload import life_cycle
 from inventory.console import ProgressLine, print_json, print_line, progress
 
@@ -26,9 +26,9 @@ def main() -> int:
     options = _options()
     try:
         # The servers start outside the event loop: migrating the database runs one of its own.
-        with progress() as show, open_stack(None if options.trial else options.directory) as stack:
-            sections = uvloop.run(_run(options, stack, show))
-            about = machine(stack)
+        with progress() as show, open_servers(None if options.trial else options.directory) as servers:
+            sections = uvloop.run(_run(options, servers, show))
+            about = machine(servers)
     except BenchmarkError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -39,10 +39,10 @@ def main() -> int:
     return 0
 
 
-async def _run(options: argparse.Namespace, stack: Stack, show: ProgressLine) -> list[Section]:
-    topics = Topics(stack.broker.bootstrap_servers, PARTITIONS)
+async def _run(options: argparse.Namespace, servers: Servers, show: ProgressLine) -> list[Section]:
+    topics = Topics(servers.broker.bootstrap_servers, PARTITIONS)
     await topics.create()
-    bench = Bench(stack, topics, _sizes(options), show, options.data)
+    bench = Bench(servers, topics, _sizes(options), show, options.data)
     found = []
     try:
         await warm_up(bench, life_cycle(bench.sizes.warm_up_events))

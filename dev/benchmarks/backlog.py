@@ -17,7 +17,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Produc
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its stubs forget one
 
 from dev.benchmarks.errors import BenchmarkError
-from dev.benchmarks.workload import Record
+from dev.records import ProducedRecord
 from inventory.settings import Settings
 from inventory.topics import create_topics, wanted_topics
 from schemas.topics import TOPICS_IN
@@ -87,7 +87,7 @@ class Topics:
         return group
 
     @contextmanager
-    def hidden(self, records: Iterable[Record], count: int, progress: Progress) -> Iterator[Backlog]:
+    def hidden(self, records: Iterable[ProducedRecord], count: int, progress: Progress) -> Iterator[Backlog]:
         """Write records that nobody sees until `reveal()`; without it they are never seen."""
         group = self.new_group()
         producer = Producer(
@@ -125,7 +125,7 @@ class Topics:
     def _produce(
         self,
         producer: Producer,
-        records: Iterable[Record],
+        records: Iterable[ProducedRecord],
         count: int,
         progress: Progress,
         failures: list[str],
@@ -139,7 +139,7 @@ class Topics:
                 self.prefix + record.topic,
                 key=record.key,
                 value=record.value,
-                headers=record.headers,
+                headers=list(record.headers),
                 timestamp=record.timestamp_ms,
                 on_delivery=note,
             )

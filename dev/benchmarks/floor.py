@@ -10,14 +10,14 @@ import gc
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from dev.benchmarks.backlog import Progress
-from dev.benchmarks.contestants import Timed
 from dev.benchmarks.errors import BenchmarkError
-from dev.benchmarks.workload import Record, utc_now
+from dev.benchmarks.programs import Timed
+from dev.benchmarks.workload import utc_now
+from dev.records import ConsumedRecord, ProducedRecord
 from engine.execute import Rules, Task, execute
 from storage.database import Connection, open_pool
 from workers.consuming.records import DecodedRecord, read_records
@@ -36,24 +36,13 @@ class Rehearsal(NamedTuple):
     ends_as: str = ""
 
 
-@dataclass(slots=True)
-class _Position:
-    """A record as the worker's consumer hands it over."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Any
-
-
-async def rehearse(database_url: str, records: Iterable[Record], batch_size: int, progress: Progress) -> Rehearsal:
+async def rehearse(
+    database_url: str, records: Iterable[ProducedRecord], batch_size: int, progress: Progress
+) -> Rehearsal:
     """Apply the records in batches to a scratch database, noting what is written."""
     items = [
-        _Position(one.topic, 0, place, one.timestamp_ms, one.key, one.value, one.headers)
-        for place, one in enumerate(records)
+        ConsumedRecord(one.topic, 0, offset, one.timestamp_ms, one.key, one.value, one.headers)
+        for offset, one in enumerate(records)
     ]
     recorder = _RecordingPool(await open_pool(database_url, 2))
     try:

@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 from confluent_kafka import Consumer, TopicPartition
 
-from dev.benchmarks import contestants
-from dev.benchmarks.arrivals import number_of
+from dev.benchmarks import programs
 from dev.benchmarks.backlog import QUIET
+from dev.benchmarks.comparison import Bench, template_for
 from dev.benchmarks.errors import BenchmarkError
-from dev.benchmarks.lag import OutboxLag
-from dev.benchmarks.races import Bench, template_for
+from dev.benchmarks.open_loop import number_of
+from dev.benchmarks.outbox_lag import OutboxLag
 from dev.benchmarks.report import Figure, Section
 from dev.benchmarks.workload import steady
 from dev.servers.process import ServerProcess
@@ -35,11 +35,11 @@ async def latency(bench: Bench) -> Section:
     # Small requests at this rate are another load than a backlog: what it takes to get used to them is left out.
     warm_up = sizes.rate * sizes.latency_warm_up_seconds
     count = warm_up + sizes.rate * sizes.latency_seconds
-    program = contestants.worker()
+    program = programs.worker()
     group = bench.topics.new_group()
     async with template_for(bench, steady(count, sizes.rate)) as template:
-        with bench.stack.database(template) as url, contestants.running(program, bench.topics, group, url) as processes:
-            alive = contestants.check_alive(processes)
+        with bench.servers.database(template) as url, programs.running(program, bench.topics, group, url) as processes:
+            alive = programs.check_alive(processes)
             bench.topics.wait_until_stable(group, program.processes, alive)
             async with OutboxLag(url) as lag:
                 waits, late = await asyncio.to_thread(_measure, bench, count, alive)
@@ -66,9 +66,9 @@ def _measure(bench: Bench, count: int, alive: Callable[[], None]) -> tuple[list[
     with tempfile.TemporaryDirectory(prefix="inventory-bench-") as scratch:
         generator = ServerProcess(
             "the generator",
-            [sys.executable, "-m", "dev.benchmarks.arrivals", *arguments],
+            [sys.executable, "-m", "dev.benchmarks.open_loop", *arguments],
             log=Path(scratch) / "generator.log",
-            environment=contestants.clean_environment(),
+            environment=programs.clean_environment(),
         )
         try:
             waits = _receive(bench, receiver, start, count, alive)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import psutil
 
-from dev.benchmarks import contestants
-from dev.benchmarks.lag import OutboxLag
-from dev.benchmarks.races import Bench, template_for
+from dev.benchmarks import programs
+from dev.benchmarks.comparison import Bench, template_for
+from dev.benchmarks.outbox_lag import OutboxLag
 from dev.benchmarks.report import Figure, Section
 from dev.benchmarks.workload import life_cycle, utc_now
 from dev.servers.process import ServerProcess
@@ -29,12 +29,12 @@ async def memory(bench: Bench) -> Section:
 
     async with template_for(bench, workload) as template:
         with (
-            bench.stack.database(template) as url,
+            bench.servers.database(template) as url,
             bench.topics.hidden(workload.records(utc_now()), workload.events, bench.progress) as backlog,
         ):
             async with OutboxLag(url) as lag:
-                timed = await contestants.time_program(
-                    contestants.worker(), bench.topics, backlog, url, bench.progress, watch=watch
+                timed = await programs.time_program(
+                    programs.worker(), bench.topics, backlog, url, bench.progress, watch=watch
                 )
     half = len(samples) // 2
     figures = [

@@ -2,13 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from dev.benchmarks import contestants
+from dev.benchmarks import programs
+from dev.benchmarks.comparison import Bench, Contestant, compare, rehearsed, template_for
+from dev.benchmarks.large_database import large_template
 from dev.benchmarks.latency import latency
 from dev.benchmarks.memory import memory
-from dev.benchmarks.races import Bench, Entry, race, rehearsed, template_for
-from dev.benchmarks.relaying import relaying
+from dev.benchmarks.relay import relay
 from dev.benchmarks.report import Section, ratio
-from dev.benchmarks.scale import large_template
 from dev.benchmarks.workload import Workload, churning_carts, flash_sale, life_cycle, real_month
 
 Scenario = Callable[[Bench], Awaitable[Section | None]]
@@ -17,7 +17,7 @@ Scenario = Callable[[Bench], Awaitable[Section | None]]
 async def life(bench: Bench) -> Section:
     """Orders created, paid and cancelled."""
     workload = life_cycle(bench.sizes.events)
-    few = life_cycle(bench.sizes.naive_events, shelf=workload.shelf)
+    few = life_cycle(bench.sizes.naive_events, stock=workload.stock)
     about = "orders of 3 lines over 10,000 products (Zipf), paid or cancelled"
     return await _against_both("life", about, bench, workload, few)
 
@@ -36,10 +36,10 @@ async def hot(bench: Bench) -> Section:
     one, many = flash_sale(bench.sizes.hot_events, 1), flash_sale(bench.sizes.hot_events, 1000)
     async with template_for(bench, one) as template_of_one, template_for(bench, many) as template_of_many:
         entries = (
-            Entry("hot", one, contestants.worker(), template=template_of_one),
-            Entry("spread", many, contestants.worker(), template=template_of_many),
+            Contestant("hot", one, programs.worker(), template=template_of_one),
+            Contestant("spread", many, programs.worker(), template=template_of_many),
         )
-        figures = await race(bench, entries, bench.sizes.rounds)
+        figures = await compare(bench, entries, bench.sizes.rounds)
     about = "a flash sale of one product, nine of ten orders refused; the same over 1,000 products"
     return Section("hot", about, list(figures.values()), {"hot/spread": ratio(figures["hot"], figures["spread"])})
 
@@ -53,10 +53,10 @@ async def csv(bench: Bench) -> Section | None:
     async with template_for(bench, workload) as template:
         rehearsal = await rehearsed(bench, workload, template)
         entries = (
-            Entry("worker", workload, contestants.worker(), template=template),
-            Entry("floor", workload, rehearsal=rehearsal, template=template),
+            Contestant("worker", workload, programs.worker(), template=template),
+            Contestant("floor", workload, rehearsal=rehearsal, template=template),
         )
-        figures = await race(bench, entries, bench.sizes.rounds)
+        figures = await compare(bench, entries, bench.sizes.rounds)
     about = f"{workload.events:,} events of a real shop's month, orders of up to 675 lines"
     return Section("csv", about, list(figures.values()), {"worker/floor": ratio(figures["worker"], figures["floor"])})
 
@@ -66,12 +66,12 @@ async def workers(bench: Bench) -> Section:
     workload = life_cycle(bench.sizes.workers_events)
     async with template_for(bench, workload) as template:
         entries = [
-            Entry(
-                f"{count} workers" if count > 1 else "1 worker", workload, contestants.worker(count), template=template
+            Contestant(
+                f"{count} workers" if count > 1 else "1 worker", workload, programs.worker(count), template=template
             )
             for count in bench.sizes.workers
         ]
-        figures = list((await race(bench, entries, 1)).values())
+        figures = list((await compare(bench, entries, 1)).values())
     ratios = {f"{figure.name}/{figures[0].name}": ratio(figure, figures[0]) for figure in figures[1:]}
     return Section("workers", "the life cycle shared by several processes", figures, ratios)
 
@@ -81,10 +81,10 @@ async def batches(bench: Bench) -> Section:
     workload = life_cycle(bench.sizes.batches_events)
     async with template_for(bench, workload) as template:
         entries = [
-            Entry(f"at most {size:,}", workload, contestants.worker(batch=size), template=template)
+            Contestant(f"at most {size:,}", workload, programs.worker(batch=size), template=template)
             for size in bench.sizes.batches
         ]
-        figures = await race(bench, entries, 1)
+        figures = await compare(bench, entries, 1)
     return Section("batches", "the life cycle with other values of INVENTORY_BATCH_MAX_RECORDS", list(figures.values()))
 
 
@@ -96,10 +96,10 @@ async def scale(bench: Bench) -> Section:
     large = await large_template(bench, sizes.scale_products, sizes.scale_ledger)
     async with template_for(bench, workload) as template:
         entries = (
-            Entry("large", workload, contestants.worker(), template=large),
-            Entry("empty", workload, contestants.worker(), template=template),
+            Contestant("large", workload, programs.worker(), template=large),
+            Contestant("empty", workload, programs.worker(), template=template),
         )
-        figures = await race(bench, entries, sizes.scale_rounds)
+        figures = await compare(bench, entries, sizes.scale_rounds)
     about = f"the life cycle where {sizes.scale_products:,} products have {sizes.scale_ledger:,} ledger entries"
     return Section("scale", about, list(figures.values()), {"large/empty": ratio(figures["large"], figures["empty"])})
 
@@ -109,11 +109,11 @@ async def _against_both(name: str, about: str, bench: Bench, workload: Workload,
     async with template_for(bench, workload) as template:
         rehearsal = await rehearsed(bench, workload, template)
         entries = (
-            Entry("worker", workload, contestants.worker(), template=template),
-            Entry("floor", workload, rehearsal=rehearsal, template=template),
-            Entry("naive", few, contestants.naive(), template=template),
+            Contestant("worker", workload, programs.worker(), template=template),
+            Contestant("floor", workload, rehearsal=rehearsal, template=template),
+            Contestant("naive", few, programs.naive(), template=template),
         )
-        figures = await race(bench, entries, bench.sizes.rounds)
+        figures = await compare(bench, entries, bench.sizes.rounds)
     ratios = {f"worker/{other}": ratio(figures["worker"], figures[other]) for other in ("naive", "floor")}
     return Section(name, about, list(figures.values()), ratios)
 
@@ -128,5 +128,5 @@ SCENARIOS: Mapping[str, Scenario] = {
     "scale": scale,
     "latency": latency,
     "memory": memory,
-    "relay": relaying,
+    "relay": relay,
 }

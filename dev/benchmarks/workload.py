@@ -1,6 +1,6 @@
 """What a shop's events look like under load: seeded, so that every contestant gets the same ones.
 
-A workload is a shelf (products and their stock, written into the database beforehand) and a stream of records.
+A workload is a stock (products and their stock, written into the database beforehand) and a stream of records.
 """
 
 import heapq
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from dev.records import ProducedRecord
 from inventory.history import invoice_events, read_lines, survey
 from inventory.publisher import open_rows
 
@@ -41,36 +42,26 @@ class Draft(NamedTuple):
     data: Item
 
 
-class Record(NamedTuple):
-    """A Kafka record, the topic without a prefix; CloudEvents in binary mode."""
-
-    topic: str
-    key: bytes
-    value: bytes
-    headers: list[tuple[str, str | bytes | None]]
-    timestamp_ms: int
-
-
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A shelf and a stream of `events` drafts; `drafts()` begins the same stream anew."""
+    """A stock and a stream of `events` drafts; `drafts()` begins the same stream anew."""
 
     name: str
-    shelf: dict[str, int]
+    stock: dict[str, int]
     events: int
     drafts: Callable[[], Iterable[Draft]]
 
-    def records(self, now: datetime) -> Iterator[Record]:
+    def records(self, now: datetime) -> Iterator[ProducedRecord]:
         """Give the stream's records, 1 ms of event time apart, the last one at `now`."""
         began = now - timedelta(milliseconds=self.events)
         for number, draft in enumerate(itertools.islice(self.drafts(), self.events)):
             yield record(draft, f"{self.name}-{number:08d}", began + timedelta(milliseconds=number))
 
 
-def record(draft: Draft, event_id: str, at: datetime) -> Record:
+def record(draft: Draft, event_id: str, at: datetime) -> ProducedRecord:
     """Return the record that carries `draft`."""
     topic = draft.topic.encode()
-    return Record(
+    return ProducedRecord(
         draft.topic,
         draft.key.encode(),
         orjson.dumps(draft.data),
@@ -92,7 +83,7 @@ def product_id(number: int) -> str:
 
 
 def life_cycle(
-    events: int, products: int = 10_000, *, stride: int = 1, shelf: dict[str, int] | None = None
+    events: int, products: int = 10_000, *, stride: int = 1, stock: dict[str, int] | None = None
 ) -> Workload:
     """Orders of three products, few of which are wanted often (Zipf), paid or cancelled some thousand events later.
 
@@ -117,7 +108,7 @@ def life_cycle(
                 due += chance.randint(*wait)
                 heapq.heappush(follow_ups, (due, number, draft))
 
-    return Workload("life", shelf or _shelf(products, stride=stride), events, drafts)
+    return Workload("life", stock or _stock(products, stride=stride), events, drafts)
 
 
 def flash_sale(events: int, products: int) -> Workload:
@@ -147,7 +138,7 @@ def flash_sale(events: int, products: int) -> Workload:
                 to_pay.append(_paid(order_id))
 
     name = "hot" if products == 1 else "spread"
-    return Workload(name, _shelf(products, stock), events, drafts)
+    return Workload(name, _stock(products, stock), events, drafts)
 
 
 def churning_carts(events: int, products: int = 10_000, carts: int = 2_000) -> Workload:
@@ -166,14 +157,14 @@ def churning_carts(events: int, products: int = 10_000, carts: int = 2_000) -> W
             data = {"cart_id": cart_id, "user_id": f"user-{cart:06d}", "version": versions[cart], "items": items}
             yield Draft("cart.updated", cart_id, data)
 
-    return Workload("carts", _shelf(products), events, drafts)
+    return Workload("carts", _stock(products), events, drafts)
 
 
 def real_month(path: Path) -> Workload:
     """One month of a real shop, its products with as much stock as it needs; orders of up to 675 lines."""
-    shelf = dict(survey(read_lines(open_rows(path))).needed)
+    stock = dict(survey(read_lines(open_rows(path))).needed)
     drafts = [Draft(event.topic, event.key, dict(event.data)) for event in invoice_events(read_lines(open_rows(path)))]
-    return Workload("csv", shelf, len(drafts), lambda: drafts)
+    return Workload("csv", stock, len(drafts), lambda: drafts)
 
 
 def plain_orders(events: int, products: int, lines: int) -> Workload:
@@ -186,7 +177,7 @@ def plain_orders(events: int, products: int, lines: int) -> Workload:
             items = [{"product_id": product_id(chance.randint(1, products)), "quantity": 1} for _ in range(lines)]
             yield Draft("order.created", order_id, {"order_id": order_id, "items": items})
 
-    return Workload("orders", _shelf(products), events, drafts)
+    return Workload("orders", _stock(products), events, drafts)
 
 
 def steady(events: int, rate: int) -> Workload:
@@ -204,10 +195,10 @@ def steady(events: int, rate: int) -> Workload:
             unpaid.append(order_id)
             yield _created(order_id, chance, [next(picks) for _ in range(_LINES)])
 
-    return Workload("steady", _shelf(10_000), events, drafts)
+    return Workload("steady", _stock(10_000), events, drafts)
 
 
-def _shelf(products: int, stock: int = PLENTY, *, stride: int = 1) -> dict[str, int]:
+def _stock(products: int, stock: int = PLENTY, *, stride: int = 1) -> dict[str, int]:
     return {product_id(number * stride): stock for number in range(1, products + 1)}
 
 

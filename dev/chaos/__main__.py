@@ -11,11 +11,11 @@ from collections import Counter
 from math import isnan
 from pathlib import Path
 
+from dev.chaos.ablation_scenarios import SCENARIOS, Scenario, is_found, run_scenario
 from dev.chaos.cluster import Servers, open_servers
 from dev.chaos.errors import ChaosError
 from dev.chaos.run import Options, Result, Say, recoveries_by_kind, run
-from dev.chaos.scenes import SCENES, Scene, is_found, play
-from dev.chaos.story import tell
+from dev.chaos.subject import describe_subject
 
 MAX_SHOWN = 20
 MAX_TOLD = 5
@@ -42,24 +42,24 @@ def main() -> int:
                     _keep(result, directory)
                 _print(result)
                 failed += bool(result.violations)
-            for scene in SCENES if options.ablations else ():
-                failed += not _is_proven(servers, scene, settings, say)
+            for scenario in SCENARIOS if options.ablations else ():
+                failed += not _is_proven(servers, scenario, settings, say)
     except ChaosError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 1 if failed else 0
 
 
-def _is_proven(servers: Servers, scene: Scene, options: Options, say: Say) -> bool:
-    """Play a scene with the whole worker and with the ablated one; the checker must tell them apart."""
-    whole = asyncio.run(play(servers, scene, "whole", options, say))
-    ablated = asyncio.run(play(servers, scene, scene.ablation, options, say))
+def _is_proven(servers: Servers, scenario: Scenario, options: Options, say: Say) -> bool:
+    """Play a scenario with the whole worker and with the ablated one; the checker must tell them apart."""
+    whole = asyncio.run(run_scenario(servers, scenario, "whole", options, say))
+    ablated = asyncio.run(run_scenario(servers, scenario, scenario.ablation, options, say))
     found = Counter(violation.kind for violation in ablated.violations)
-    proven = is_found(scene, ablated) and not whole.violations
+    proven = is_found(scenario, ablated) and not whole.violations
     for violation in whole.violations[:MAX_SHOWN]:
         sys.stdout.write(f"VIOLATION without ablation {violation.kind} {violation.subject}: {violation.message}\n")
     sys.stdout.write(
-        f"ablation={scene.ablation} detected={'yes' if is_found(scene, ablated) else 'NO'} "
+        f"ablation={scenario.ablation} detected={'yes' if is_found(scenario, ablated) else 'NO'} "
         f"by={','.join(f'{kind}:{count}' for kind, count in sorted(found.items())) or 'nothing'} "
         f"whole_worker_violations={len(whole.violations)}\n"
     )
@@ -67,7 +67,7 @@ def _is_proven(servers: Servers, scene: Scene, options: Options, say: Say) -> bo
 
 
 def _keep(result: Result, directory: Path) -> None:
-    """Keep what was read, so that it can be judged again (`python -m dev.chaos.again FILE`)."""
+    """Keep what was read, so that it can be judged again (`python -m dev.chaos.recheck FILE`)."""
     path = directory / f"evidence-{result.options.seed}.pickle"
     path.write_bytes(pickle.dumps(result.evidence))
     sys.stdout.write(f"the evidence is in {path}\n")
@@ -77,7 +77,7 @@ def _print(result: Result) -> None:
     for violation in result.violations[:MAX_SHOWN]:
         sys.stdout.write(f"VIOLATION {violation.kind} {violation.subject}: {violation.message}\n")
     for subject in list(dict.fromkeys(violation.subject for violation in result.violations))[:MAX_TOLD]:
-        sys.stdout.write("".join(f"  {line}\n" for line in tell(result.evidence, subject)))
+        sys.stdout.write("".join(f"  {line}\n" for line in describe_subject(result.evidence, subject)))
     if len(result.violations) > MAX_SHOWN:
         sys.stdout.write(f"... and {len(result.violations) - MAX_SHOWN} more violations\n")
     for kind, (count, median, longest) in recoveries_by_kind(result.faults).items():

@@ -13,10 +13,11 @@ from typing import Any
 
 from typing_extensions import override
 
-from dev.chaos.evidence import TOPICS_IN, TOPICS_OUT, Evidence, Found, Row, read_event
-from dev.chaos.generator import Place, Sent
+from dev.chaos.evidence import Evidence, Row, read_event
+from dev.chaos.generator import Sent
 from dev.oracle.history import Observed, Violation, check
 from dev.oracle.shop import Settings
+from dev.records import EVENT_TOPICS_OUT, TOPICS_IN, ConsumedRecord, Position
 
 Identity = tuple[str, str]
 
@@ -79,19 +80,19 @@ class _Account:
 
     evidence: Evidence
     settings: Settings
-    incoming: dict[Place, Found] = field(default_factory=dict)
-    sent: dict[Place, Sent] = field(default_factory=dict)
-    died: dict[Place, list[Found]] = field(default_factory=lambda: defaultdict(list))
+    incoming: dict[Position, ConsumedRecord] = field(default_factory=dict)
+    sent: dict[Position, Sent] = field(default_factory=dict)
+    died: dict[Position, list[ConsumedRecord]] = field(default_factory=lambda: defaultdict(list))
     inbox: dict[Identity, Row] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     identities: set[Identity] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for topic in TOPICS_IN:
-            self.incoming.update((record.place, record) for record in self.evidence.records[topic])
-            for letter in self.evidence.records[f"{topic}.dlq"]:
-                self.died[_origin(letter)].append(letter)
-        self.sent = {sent.place: sent for sent in self.evidence.journal if sent.place is not None}
+            self.incoming.update((record.position, record) for record in self.evidence.records[topic])
+            for dead_letter in self.evidence.records[f"{topic}.dlq"]:
+                self.died[_origin(dead_letter)].append(dead_letter)
+        self.sent = {sent.position: sent for sent in self.evidence.journal if sent.position is not None}
         self.inbox = {(row["source"], row["event_id"]): row for row in self.evidence.tables["inbox"]}
 
 
@@ -119,22 +120,24 @@ def judge(evidence: Evidence, settings: Settings) -> Finding:
 
 
 def _missing_from_kafka(account: _Account) -> Iterator[Violation]:
-    for place, sent in account.sent.items():
-        if place not in account.incoming:
-            yield Violation("lost", sent.event_id, f"acknowledged at {place} and not in the topic: the broker lost it")
+    for position, sent in account.sent.items():
+        if position not in account.incoming:
+            yield Violation(
+                "lost", sent.event_id, f"acknowledged at {position} and not in the topic: the broker lost it"
+            )
 
 
 def _each_record(account: _Account, line: Line) -> Iterator[Violation]:
     """Give each record in the topics exactly one fate, and collect the events that took effect."""
-    for place, record in account.incoming.items():
-        event, sent = read_event(record), account.sent.get(place)
+    for position, record in account.incoming.items():
+        event, sent = read_event(record), account.sent.get(position)
         identity = None if event is None else (event["source"], event["id"])
-        if place in account.died:
+        if position in account.died:
             line.dead_lettered += 1
-            if event is not None and identity is not None and _reason(account.died[place][0]) in GOOD_MAY_DIE_OF:
+            if event is not None and identity is not None and _reason(account.died[position][0]) in GOOD_MAY_DIE_OF:
                 account.identities.add(identity)
                 account.events.append(event)
-            yield from _dead(account, place, record, sent)
+            yield from _dead(account, position, record, sent)
             continue
         row = None if identity is None else account.inbox.get(identity)
         if row is None or identity is None or event is None:
@@ -153,11 +156,11 @@ def _each_record(account: _Account, line: Line) -> Iterator[Violation]:
             account.events.append(event)
 
 
-def _dead(account: _Account, place: Place, record: Found, sent: Sent | None) -> Iterator[Violation]:
+def _dead(account: _Account, position: Position, record: ConsumedRecord, sent: Sent | None) -> Iterator[Violation]:
     """A record may only be dead for a reason that it gave; one that was sent unheard of by us may be bad."""
     if sent is None or sent.wild:
         return
-    reasons = {_reason(letter) for letter in account.died[place]}
+    reasons = {_reason(dead_letter) for dead_letter in account.died[position]}
     allowed = set(sent.expects) or GOOD_MAY_DIE_OF
     if not reasons <= allowed:
         yield Violation("unexpected", sent.event_id, f"{_where(record)} died of {reasons}, allowed is {allowed}")
@@ -190,20 +193,25 @@ def _dead_letters(account: _Account) -> Iterator[Violation]:
     """Each dead letter is in its topic, byte for byte as it came, and for the reason that the table has."""
     rows = {row["id"]: row for row in account.evidence.tables["dead_letters"]}
     published: set[str] = set()
-    for place, letters in account.died.items():
-        original = account.incoming.get(place)
-        for letter in letters:
-            id_ = _header(letter, "x-dlq-id")
+    for position, dead_letters in account.died.items():
+        original = account.incoming.get(position)
+        for dead_letter in dead_letters:
+            id_ = _header(dead_letter, "x-dlq-id")
             published.add(id_)
             kept = rows.get(id_)
             if original is None:
-                yield Violation("unexpected", id_, f"a dead letter of {place}, where no record is")
-            elif difference := _difference(original, letter):
+                yield Violation("unexpected", id_, f"a dead letter of {position}, where no record is")
+            elif difference := _difference(original, dead_letter):
                 yield Violation("dead_letter", id_, f"the dead letter of {_where(original)} differs in {difference}")
             if kept is None:
-                yield Violation("unexpected", id_, f"a dead letter of {place} that the table does not have")
-            elif (kept["reason"], kept["topic"], kept["partition"], kept["offset"]) != (_reason(letter), *place):
-                yield Violation("dead_letter", id_, f"topic and table disagree: {place} {_reason(letter)}, {kept}")
+                yield Violation("unexpected", id_, f"a dead letter of {position} that the table does not have")
+            elif (kept["reason"], kept["topic"], kept["partition"], kept["offset"]) != (
+                _reason(dead_letter),
+                *position,
+            ):
+                yield Violation(
+                    "dead_letter", id_, f"topic and table disagree: {position} {_reason(dead_letter)}, {kept}"
+                )
     for id_, row in rows.items():
         original = account.incoming.get((row["topic"], row["partition"], row["offset"]))
         if id_ not in published and row["publish_error"] is None:
@@ -212,28 +220,28 @@ def _dead_letters(account: _Account) -> Iterator[Violation]:
             yield Violation("dead_letter", id_, "the table does not have the bytes of the record")
 
 
-def _difference(original: Found, letter: Found) -> str:
+def _difference(original: ConsumedRecord, dead_letter: ConsumedRecord) -> str:
     """Name what of a dead letter is not as it came; empty when all is."""
     headers = [pair for pair in original.headers if not pair[0].lower().startswith(OURS)]
     checks = {
-        "key": original.key == letter.key,
-        "value": original.value == letter.value,
-        "timestamp": original.timestamp == letter.timestamp,
-        "headers": headers == list(letter.headers[: len(headers)]),
+        "key": original.key == dead_letter.key,
+        "value": original.value == dead_letter.value,
+        "timestamp": original.timestamp == dead_letter.timestamp,
+        "headers": headers == list(dead_letter.headers[: len(headers)]),
     }
     return ", ".join(name for name, same in checks.items() if not same)
 
 
-def _origin(letter: Found) -> Place:
-    topic = letter.topic.removesuffix(".dlq")
-    return topic, int(_header(letter, "__dlq.errors.partition")), int(_header(letter, "__dlq.errors.offset"))
+def _origin(dead_letter: ConsumedRecord) -> Position:
+    topic = dead_letter.topic.removesuffix(".dlq")
+    return topic, int(_header(dead_letter, "__dlq.errors.partition")), int(_header(dead_letter, "__dlq.errors.offset"))
 
 
-def _reason(letter: Found) -> str:
-    return _header(letter, "x-dlq-reason")
+def _reason(dead_letter: ConsumedRecord) -> str:
+    return _header(dead_letter, "x-dlq-reason")
 
 
-def _header(record: Found, name: str) -> str:
+def _header(record: ConsumedRecord, name: str) -> str:
     """Return the last header of that name: ours stand behind the record's own."""
     return next((value or b"" for key, value in reversed(record.headers) if key == name), b"").decode()
 
@@ -244,8 +252,8 @@ def _header(record: Found, name: str) -> str:
 def _outgoing(account: _Account) -> Iterator[Violation]:
     """What was committed was published, nothing else was, and each key's events came in the order of their commits."""
     committed = {row["id"]: row for row in account.evidence.tables["outbox"]}
-    first: dict[str, Found] = {}
-    for topic in TOPICS_OUT:
+    first: dict[str, ConsumedRecord] = {}
+    for topic in EVENT_TOPICS_OUT:
         for record in account.evidence.records[topic]:
             first.setdefault(_header(record, "ce_id"), record)
     for id_, record in first.items():
@@ -261,7 +269,7 @@ def _outgoing(account: _Account) -> Iterator[Violation]:
     yield from _order_of_keys(committed, first)
 
 
-def _order_of_keys(committed: Mapping[str, Row], first: Mapping[str, Found]) -> Iterator[Violation]:
+def _order_of_keys(committed: Mapping[str, Row], first: Mapping[str, ConsumedRecord]) -> Iterator[Violation]:
     """Each key's events were published first in the order in which they were committed."""
     wanted: dict[tuple[str, str], list[str]] = defaultdict(list)
     for id_, row in committed.items():
@@ -280,7 +288,7 @@ def _observed(account: _Account) -> Observed:
     """Return what the oracle looks at: outgoing events as consumers have them, repeats dropped by id."""
     tables = account.evidence.tables
     told: dict[str, dict[str, Any]] = {}
-    for topic in TOPICS_OUT:
+    for topic in EVENT_TOPICS_OUT:
         for record in account.evidence.records[topic]:
             body = json.loads(record.value or b"{}")
             told.setdefault(body["event_id"], body)
@@ -294,10 +302,10 @@ def _observed(account: _Account) -> Observed:
         refused={row["event_id"]: row["reason"] for row in tables["inbox"] if row["outcome"] == "refused"},
         given_up={
             str(event["id"])
-            for place, letters in account.died.items()
-            if any(_reason(letter) in GOOD_MAY_DIE_OF for letter in letters)
-            and place in account.incoming
-            and (event := read_event(account.incoming[place])) is not None
+            for position, dead_letters in account.died.items()
+            if any(_reason(dead_letter) in GOOD_MAY_DIE_OF for dead_letter in dead_letters)
+            and position in account.incoming
+            and (event := read_event(account.incoming[position])) is not None
             and event["id"] not in applied
         },
     )
@@ -380,9 +388,9 @@ def _paid_in_time(account: _Account) -> Iterator[Violation]:
                 )
 
 
-def _where(record: Found) -> str:
+def _where(record: ConsumedRecord) -> str:
     return f"{record.topic}[{record.partition}]@{record.offset}"
 
 
-def _name(record: Found, sent: Sent | None) -> str:
+def _name(record: ConsumedRecord, sent: Sent | None) -> str:
     return (record.key or b"").decode("utf-8", "replace") if sent is None else sent.event_id

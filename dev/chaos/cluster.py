@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dev.chaos.errors import ChaosError
-from dev.chaos.proxy import Proxy
 from dev.servers import kafka, postgres, redis
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.kafka import Broker
 from dev.servers.kafka_jvm import JvmBroker
 from dev.servers.postgres import PostgresServer
+from dev.servers.postgres_proxy import PostgresProxy
 from dev.servers.redis import RedisServer
 from storage import migrate
 
@@ -78,17 +78,17 @@ def open_servers() -> Iterator[Servers]:
             stack.callback(cache.close)
             broker = kafka.start(choice)
             stack.callback(broker.close)
-        except DevstackError as error:
+        except ServersError as error:
             raise ChaosError(str(error)) from error
         yield Servers(broker, database, cache)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Deployment:
     """One shop: `database_url` leads straight to PostgreSQL, the workers' own goes through the proxy."""
 
     servers: Servers
-    proxy: Proxy
+    proxy: PostgresProxy
     name: str
     directory: Path
     environment: Mapping[str, str] = field(repr=False)
@@ -110,11 +110,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(
+async def open_deployment(
     servers: Servers, name: str, directory: Path, settings: Mapping[str, str] | None = None
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Deployment]:
     """Make topics and a migrated database called `name`, and start the proxy; `settings` are added to the workers'."""
-    proxy = Proxy(servers.postgres.port)
+    proxy = PostgresProxy(servers.postgres.port)
     await proxy.start()
     try:
         await asyncio.to_thread(servers.postgres.sql, f"CREATE DATABASE {name}")
@@ -135,17 +135,17 @@ async def open_stage(
             **TIMING,
             **(settings or {}),
         }
-        stage = Stage(servers, proxy, name, directory, environment)
-        await asyncio.to_thread(_make_topics, stage)
-        yield stage
+        deployment = Deployment(servers, proxy, name, directory, environment)
+        await asyncio.to_thread(_make_topics, deployment)
+        yield deployment
     finally:
         await proxy.stop()
 
 
-def _make_topics(stage: Stage) -> None:
+def _make_topics(deployment: Deployment) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "inventory", "topics", "create"],
-        env=dict(stage.environment),
+        env=dict(deployment.environment),
         capture_output=True,
         check=False,
         text=True,

@@ -6,23 +6,13 @@ Read by a plain consumer and plain SQL. Nothing here imports the worker's packag
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncpg
 from confluent_kafka import Consumer, TopicPartition
 
 from dev.chaos.generator import Sent
-
-TOPICS_IN = (
-    "cart.updated",
-    "order.created",
-    "payment.succeeded",
-    "order.cancelled",
-    "payment.refunded",
-    "product.created",
-    "inventory.adjustment",
-)
-TOPICS_OUT = ("inventory.low_stock", "inventory.stock_recovered", "inventory.reservations")
+from dev.records import EVENT_TOPICS_OUT, TOPICS_IN, ConsumedRecord
 
 POLL_SECONDS = 0.2
 MAX_SILENT_POLLS = 150
@@ -46,29 +36,12 @@ TABLES: Mapping[str, str] = {
 Row = Mapping[str, Any]
 
 
-class Found(NamedTuple):
-    """A record as a plain consumer reads it; `topic` without the prefix, `timestamp` in milliseconds."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
-
-    @property
-    def place(self) -> tuple[str, int, int]:
-        """Where the record stands."""
-        return self[:3]
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything that the checker may look at. `records` maps a topic to its records, in order within a partition."""
 
     journal: Sequence[Sent]
-    records: Mapping[str, Sequence[Found]]
+    records: Mapping[str, Sequence[ConsumedRecord]]
     tables: Mapping[str, Sequence[Row]]
 
 
@@ -84,9 +57,9 @@ async def read_tables(url: str) -> dict[str, list[Row]]:
         await connection.close()
 
 
-def read_topics(bootstrap_servers: str, prefix: str) -> dict[str, list[Found]]:
+def read_topics(bootstrap_servers: str, prefix: str) -> dict[str, list[ConsumedRecord]]:
     """Read every topic in, out and dead letter from its beginning to its end."""
-    names = [*TOPICS_IN, *TOPICS_OUT, *(f"{topic}.dlq" for topic in TOPICS_IN)]
+    names = [*TOPICS_IN, *EVENT_TOPICS_OUT, *(f"{topic}.dlq" for topic in TOPICS_IN)]
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -103,7 +76,7 @@ def read_topics(bootstrap_servers: str, prefix: str) -> dict[str, list[Found]]:
         found = _read(consumer, prefix, ends)
     finally:
         consumer.close()
-    return {name: sorted(found.get(name, []), key=lambda record: record[:3]) for name in names}
+    return {name: sorted(found.get(name, []), key=lambda record: record.position) for name in names}
 
 
 def _ends(consumer: Consumer, topics: Sequence[str]) -> dict[tuple[str, int], int]:
@@ -119,8 +92,8 @@ def _ends(consumer: Consumer, topics: Sequence[str]) -> dict[tuple[str, int], in
     return ends
 
 
-def _read(consumer: Consumer, prefix: str, ends: dict[tuple[str, int], int]) -> dict[str, list[Found]]:
-    found: dict[str, list[Found]] = {}
+def _read(consumer: Consumer, prefix: str, ends: dict[tuple[str, int], int]) -> dict[str, list[ConsumedRecord]]:
+    found: dict[str, list[ConsumedRecord]] = {}
     left, silent = dict(ends), 0
     while left and silent < MAX_SILENT_POLLS:
         messages = consumer.consume(RECORDS_AT_ONCE, POLL_SECONDS)
@@ -135,8 +108,8 @@ def _read(consumer: Consumer, prefix: str, ends: dict[tuple[str, int], int]) -> 
     return found
 
 
-def _found(message: Any, prefix: str) -> Found:  # noqa: ANN401 - confluent_kafka's Message
-    return Found(
+def _found(message: Any, prefix: str) -> ConsumedRecord:  # noqa: ANN401 - confluent_kafka's Message
+    return ConsumedRecord(
         message.topic().removeprefix(prefix),
         message.partition(),
         message.offset(),
@@ -147,7 +120,7 @@ def _found(message: Any, prefix: str) -> Found:  # noqa: ANN401 - confluent_kafk
     )
 
 
-def read_event(record: Found) -> dict[str, Any] | None:
+def read_event(record: ConsumedRecord) -> dict[str, Any] | None:
     """Return the event of a record as the oracle takes it, or None for one that carries none.
 
     The contract in short: structured or binary CloudEvents or plain JSON, identity (source, id), source by default the
@@ -166,5 +139,5 @@ def read_event(record: Found) -> dict[str, Any] | None:
         return None
 
 
-def _event(record: Found, id_: str, source: str | None, at: str, data: Any) -> dict[str, Any]:  # noqa: ANN401 - as read
+def _event(record: ConsumedRecord, id_: str, source: str | None, at: str, data: Any) -> dict[str, Any]:  # noqa: ANN401 - as read
     return {"topic": record.topic, "id": id_, "source": source or record.topic, "occurred_at": at, "data": data}

@@ -2,7 +2,7 @@
 
 Two lanes run side by side, one for the workers and one for the servers, so that faults meet. Each lane waits until a
 fault is made good before it goes on, and measures how long that took: from the end of the fault until no record was
-left behind any more (`Watch.until_keeping_up`).
+left behind any more (`ProgressMonitor.until_keeping_up`).
 """
 
 import asyncio
@@ -12,22 +12,22 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
-from dev.chaos.cluster import CART_TTL_SECONDS, ORDER_TTL_SECONDS, Stage
-from dev.chaos.crew import Crew
-from dev.chaos.generator import Traffic
-from dev.chaos.watch import Watch
+from dev.chaos.cluster import CART_TTL_SECONDS, ORDER_TTL_SECONDS, Deployment
+from dev.chaos.generator import Generator
+from dev.chaos.progress import ProgressMonitor
+from dev.chaos.supervisor import Supervisor
 
 RECOVERY_LIMIT_SECONDS = 120.0
 FREEZE_SECONDS = (7.0, 10.0)
 OUTAGE_SECONDS = max(ORDER_TTL_SECONDS, CART_TTL_SECONDS) + 4.0
-CREW = 3
+WORKERS = 3
 POLL_SECONDS = 0.05
 
 Fault = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Done:
+class FaultRecord:
     """A fault that was made. `recovery` in seconds, None when it took too long; `alone`: no other fault met it."""
 
     kind: str
@@ -40,19 +40,21 @@ class Done:
 class Nemesis:
     """Makes faults until told to stop; `done` are those made."""
 
-    def __init__(self, seed: int, stage: Stage, crew: Crew, traffic: Traffic, watch: Watch) -> None:
+    def __init__(
+        self, seed: int, deployment: Deployment, supervisor: Supervisor, generator: Generator, monitor: ProgressMonitor
+    ) -> None:
         self._seed = seed
-        self._stage = stage
-        self._crew = crew
-        self._traffic = traffic
-        self._watch = watch
+        self._deployment = deployment
+        self._supervisor = supervisor
+        self._generator = generator
+        self._monitor = monitor
         # One for each lane: how the lanes' faults interleave depends on the machine, what they are must not.
         self._of_workers = random.Random(f"{seed}-of-workers")
         self._of_servers = random.Random(f"{seed}-of-servers")
-        self._active: list[Done] = []
+        self._active: list[FaultRecord] = []
         self._outage = False
-        self.done: list[Done] = []
-        self.on_done: Callable[[Done], None] = lambda _: None
+        self.done: list[FaultRecord] = []
+        self.on_done: Callable[[FaultRecord], None] = lambda _: None
 
     async def run(self, until: float, names: Collection[str] = ()) -> None:
         """Make faults until `until` (monotonic), both lanes; returns when all are over and made good.
@@ -73,7 +75,7 @@ class Nemesis:
             self.stop_redis: 10,
             self.poison_burst: 14,
         }
-        if self._stage.servers.broker is not None:
+        if self._deployment.servers.broker is not None:
             servers |= {self.restart_kafka: 5, self.kill_kafka: 6}
         lanes = {"workers": workers, "servers": servers}
         wanted = {
@@ -94,18 +96,20 @@ class Nemesis:
             await self.make(fault)
             await asyncio.sleep(draw.uniform(0.1, 0.6))
 
-    async def make(self, fault: Fault) -> Done:
+    async def make(self, fault: Fault) -> FaultRecord:
         """Make one fault and wait until it is made good."""
         while self._outage:
             await asyncio.sleep(POLL_SECONDS)
-        done = Done(fault.__name__, time.monotonic(), alone=not self._active)
+        done = FaultRecord(fault.__name__, time.monotonic(), alone=not self._active)
         for other in self._active:
             other.alone = False
         self._active.append(done)
         try:
             await fault()
             done.ended = time.monotonic()
-            done.recovery = await self._watch.until_keeping_up(self._traffic.acknowledged_ends, RECOVERY_LIMIT_SECONDS)
+            done.recovery = await self._monitor.until_keeping_up(
+                self._generator.acknowledged_ends, RECOVERY_LIMIT_SECONDS
+            )
         finally:
             self._active.remove(done)
         self.done.append(done)
@@ -116,13 +120,13 @@ class Nemesis:
 
     async def kill_worker(self) -> None:
         """End a worker as the kernel would; its supervisor starts it again."""
-        running = self._crew.running
+        running = self._supervisor.running
         if running:
             self._of_workers.choice(running).send(signal.SIGKILL)
 
     async def freeze_worker(self) -> None:
         """Stop a worker for longer than the session timeout: it comes back as a zombie."""
-        running = self._crew.running
+        running = self._supervisor.running
         if running:
             worker = self._of_workers.choice(running)
             worker.send(signal.SIGSTOP)
@@ -131,20 +135,20 @@ class Nemesis:
 
     async def stop_worker(self) -> None:
         """Ask a worker to stop, as a deployment does; its supervisor starts it again."""
-        running = self._crew.running
+        running = self._supervisor.running
         if running:
             self._of_workers.choice(running).send(signal.SIGTERM)
 
     async def rebalance_storm(self) -> None:
         """Let workers join and leave faster than the group can settle."""
         for _ in range(self._of_workers.randint(2, 3)):
-            self._crew.hire()
+            self._supervisor.start_worker()
             await asyncio.sleep(self._of_workers.uniform(0.5, 2.0))
-            running = self._crew.running
+            running = self._supervisor.running
             if len(running) > 1:
-                await self._crew.dismiss(self._of_workers.choice(running))
-        while len(self._crew.workers) > CREW:
-            await self._crew.dismiss(self._crew.workers[0])
+                await self._supervisor.stop_worker(self._of_workers.choice(running))
+        while len(self._supervisor.workers) > WORKERS:
+            await self._supervisor.stop_worker(self._supervisor.workers[0])
 
     async def outage(self) -> None:
         """Kill all workers for longer than holds last, while payments for those holds go on arriving in Kafka."""
@@ -153,7 +157,7 @@ class Nemesis:
             # The other lane's fault is made good first, and begins no other: it could not be while nobody works.
             while len(self._active) > 1:
                 await asyncio.sleep(POLL_SECONDS)
-            workers = list(self._crew.workers)
+            workers = list(self._supervisor.workers)
             for worker in workers:
                 worker.kill()
             await asyncio.sleep(OUTAGE_SECONDS)
@@ -166,44 +170,44 @@ class Nemesis:
 
     async def restart_postgres(self) -> None:
         """Crash PostgreSQL and start it again."""
-        server = self._stage.servers.postgres
+        server = self._deployment.servers.postgres
         await asyncio.to_thread(server.stop, "immediate")
         await asyncio.sleep(self._of_servers.uniform(0.0, 2.0))
         await asyncio.to_thread(server.start)
 
     async def cut_commits(self) -> None:
         """Cut the connections of the next commits, before or after PostgreSQL obeyed them."""
-        proxy = self._stage.proxy
+        proxy = self._deployment.proxy
         proxy.cut_commits(self._of_servers.choice(("before", "after")), self._of_servers.randint(1, 6))
         await asyncio.sleep(1.0)
-        proxy.heal()
+        proxy.cut_no_more_commits()
 
     async def cut_connections(self) -> None:
         """Cut every connection to PostgreSQL."""
-        self._stage.proxy.cut_all()
+        self._deployment.proxy.cut_all()
 
     async def restart_kafka(self) -> None:
         """Stop the broker in order and start it again."""
-        broker = self._stage.servers.broker
+        broker = self._deployment.servers.broker
         if broker is not None:
             await asyncio.to_thread(broker.stop)
             await asyncio.to_thread(broker.start)
 
     async def kill_kafka(self) -> None:
         """Crash the broker and start it again."""
-        broker = self._stage.servers.broker
+        broker = self._deployment.servers.broker
         if broker is not None:
             await asyncio.to_thread(broker.kill)
             await asyncio.to_thread(broker.start)
 
     async def stop_redis(self) -> None:
         """Stop Redis and start it again, empty."""
-        server = self._stage.servers.redis
+        server = self._deployment.servers.redis
         await asyncio.to_thread(server.stop)
         await asyncio.sleep(self._of_servers.uniform(0.5, 2.0))
         await asyncio.to_thread(server.start)
 
     async def poison_burst(self) -> None:
         """Publish bad records in a row."""
-        self._traffic.burst(self._of_servers.randint(50, 150))
+        self._generator.burst(self._of_servers.randint(50, 150))
         await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Publishes the script to real Kafka with acks=all, and keeps a journal of what the broker acknowledged.
+"""Publishes the workload to real Kafka with acks=all, and keeps a journal of what the broker acknowledged.
 
 The client is librdkafka, not the worker's: a fault of one client must not hide the same fault in itself.
 """
@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -15,43 +15,33 @@ from confluent_kafka import KafkaException, Producer
 
 from dev.chaos import poison
 from dev.chaos.errors import ChaosError
-from dev.chaos.script import ENVELOPES, Publication, Script
+from dev.chaos.workload import ENVELOPES, Publication, Workload
+from dev.records import Position, ProducedRecord
 
 TICK_SECONDS = 0.01
 FLUSH_SECONDS = 60.0
 SOURCE = "chaos/shop"
 ODD_HEADERS_EVERY = 17
 
-Place = tuple[str, int, int]
-"""Topic without prefix, partition, offset."""
-
 
 class Sent(NamedTuple):
-    """One attempt; `place` and `acked_at` (wall clock, after the broker's word came) are None without a word."""
+    """One attempt; `position` and `acked_at` (wall clock, after the broker's word came) are None without a word."""
 
     number: int
     topic: str
     event_id: str
     expects: tuple[str, ...]
     wild: bool
-    place: Place | None
+    position: Position | None
     acked_at: float | None
 
 
-class Record(NamedTuple):
-    """What is handed to the producer."""
+class Generator:
+    """Runs a workload against the clock; `journal` grows as the broker answers."""
 
-    key: bytes
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
-
-
-class Traffic:
-    """Runs a script against the clock; `journal` grows as the broker answers."""
-
-    def __init__(self, bootstrap_servers: str, prefix: str, script: Script) -> None:
+    def __init__(self, bootstrap_servers: str, prefix: str, workload: Workload) -> None:
         self._prefix = prefix
-        self._script = script
+        self._workload = workload
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -81,12 +71,12 @@ class Traffic:
         """Publish for so long, then finish the stories that have begun, and wait for the broker's last word."""
         started = time.monotonic()
         while (now := time.monotonic() - started) < seconds:
-            self._send_all(self._script.until(now))
+            self._send_all(self._workload.until(now))
             while self._bursts:
-                self._send_all(self._script.burst(self._bursts.popleft()))
+                self._send_all(self._workload.burst(self._bursts.popleft()))
             self._producer.poll(0)
             await asyncio.sleep(TICK_SECONDS)
-        self._send_all(self._script.rest())
+        self._send_all(self._workload.rest())
         await self.flush()
 
     async def publish(self, publications: Iterable[Publication]) -> None:
@@ -126,7 +116,7 @@ class Traffic:
         self.attempted += 1
         try:
             self._producer.produce(
-                self._prefix + publication.topic,
+                self._prefix + record.topic,
                 record.value,
                 record.key,
                 headers=list(record.headers),
@@ -137,10 +127,10 @@ class Traffic:
             raise ChaosError(f"the producer took no more: {error}") from error
 
     def _answered(self, publication: Publication, error: object, message: Any) -> None:  # noqa: ANN401 - confluent_kafka's Message
-        place = None
+        position = None
         if error is None:
-            place = (publication.topic, message.partition(), message.offset())
-            self.ends[place[:2]] = max(self.ends.get(place[:2], 0), place[2] + 1)
+            position = (publication.topic, message.partition(), message.offset())
+            self.ends[position[:2]] = max(self.ends.get(position[:2], 0), position[2] + 1)
         self.journal.append(
             Sent(
                 publication.number,
@@ -148,21 +138,21 @@ class Traffic:
                 publication.event_id,
                 publication.expects,
                 publication.wild,
-                place,
-                None if place is None else time.time(),
+                position,
+                None if position is None else time.time(),
             )
         )
 
 
-def encode(publication: Publication, at: datetime) -> Record:
+def encode(publication: Publication, at: datetime) -> ProducedRecord:
     """Return the record: orders as structured CloudEvents, payments in binary mode, the rest as plain JSON."""
     key, time_ = publication.key.encode(), at.isoformat()
     plain = {"event_id": publication.event_id, "source": SOURCE, "occurred_at": time_, **publication.data}
     spoil = publication.spoil
     if spoil is not None and publication.wild:
-        return Record(key, poison.mutate(_json(plain), spoil), poison.odd_headers(spoil))
+        return ProducedRecord(publication.topic, key, poison.mutate(_json(plain), spoil), poison.odd_headers(spoil))
     if spoil is not None:
-        return Record(key, *poison.BY_NAME[spoil].spoil(plain))
+        return ProducedRecord(publication.topic, key, *poison.BY_NAME[spoil].spoil(plain))
     odd = poison.odd_headers(publication.event_id) if publication.number % ODD_HEADERS_EVERY == 0 else ()
     match ENVELOPES.get(publication.topic, "plain"):
         case "structured":
@@ -174,7 +164,9 @@ def encode(publication: Publication, at: datetime) -> Record:
                 "time": time_,
                 "data": publication.data,
             }
-            return Record(key, _json(event), [("content-type", b"application/cloudevents+json"), *odd])
+            return ProducedRecord(
+                publication.topic, key, _json(event), [("content-type", b"application/cloudevents+json"), *odd]
+            )
         case "binary":
             headers = {
                 "ce_specversion": "1.0",
@@ -184,9 +176,9 @@ def encode(publication: Publication, at: datetime) -> Record:
                 "ce_time": time_,
             }
             named = [(name, value.encode()) for name, value in headers.items()]
-            return Record(key, _json(publication.data), [*named, *odd])
+            return ProducedRecord(publication.topic, key, _json(publication.data), [*named, *odd])
         case _:
-            return Record(key, _json(plain), odd)
+            return ProducedRecord(publication.topic, key, _json(plain), odd)
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

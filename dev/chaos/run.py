@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dev.chaos.checker import Finding, judge
-from dev.chaos.cluster import CART_TTL_SECONDS, ORDER_TTL_SECONDS, ROOT, Servers, Stage, open_stage
-from dev.chaos.crew import Crew
+from dev.chaos.cluster import CART_TTL_SECONDS, ORDER_TTL_SECONDS, ROOT, Deployment, Servers, open_deployment
 from dev.chaos.evidence import Evidence, read_tables, read_topics
-from dev.chaos.faults import CREW, Done, Nemesis
-from dev.chaos.generator import Traffic
-from dev.chaos.script import Script
-from dev.chaos.watch import Watch
+from dev.chaos.faults import WORKERS, FaultRecord, Nemesis
+from dev.chaos.generator import Generator
+from dev.chaos.progress import ProgressMonitor
+from dev.chaos.supervisor import Supervisor
+from dev.chaos.workload import Workload
 from dev.oracle.history import Violation
 from dev.oracle.shop import Settings
 
@@ -59,7 +59,7 @@ class Result:
 
     options: Options
     finding: Finding
-    faults: Sequence[Done]
+    faults: Sequence[FaultRecord]
     evidence: Evidence
     restarts: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -80,32 +80,36 @@ class Result:
 
 
 async def run(servers: Servers, options: Options, say: Say) -> Result:
-    """Run once; the stage's topics and database are left for who wants to look, the servers' end removes them."""
-    async with open_stage(servers, f"chaos_{options.seed}_{int(time.time()) % 100_000}", options.directory) as stage:
-        crew, watch = Crew(stage), Watch(stage)
-        traffic = Traffic(
-            servers.kafka.bootstrap_servers, stage.prefix, Script(options.seed, options.rate, ORDER_TTL_SECONDS)
+    """Run once; the deployment's topics and database are left for who wants to look, the servers' end removes them."""
+    async with open_deployment(
+        servers, f"chaos_{options.seed}_{int(time.time()) % 100_000}", options.directory
+    ) as deployment:
+        supervisor, monitor = Supervisor(deployment), ProgressMonitor(deployment)
+        generator = Generator(
+            servers.kafka.bootstrap_servers, deployment.prefix, Workload(options.seed, options.rate, ORDER_TTL_SECONDS)
         )
         try:
-            nemesis = Nemesis(options.seed, stage, crew, traffic, watch)
+            nemesis = Nemesis(options.seed, deployment, supervisor, generator, monitor)
             nemesis.on_done = lambda done: say(_describe(done))
-            violations = await _play(options, crew, watch, traffic, nemesis)
-            violations += await wind_down(crew, watch, traffic, say)
+            violations = await _play(options, supervisor, monitor, generator, nemesis)
+            violations += await wind_down(supervisor, monitor, generator, say)
         finally:
-            await crew.close()
-            await watch.close()
-        return await check(stage, options, traffic, violations, nemesis.done, say)
+            await supervisor.close()
+            await monitor.close()
+        return await check(deployment, options, generator, violations, nemesis.done, say)
 
 
-async def _play(options: Options, crew: Crew, watch: Watch, traffic: Traffic, nemesis: Nemesis) -> list[Violation]:
+async def _play(
+    options: Options, supervisor: Supervisor, monitor: ProgressMonitor, generator: Generator, nemesis: Nemesis
+) -> list[Violation]:
     """Let the shop run and the faults happen; returns what no fault excuses."""
-    crew.open()
-    for _ in range(CREW):
-        crew.hire()
-    publishing = asyncio.create_task(traffic.run(options.seconds + CALM_SECONDS), name="traffic")
-    while not traffic.acknowledged_ends():
+    supervisor.open()
+    for _ in range(WORKERS):
+        supervisor.start_worker()
+    publishing = asyncio.create_task(generator.run(options.seconds + CALM_SECONDS), name="generator")
+    while not generator.acknowledged_ends():
         await asyncio.sleep(0.1)
-    if await watch.until_applied(traffic.acknowledged_ends(), READY_SECONDS) is None:
+    if await monitor.until_applied(generator.acknowledged_ends(), READY_SECONDS) is None:
         publishing.cancel()
         return [Violation("not_recovered", "start", "the workers applied nothing, before any fault")]
     await nemesis.run(time.monotonic() + options.seconds, options.faults)
@@ -117,46 +121,48 @@ async def _play(options: Options, crew: Crew, watch: Watch, traffic: Traffic, ne
     ]
 
 
-async def wind_down(crew: Crew, watch: Watch, traffic: Traffic, say: Say, timing: Timing = PATIENT) -> list[Violation]:
+async def wind_down(
+    supervisor: Supervisor, monitor: ProgressMonitor, generator: Generator, say: Say, timing: Timing = PATIENT
+) -> list[Violation]:
     """Wait until everything is applied, stop the workers in order, and let what they left be published."""
     violations = []
-    ends = traffic.acknowledged_ends()
-    drained = await watch.until_applied(ends, timing.drain_seconds)
+    ends = generator.acknowledged_ends()
+    drained = await monitor.until_applied(ends, timing.drain_seconds)
     if drained is None:
-        behind = await watch.behind(ends)
+        behind = await monitor.behind(ends)
         violations.append(Violation("not_recovered", "end", f"{behind} records were never applied"))
     else:
         say(f"everything applied {drained:.1f} s after the last event")
     violations += [
         Violation("crashed", "stop", f"a worker that was asked to stop ended with {status}")
-        for status in await crew.dismiss_all()
+        for status in await supervisor.stop_all()
         if status not in FINE_STOPS
     ]
-    relay = crew.hire("--roles", "relay")
-    if not await watch.until_published(timing.publish_seconds):
+    relay = supervisor.start_worker("--roles", "relay")
+    if not await monitor.until_published(timing.publish_seconds):
         violations.append(Violation("outcome_missing", "end", "the outbox was never published whole"))
-    await crew.dismiss(relay)
+    await supervisor.stop_worker(relay)
     violations += [
         Violation("crashed", exit_.worker, f"ended by itself with status {exit_.status}:\n{exit_.log}")
-        for exit_ in crew.exits
+        for exit_ in supervisor.exits
     ]
     return violations
 
 
 async def check(  # noqa: PLR0913, PLR0917 - what a run leaves behind
-    stage: Stage,
+    deployment: Deployment,
     options: Options,
-    traffic: Traffic,
+    generator: Generator,
     violations: list[Violation],
-    faults: Sequence[Done],
+    faults: Sequence[FaultRecord],
     say: Say,
     rules: Settings = RULES,
 ) -> Result:
     """Read everything and judge it."""
     started = time.monotonic()
-    tables = await read_tables(stage.database_url)
-    records = await asyncio.to_thread(read_topics, stage.servers.kafka.bootstrap_servers, stage.prefix)
-    evidence = Evidence(traffic.journal, records, tables)
+    tables = await read_tables(deployment.database_url)
+    records = await asyncio.to_thread(read_topics, deployment.servers.kafka.bootstrap_servers, deployment.prefix)
+    evidence = Evidence(generator.journal, records, tables)
     read = time.monotonic()
     say(f"read {sum(map(len, records.values())):,} records in {read - started:.1f} s; checking")
     finding = await asyncio.to_thread(judge, evidence, rules)
@@ -165,7 +171,7 @@ async def check(  # noqa: PLR0913, PLR0917 - what a run leaves behind
     return Result(options, finding, faults, evidence)
 
 
-def recoveries_by_kind(faults: Sequence[Done]) -> dict[str, tuple[int, float, float]]:
+def recoveries_by_kind(faults: Sequence[FaultRecord]) -> dict[str, tuple[int, float, float]]:
     """Return for each kind how often it was made, and the median and longest recovery where no other met it."""
     kinds: dict[str, tuple[int, float, float]] = {}
     for kind in sorted({done.kind for done in faults}):
@@ -186,7 +192,7 @@ def _git(*words: str) -> str:
     return subprocess.run(command, capture_output=True, check=False, text=True, cwd=ROOT).stdout.strip()
 
 
-def _describe(done: Done) -> str:
+def _describe(done: FaultRecord) -> str:
     lasted = done.ended - done.started
     if done.recovery is None:
         return f"{done.kind}: lasted {lasted:.1f} s, NOT made good"

@@ -5,12 +5,13 @@ CloudEvents, payments as CloudEvents in binary mode.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from dev.demo.poison import BY_NAME
 from dev.demo.shop import Publication
+from dev.records import ProducedRecord
 
 ORDERS: Final = "shop/orders"
 PAYMENTS: Final = "shop/payments"
@@ -20,23 +21,14 @@ _STRUCTURED: Final = ("order.created", "order.cancelled")
 _BINARY: Final = ("payment.succeeded", "payment.refunded")
 
 
-class Record(NamedTuple):
-    """What is handed to the producer."""
-
-    topic: str
-    key: bytes
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
-
-
-def encode(publication: Publication, now: datetime) -> Record:
+def encode(publication: Publication, now: datetime) -> ProducedRecord:
     """Return the record of a publication that is published at `now`."""
     time = (now - timedelta(seconds=publication.age)).isoformat()
     key = publication.key.encode()
     if publication.poison is not None:
         body = {"event_id": publication.event_id, "source": ORDERS, "occurred_at": time, **publication.data}
         value, headers = BY_NAME[publication.poison].spoil(body)
-        return Record(publication.topic, key, value, headers)
+        return ProducedRecord(publication.topic, key, value, headers)
     if publication.topic in _STRUCTURED:
         event = {
             "specversion": "1.0",
@@ -46,7 +38,7 @@ def encode(publication: Publication, now: datetime) -> Record:
             "time": time,
             "data": publication.data,
         }
-        return Record(publication.topic, key, _json(event), [("content-type", b"application/cloudevents+json")])
+        return ProducedRecord(publication.topic, key, _json(event), [("content-type", b"application/cloudevents+json")])
     if publication.topic in _BINARY:
         headers = [
             ("ce_specversion", b"1.0"),
@@ -55,9 +47,9 @@ def encode(publication: Publication, now: datetime) -> Record:
             ("ce_type", publication.topic.encode()),
             ("ce_time", time.encode()),
         ]
-        return Record(publication.topic, key, _json(publication.data), headers)
+        return ProducedRecord(publication.topic, key, _json(publication.data), headers)
     body = {"event_id": publication.event_id, "source": STOREFRONT, "occurred_at": time, **publication.data}
-    return Record(publication.topic, key, _json(body), [])
+    return ProducedRecord(publication.topic, key, _json(body), [])
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

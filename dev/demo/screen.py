@@ -1,4 +1,4 @@
-"""Draws the demo on a terminal: one picture that fills it, without flicker and without jumps."""
+"""Draws the demo on a terminal: one state that fills it, without flicker and without jumps."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dev.demo.picture import RESERVATION_KINDS, VERDICTS, Alert, Letter, Picture, StockRow
+from dev.demo.state import DISPOSITIONS, RESERVATION_KINDS, Alert, DeadLetter, DemoState, StockRow
 
 NARROWEST: Final = 72
 LOWEST: Final = 22
@@ -29,24 +29,24 @@ _HEADING: Final = "bold"
 _QUIET: Final = "bright_black"
 
 
-def draw(picture: Picture, width: int, height: int) -> RenderableType:
+def draw(state: DemoState, width: int, height: int) -> RenderableType:
     """Return the whole screen, of exactly these columns and at most these lines."""
-    free = max(height - _FRAME_LINES - len(picture.stock), RESERVATION_ROWS + 1)
+    free = max(height - _FRAME_LINES - len(state.stock), RESERVATION_ROWS + 1)
     alert_rows = max(RESERVATION_ROWS, free // 2)
-    letter_rows = max(free - alert_rows, 1)
+    dead_letter_rows = max(free - alert_rows, 1)
     lines = [
-        _title(picture, width),
-        _figures(picture),
-        _verdicts(picture),
+        _title(state, width),
+        _figures(state),
+        _dispositions(state),
         Text(),
         _stock_heading(width),
-        *(_stock_line(row, picture.fullest.get(row.product_id, 1), width) for row in picture.stock),
+        *(_stock_line(row, state.peak_on_hand.get(row.product_id, 1), width) for row in state.stock),
         Text(),
         *_side_by_side(
-            _alerts(picture, alert_rows), _reservations(picture), max(width - RESERVATIONS_WIDTH, ALERTS_NARROWEST)
+            _alerts(state, alert_rows), _reservations(state), max(width - RESERVATIONS_WIDTH, ALERTS_NARROWEST)
         ),
         Text(),
-        *_letters(picture, letter_rows, width),
+        *_dead_letters(state, dead_letter_rows, width),
     ]
     for line in lines:
         line.no_wrap = True
@@ -57,32 +57,32 @@ def draw(picture: Picture, width: int, height: int) -> RenderableType:
 # --- the parts of the screen ----------------------------------------------------------------------
 
 
-def _title(picture: Picture, width: int) -> Text:
-    left = Text.assemble(("inventory demo", "bold cyan"), (f"   seed {picture.seed}", _QUIET))
-    if picture.closed:
+def _title(state: DemoState, width: int) -> Text:
+    left = Text.assemble(("inventory demo", "bold cyan"), (f"   seed {state.seed}", _QUIET))
+    if state.closed:
         right = Text("closed, finishing", "cyan")
     else:
-        right = Text(f"open {min(picture.now(), picture.seconds):.0f} s of {picture.seconds:.0f} s", "cyan")
+        right = Text(f"open {min(state.now(), state.seconds):.0f} s of {state.seconds:.0f} s", "cyan")
     return _justified(left, right, width)
 
 
-def _figures(picture: Picture) -> Text:
+def _figures(state: DemoState) -> Text:
     text = Text()
-    for number, name in ((f"{picture.rate():,.0f}", "events/s"), (picture.lag, "lag"), (picture.outbox, "outbox")):
+    for number, name in ((f"{state.rate():,.0f}", "events/s"), (state.lag, "lag"), (state.outbox, "outbox")):
         text.append(f"{number:>6}", "bold").append(f" {name}  ", _QUIET)
-    latency = picture.latency()
+    latency = state.latency()
     if latency is not None:
         text.append(" latency ", _QUIET)
         text.append(f"p50 {_milliseconds(latency[0])}  p99 {_milliseconds(latency[1])}")
     return text
 
 
-def _verdicts(picture: Picture) -> Text:
+def _dispositions(state: DemoState) -> Text:
     text = Text()
-    for verdict in VERDICTS:
-        count = picture.verdicts[verdict]
-        text.append(f"{count:>6,}", "bold red" if verdict == DEAD and count else "bold")
-        text.append(f" {'dead' if verdict == DEAD else verdict}  ", _QUIET)
+    for disposition in DISPOSITIONS:
+        count = state.dispositions[disposition]
+        text.append(f"{count:>6,}", "bold red" if disposition == DEAD and count else "bold")
+        text.append(f" {'dead' if disposition == DEAD else disposition}  ", _QUIET)
     return text
 
 
@@ -95,11 +95,11 @@ def _stock_heading(width: int) -> Text:
     return _justified(left, Text(names.ljust(len(names) + STATUS_WIDTH), _QUIET), width)
 
 
-def _stock_line(row: StockRow, fullest: int, width: int) -> Text:
+def _stock_line(row: StockRow, peak_on_hand: int, width: int) -> Text:
     bar_width = max(width - NAME_WIDTH - 3 * NUMBER_WIDTH - STATUS_WIDTH, 5)
     style = _STATUS_STYLES.get(row.status, "white")
     text = Text(_fitted(row.product_id, NAME_WIDTH))
-    text.append_text(_bar(row, max(fullest, row.threshold), bar_width, style))
+    text.append_text(_bar(row, max(peak_on_hand, row.threshold), bar_width, style))
     text.append(f"{row.available:>{NUMBER_WIDTH},}", style)
     text.append(f"{row.reserved:>{NUMBER_WIDTH},}", "blue" if row.reserved else _QUIET)
     text.append(f"{row.on_hand:>{NUMBER_WIDTH},}")
@@ -107,27 +107,27 @@ def _stock_line(row: StockRow, fullest: int, width: int) -> Text:
     return text
 
 
-def _bar(row: StockRow, fullest: int, width: int, style: str) -> Text:
+def _bar(row: StockRow, peak_on_hand: int, width: int, style: str) -> Text:
     """Draw what is available, then what is held, then the empty shelf, and where the threshold lies."""
-    available = _cells(row.available, fullest, width)
-    held = min(_cells(row.reserved, fullest, width), width - available)
+    available = _cells(row.available, peak_on_hand, width)
+    held = min(_cells(row.reserved, peak_on_hand, width), width - available)
     bar = Text().append("━" * available, style)
     bar.append("━" * held, "blue")
     bar.append("─" * (width - available - held), _QUIET)
-    mark = min(_cells(row.threshold, fullest, width), width - 1)
+    mark = min(_cells(row.threshold, peak_on_hand, width), width - 1)
     bar.plain = f"{bar.plain[:mark]}┃{bar.plain[mark + 1 :]}"
     return bar
 
 
-def _cells(quantity: int, fullest: int, width: int) -> int:
+def _cells(quantity: int, peak_on_hand: int, width: int) -> int:
     """Return how many cells a quantity fills; something is never drawn as nothing."""
-    return 0 if quantity <= 0 else min(max(round(quantity / max(fullest, 1) * width), 1), width)
+    return 0 if quantity <= 0 else min(max(round(quantity / max(peak_on_hand, 1) * width), 1), width)
 
 
-def _alerts(picture: Picture, rows: int) -> list[Text]:
+def _alerts(state: DemoState, rows: int) -> list[Text]:
     """Return the heading and the newest alerts, the newest last."""
-    lines = [_heading("ALERTS", sum(picture.alert_counts.values()))]
-    lines.extend(_alert_line(alert) for alert in _last(picture.alerts, rows))
+    lines = [_heading("ALERTS", sum(state.alert_counts.values()))]
+    lines.extend(_alert_line(alert) for alert in _last(state.alerts, rows))
     return lines + [Text() for _ in range(rows + 1 - len(lines))]
 
 
@@ -139,14 +139,14 @@ def _alert_line(alert: Alert) -> Text:
     return text.append(f"{alert.available:>4,}", style)
 
 
-def _reservations(picture: Picture) -> list[Text]:
+def _reservations(state: DemoState) -> list[Text]:
     """Return the heading and the outcomes of reservations, in two columns."""
-    lines = [_heading("RESERVATIONS", sum(picture.reservations.values()))]
+    lines = [_heading("RESERVATIONS", sum(state.reservations.values()))]
     kinds = (RESERVATION_KINDS[:RESERVATION_ROWS], RESERVATION_KINDS[RESERVATION_ROWS:])
     for pair in zip(*kinds, strict=True):
         text = Text()
         for kind in pair:
-            count = picture.reservations[kind]
+            count = state.reservations[kind]
             text.append(f"{kind.replace('_', ' '):<13}", _QUIET if count == 0 else "")
             text.append(f"{count:>5,}   ", _QUIET if count == 0 else "bold")
         text.rstrip()
@@ -154,19 +154,19 @@ def _reservations(picture: Picture) -> list[Text]:
     return lines
 
 
-def _letters(picture: Picture, rows: int, width: int) -> list[Text]:
+def _dead_letters(state: DemoState, rows: int, width: int) -> list[Text]:
     """Return the heading, with the counts by reason where they fit, and the newest dead letters, the newest last."""
-    heading = _heading("DEAD LETTERS", sum(picture.letter_counts.values()))
-    reasons = "  ".join(f"{reason} {count}" for reason, count in sorted(picture.letter_counts.items()))
+    heading = _heading("DEAD LETTERS", sum(state.dead_letter_counts.values()))
+    reasons = "  ".join(f"{reason} {count}" for reason, count in sorted(state.dead_letter_counts.items()))
     if heading.cell_len + len(reasons) <= width:
         heading.append(reasons, _QUIET)
-    return [heading, *(_letter_line(letter) for letter in _last(picture.letters, rows))]
+    return [heading, *(_dead_letter_line(dead_letter) for dead_letter in _last(state.dead_letters, rows))]
 
 
-def _letter_line(letter: Letter) -> Text:
-    text = Text().append(f"{letter.at:5.1f} ", _QUIET)
-    text.append(f"{letter.topic:<17} ").append(f"{letter.reason:<16} ", "red")
-    return text.append(letter.message, _QUIET)
+def _dead_letter_line(dead_letter: DeadLetter) -> Text:
+    text = Text().append(f"{dead_letter.at:5.1f} ", _QUIET)
+    text.append(f"{dead_letter.topic:<17} ").append(f"{dead_letter.reason:<16} ", "red")
+    return text.append(dead_letter.message, _QUIET)
 
 
 # --- small words ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer
 from prometheus_client.parser import text_string_to_metric_families
 
-from dev.demo.picture import Alert, Letter, Picture, StockRow
+from dev.demo.state import Alert, DeadLetter, DemoState, StockRow
 from dev.servers.process import LOOPBACK
 from schemas.topics import LOW_STOCK, RESERVATIONS, STOCK_RECOVERED, TOPICS_IN, TOPICS_OUT, dlq_topic
 from storage.database import connect
@@ -38,7 +38,7 @@ class TopicWatch:
     def __init__(
         self,
         bootstrap_servers: str,
-        picture: Picture,
+        state: DemoState,
         answered: Callable[[str], float | None],
         on_alert: Callable[[Alert], None],
     ) -> None:
@@ -49,7 +49,7 @@ class TopicWatch:
             auto_offset_reset="earliest",
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
-        self._picture = picture
+        self._state = state
         self._answered = answered
         self._on_alert = on_alert
 
@@ -63,43 +63,43 @@ class TopicWatch:
             await self._consumer.stop()
 
     def _read(self, record: Any) -> None:  # noqa: ANN401 - aiokafka is published without types
-        self._picture.read += 1
+        self._state.read += 1
         if record.topic.endswith(_DLQ_SUFFIX):
-            self._read_letter(record)
+            self._read_dead_letter(record)
             return
         event = json.loads(record.value)
         if record.topic == RESERVATIONS:
-            self._picture.reservations[event["type"].removeprefix(_RESERVATION_PREFIX)] += 1
+            self._state.reservations[event["type"].removeprefix(_RESERVATION_PREFIX)] += 1
             seconds = self._answered(event["caused_by"])
             if seconds is not None:
-                self._picture.latencies.append(seconds)
+                self._state.latencies.append(seconds)
         elif record.topic in (LOW_STOCK, STOCK_RECOVERED):
             severity = event["severity"] if record.topic == LOW_STOCK else "recovered"
-            alert = Alert(self._picture.now(), severity, event["product_id"], event["available"])
-            self._picture.alerts.append(alert)
-            self._picture.alert_counts[severity] += 1
+            alert = Alert(self._state.now(), severity, event["product_id"], event["available"])
+            self._state.alerts.append(alert)
+            self._state.alert_counts[severity] += 1
             self._on_alert(alert)
 
-    def _read_letter(self, record: Any) -> None:  # noqa: ANN401 - as above
+    def _read_dead_letter(self, record: Any) -> None:  # noqa: ANN401 - as above
         headers = {name: value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
         reason = headers.get("x-dlq-reason", "")
         message = headers.get("__dlq.errors.message", "")
         topic = record.topic.removesuffix(_DLQ_SUFFIX)
-        self._picture.letters.append(Letter(self._picture.now(), topic, reason, message))
-        self._picture.letter_counts[reason] += 1
+        self._state.dead_letters.append(DeadLetter(self._state.now(), topic, reason, message))
+        self._state.dead_letter_counts[reason] += 1
 
 
 class TableWatch:
     """Reads stock, progress and what waits to be published."""
 
-    def __init__(self, connection: asyncpg.Connection, picture: Picture) -> None:
+    def __init__(self, connection: asyncpg.Connection, state: DemoState) -> None:
         self._connection = connection
-        self._picture = picture
+        self._state = state
 
     @classmethod
-    async def connect(cls, url: str, picture: Picture) -> "TableWatch":
+    async def connect(cls, url: str, state: DemoState) -> "TableWatch":
         """Open a connection of its own."""
-        return cls(await connect(url, "inventory-demo"), picture)
+        return cls(await connect(url, "inventory-demo"), state)
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -108,47 +108,47 @@ class TableWatch:
     async def run(self) -> None:
         """Look every fifth of a second for as long as the task lives."""
         while True:
-            await self.look()
+            await self.poll()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Look once."""
-        picture = self._picture
+        state = self._state
         stock = await self._connection.fetch(
             "SELECT product_id, on_hand, reserved, low_stock_threshold, stock_status FROM inventory ORDER BY product_id"
         )
-        picture.note_stock([StockRow(*row) for row in stock])
+        state.update_stock([StockRow(*row) for row in stock])
         progress = await self._connection.fetch("SELECT topic, partition, next_offset FROM stream_progress")
-        picture.note_progress({(row["topic"], row["partition"]): row["next_offset"] for row in progress})
+        state.update_progress({(row["topic"], row["partition"]): row["next_offset"] for row in progress})
         # After the progress: what a batch told is there when its progress is.
-        picture.outbox, picture.told = await self._connection.fetchrow(_OUTGOING)
-        picture.looks += 1
+        state.outbox, state.written = await self._connection.fetchrow(_OUTGOING)
+        state.polls += 1
 
 
 class MetricsWatch:
-    """Reads the worker's own count of events by verdict."""
+    """Reads the worker's own count of events by disposition."""
 
-    def __init__(self, port: int, picture: Picture) -> None:
+    def __init__(self, port: int, state: DemoState) -> None:
         self._address = f"http://{LOOPBACK}:{port}"
-        self._picture = picture
+        self._state = state
 
     async def run(self) -> None:
         """Look twice a second for as long as the task lives; a worker too busy to answer is asked again."""
         while True:
-            await self.look()
+            await self.poll()
             await asyncio.sleep(METRICS_SECONDS)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Look once."""
         text = await asyncio.to_thread(self._get, "/metrics")
         if text is None:
             return
-        verdicts = self._picture.verdicts
-        verdicts.clear()
+        dispositions = self._state.dispositions
+        dispositions.clear()
         for family in text_string_to_metric_families(text):
             if family.name == _EVENTS:
                 for sample in family.samples:
-                    verdicts[sample.labels["outcome"]] += int(sample.value)
+                    dispositions[sample.labels["outcome"]] += int(sample.value)
 
     async def ready(self) -> bool:
         """Tell whether the worker has partitions and a database."""

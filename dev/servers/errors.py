@@ -8,11 +8,11 @@ if TYPE_CHECKING:
 _LOG_LINES_SHOWN = 15
 
 
-class DevstackError(Exception):
+class ServersError(Exception):
     """A development server could not be started, reached or stopped."""
 
 
-class ServerFailedError(DevstackError):
+class ServerFailedError(ServersError):
     """A server ended or did not become ready in time; the end of its log is part of the message."""
 
     def __init__(self, name: str, what: str, log: "Path") -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dev.servers import kafka_docker, kafka_jvm, kafka_mock
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 
 Kind = Literal["external", "docker", "jvm", "mock"]
 
@@ -88,7 +88,7 @@ def start(choice: Choice | None = None) -> Broker:
     """Start the broker of a choice, by default the best one there is.
 
     Raises:
-        DevstackError: the broker could not be reached or started.
+        ServersError: the broker could not be reached or started.
     """
     match (choice or choose()).kind:
         case "external":
@@ -105,14 +105,14 @@ def external() -> ExternalBroker:
     """Return the broker that INVENTORY_TEST_KAFKA names.
 
     Raises:
-        DevstackError: it names none, or nothing answers there.
+        ServersError: it names none, or nothing answers there.
     """
     address = os.environ.get(EXTERNAL_VARIABLE, "")
     host, _, port = address.partition(",")[0].rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
-        raise DevstackError(f"no Kafka answers at {EXTERNAL_VARIABLE}={address!r}: {error}") from error
+        raise ServersError(f"no Kafka answers at {EXTERNAL_VARIABLE}={address!r}: {error}") from error
     return ExternalBroker(address)
 
 
@@ -120,7 +120,7 @@ def docker() -> kafka_docker.DockerBroker:
     """Start Apache Kafka in a container.
 
     Raises:
-        DevstackError: no Docker engine answers, or the container did not become ready.
+        ServersError: no Docker engine answers, or the container did not become ready.
     """
     return kafka_docker.start()
 
@@ -129,7 +129,7 @@ def jvm(directory: Path | None = None) -> kafka_jvm.JvmBroker:
     """Start Apache Kafka on the local JVM, with its data in `directory` (kept) or a scratch directory (removed).
 
     Raises:
-        DevstackError: Java, Maven or the jars are missing, or the broker did not become ready.
+        ServersError: Java, Maven or the jars are missing, or the broker did not become ready.
     """
     return kafka_jvm.start(directory)
 
@@ -138,6 +138,6 @@ def mock() -> kafka_mock.MockBroker:
     """Start the embedded mock cluster.
 
     Raises:
-        DevstackError: it did not start.
+        ServersError: it did not start.
     """
     return kafka_mock.start()

@@ -8,7 +8,7 @@ import gc
 import warnings
 from typing import TYPE_CHECKING, Literal
 
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.kafka_settings import BROKER_SETTINGS, CLUSTER_ID, VERSION
 from dev.servers.process import free_port
 
@@ -66,10 +66,10 @@ def start() -> DockerBroker:
     """Start a container and return when the broker in it says that it has started.
 
     Raises:
-        DevstackError: no Docker engine answers, or the broker did not become ready.
+        ServersError: no Docker engine answers, or the broker did not become ready.
     """
     if not available():
-        raise DevstackError("no Docker engine answers, or testcontainers is not installed")
+        raise ServersError("no Docker engine answers, or testcontainers is not installed")
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - see the module's docstring
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415 - as above
 
@@ -84,7 +84,7 @@ def start() -> DockerBroker:
         container.start()
     except Exception as error:
         # Whatever testcontainers raises, the reader needs one thing: what Docker said.
-        raise DevstackError(f"{IMAGE} did not start: {error}") from error
+        raise ServersError(f"{IMAGE} did not start: {error}") from error
     return DockerBroker(container, address)
 
 

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.kafka_settings import BROKER_SETTINGS, CLUSTER_ID, POM, VERSION
 from dev.servers.process import LOOPBACK, ServerProcess, free_port, scratch_directory
 
@@ -65,7 +65,7 @@ class JvmBroker:
     def pid(self) -> int:
         """The JVM's process id, for SIGSTOP and SIGCONT."""
         if self._process is None:
-            raise DevstackError("this Kafka broker is stopped")
+            raise ServersError("this Kafka broker is stopped")
         return self._process.pid
 
     @property
@@ -129,7 +129,7 @@ class JvmBroker:
             timeout=_FORMAT_TIMEOUT_SECONDS,
         )
         if finished.returncode != 0:
-            raise DevstackError(f"Kafka could not format {self.directory}: {finished.stderr.strip()}")
+            raise ServersError(f"Kafka could not format {self.directory}: {finished.stderr.strip()}")
 
 
 def available() -> bool:
@@ -145,11 +145,11 @@ def start(directory: Path | None = None) -> JvmBroker:
     The first start on a machine downloads the jars, about 45 MB.
 
     Raises:
-        DevstackError: Java, Maven or the jars are missing, or the broker did not become ready.
+        ServersError: Java, Maven or the jars are missing, or the broker did not become ready.
     """
     version = _java_version()
     if version is None or version < _OLDEST_JAVA:
-        raise DevstackError(f"Kafka needs Java {_OLDEST_JAVA} or newer, found {version or 'none'}")
+        raise ServersError(f"Kafka needs Java {_OLDEST_JAVA} or newer, found {version or 'none'}")
     broker = JvmBroker(directory, fetch_jars())
     broker.start()
     return broker
@@ -159,13 +159,13 @@ def fetch_jars() -> Path:
     """Return the folder of the broker's jars; let Maven fill it when it is not there.
 
     Raises:
-        DevstackError: Maven is missing or could not fetch them.
+        ServersError: Maven is missing or could not fetch them.
     """
     target = _jars_directory()
     if target.exists():
         return target
     if shutil.which("mvn") is None:
-        raise DevstackError("Maven is needed once, to fetch Kafka's jars; on Debian: apt-get install maven")
+        raise ServersError("Maven is needed once, to fetch Kafka's jars; on Debian: apt-get install maven")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetching-") as scratch:
         # The goal's folders default to the pom's own, which is the source tree; everything goes to the cache instead.
@@ -179,7 +179,7 @@ def fetch_jars() -> Path:
             timeout=_DOWNLOAD_TIMEOUT_SECONDS,
         )
         if finished.returncode != 0:
-            raise DevstackError(f"Maven could not fetch Kafka {VERSION}: {finished.stdout.strip()[-2000:]}")
+            raise ServersError(f"Maven could not fetch Kafka {VERSION}: {finished.stdout.strip()[-2000:]}")
         # Another run may have been quicker; its folder is the same.
         with contextlib.suppress(OSError):
             (Path(scratch) / "jars").rename(target)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.process import ServerProcess, scratch_directory
 
 DESCRIPTION = "embedded mock cluster (one member per group, in memory, no admin API)"
@@ -58,7 +58,7 @@ def start() -> MockBroker:
     """Start the mock cluster.
 
     Raises:
-        DevstackError: it did not start.
+        ServersError: it did not start.
     """
     return MockBroker(scratch_directory("kafka-mock"))
 
@@ -78,7 +78,7 @@ def serve(address_file: Path) -> None:
     producer_kind = 0
     cluster = new_cluster(new_client(producer_kind, None, None, 0), 1)
     if cluster is None:
-        raise DevstackError("librdkafka did not start its mock cluster")
+        raise ServersError("librdkafka did not start its mock cluster")
     set_delay(cluster, 0)
     partial = address_file.with_suffix(".partial")
     partial.write_text(addresses(cluster).decode())

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.process import LOOPBACK, ServerProcess, free_port, scratch_directory, wheel_directory
 
 StopMode = Literal["fast", "immediate"]
@@ -87,7 +87,7 @@ class PostgresServer:
             timeout=READY_TIMEOUT_SECONDS,
         )
         if finished.returncode != 0:
-            raise DevstackError(f"PostgreSQL refused `{statement}`: {finished.stderr.strip()}")
+            raise ServersError(f"PostgreSQL refused `{statement}`: {finished.stderr.strip()}")
         return finished.stdout.strip()
 
     def start(self) -> None:
@@ -120,7 +120,7 @@ class PostgresServer:
 
     def _running(self) -> ServerProcess:
         if self._process is None:
-            raise DevstackError("this PostgreSQL server is stopped")
+            raise ServersError("this PostgreSQL server is stopped")
         return self._process
 
     def _initialise(self) -> None:
@@ -150,7 +150,7 @@ class PostgresServer:
             timeout=READY_TIMEOUT_SECONDS,
         )
         if finished.returncode != 0:
-            raise DevstackError(f"PostgreSQL could not make its data directory: {finished.stderr.strip()}")
+            raise ServersError(f"PostgreSQL could not make its data directory: {finished.stderr.strip()}")
 
     def _accepts(self, pid: int) -> bool:
         """Tell whether the server says in its lock file that it is ready, and that the file is this server's."""
@@ -170,7 +170,7 @@ def start(
         settings: further server settings, as in postgresql.conf.
 
     Raises:
-        DevstackError: the server could not be made or started.
+        ServersError: the server could not be made or started.
     """
     server = PostgresServer(directory, fsync=fsync, settings=settings or {})
     server.start()
@@ -196,7 +196,7 @@ def _usable_programs(directory: Path, account: str | None) -> Path:
         return installed
     directory.chmod(0o755)
     if not _may_run(Path("/bin/ls"), [directory], account):
-        raise DevstackError(f"PostgreSQL does not run as root, and the account `{account}` cannot reach {directory}")
+        raise ServersError(f"PostgreSQL does not run as root, and the account `{account}` cannot reach {directory}")
     if _may_run(installed / "postgres", ["--version"], account):
         return installed
     copy = directory / "programs"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dev.servers import leash
-from dev.servers.errors import DevstackError, ServerFailedError
+from dev.servers.errors import ServerFailedError, ServersError
 
 LOOPBACK = "127.0.0.1"
 
@@ -32,7 +32,7 @@ def free_port() -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((LOOPBACK, port))
             return port
-    raise DevstackError(f"no free TCP port between {_FIRST_PORT} and {_LAST_PORT} in {_PORT_ATTEMPTS} attempts")
+    raise ServersError(f"no free TCP port between {_FIRST_PORT} and {_LAST_PORT} in {_PORT_ATTEMPTS} attempts")
 
 
 def answers(port: int) -> bool:
@@ -53,7 +53,7 @@ def wheel_directory(package: str) -> Path:
     """Return where a wheel with a server in it is installed, without importing it: that would run its own set-up."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise DevstackError(f"the wheel {package} is not installed; install the extra `embedded`")
+        raise ServersError(f"the wheel {package} is not installed; install the extra `embedded`")
     return Path(found.origin).parent
 
 

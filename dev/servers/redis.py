@@ -7,7 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.process import LOOPBACK, ServerProcess, free_port, scratch_directory, wheel_directory
 
 READY_TIMEOUT_SECONDS = 30.0
@@ -67,7 +67,7 @@ class RedisServer:
     def flush(self) -> None:
         """Remove all keys."""
         if self._ask("FLUSHALL") != b"+OK\r\n":
-            raise DevstackError("Redis did not flush its keys")
+            raise ServersError("Redis did not flush its keys")
 
     def _accepts(self) -> bool:
         with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def start() -> RedisServer:
     """Start Redis in a scratch directory, which `close()` removes.
 
     Raises:
-        DevstackError: the server could not be started.
+        ServersError: the server could not be started.
     """
     server = RedisServer(scratch_directory("redis"))
     server.start()

@@ -37,5 +37,5 @@ def demo(
         )
     # Said before the imports, which take a second.
     print_line("inventory demo: real servers, the real worker, an imagined shop\n")
-    stage = importlib.import_module("dev.demo.stage")
-    raise typer.Exit(stage.run(stage.Options(seed=seed, seconds=seconds, rate=rate, keep=keep)))
+    demo_run = importlib.import_module("dev.demo.run")
+    raise typer.Exit(demo_run.run(demo_run.Options(seed=seed, seconds=seconds, rate=rate, keep=keep)))

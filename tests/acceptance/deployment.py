@@ -22,6 +22,7 @@ import asyncpg
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from dev.records import ConsumedRecord
 from dev.servers import leash
 from dev.servers.process import LOOPBACK, free_port
 
@@ -44,18 +45,6 @@ class Finished(NamedTuple):
     code: int
     output: str
     errors: str
-
-
-class Message(NamedTuple):
-    """A record as a consumer sees it; `topic` without the deployment's prefix."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp_ms: int
 
 
 class Deployment:
@@ -144,12 +133,12 @@ class Deployment:
             }
         )
 
-    def read(self, *topics: str) -> list[Message]:
+    def read(self, *topics: str) -> list[ConsumedRecord]:
         """Return every record that the topics hold now, in order within each partition."""
         with consumer(self.bootstrap_servers, f"reader-{uuid.uuid4().hex}") as reader:
             ends = {place: end for place, (first, end) in self._bounds(reader, topics).items() if first < end}
             reader.assign([TopicPartition(topic, partition, 0) for topic, partition in ends])
-            messages: list[Message] = []
+            messages: list[ConsumedRecord] = []
             deadline = time.monotonic() + COMMAND_TIMEOUT_SECONDS
             while ends:
                 assert time.monotonic() < deadline, f"these partitions were not read to their ends: {ends}"
@@ -159,7 +148,7 @@ class Deployment:
                 for place in reader.position([TopicPartition(*place) for place in ends]):
                     if place.offset >= ends[place.topic, place.partition]:
                         del ends[place.topic, place.partition]
-        return sorted(messages, key=lambda message: message[:3])
+        return sorted(messages, key=lambda record: record.position)
 
     def lag(self, *topics: str) -> int:
         """Return how many records of the topics the workers' group has not committed."""
@@ -197,15 +186,15 @@ class Deployment:
                 bounds[name, partition] = reader.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_SECONDS)
         return bounds
 
-    def _message(self, record: Any) -> Message:
-        return Message(
+    def _message(self, record: Any) -> ConsumedRecord:
+        return ConsumedRecord(
             record.topic().removeprefix(self.prefix),
             record.partition(),
             record.offset(),
+            record.timestamp()[1],
             record.key(),
             record.value(),
             list(record.headers() or ()),
-            record.timestamp()[1],
         )
 
 

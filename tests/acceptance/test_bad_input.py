@@ -11,19 +11,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from dev.records import TOPICS_IN, ConsumedRecord
 from dev.servers.kafka import Broker
 from dev.servers.process import LOOPBACK
-from tests.acceptance.deployment import Deployment, Finished, Headers, Message, clean_environment, inventory
+from tests.acceptance.deployment import Deployment, Finished, Headers, clean_environment, inventory
 
-TOPICS_IN = (
-    "cart.updated",
-    "order.created",
-    "payment.succeeded",
-    "order.cancelled",
-    "payment.refunded",
-    "product.created",
-    "inventory.adjustment",
-)
 NOW = datetime.now(UTC).isoformat()
 STOCK = 1000
 GOOD_PIECES = 2
@@ -218,9 +210,9 @@ def _publish(deployment: Deployment) -> int:
     return goods
 
 
-def _check_whole(letter: Message, original: Message) -> None:
+def _check_whole(letter: ConsumedRecord, original: ConsumedRecord) -> None:
     """Key, value, headers, time and place are the original's, and what was added stands behind them."""
-    assert (original.key, original.value, original.timestamp_ms) == (letter.key, letter.value, letter.timestamp_ms)
+    assert (original.key, original.value, original.timestamp) == (letter.key, letter.value, letter.timestamp)
     assert original.headers == letter.headers[: len(original.headers)]
     assert f"{original.topic}.dlq" == letter.topic
     assert original.partition == letter.partition

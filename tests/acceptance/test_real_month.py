@@ -14,20 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from dev.records import TOPICS_IN, ConsumedRecord
 from tests.acceptance import month as months
-from tests.acceptance.deployment import Deployment, Message, Worker
+from tests.acceptance.deployment import Deployment, Worker
 from tests.acceptance.month import Month
 
 REAL_FILE = Path(__file__).parents[3] / "shared" / "data" / "online-retail-2010-12.csv.gz"
-TOPICS_IN = (
-    "cart.updated",
-    "order.created",
-    "payment.succeeded",
-    "order.cancelled",
-    "payment.refunded",
-    "product.created",
-    "inventory.adjustment",
-)
 THRESHOLD = 10
 SCARCE = {"real": 150, "generated": 40}
 # (on hand, reserved) changes by this often the quantity of the entry.
@@ -90,7 +82,7 @@ class Facts:
         return by_order
 
 
-def _once(messages: Iterable[Message]) -> list[dict[str, Any]]:
+def _once(messages: Iterable[ConsumedRecord]) -> list[dict[str, Any]]:
     """Return the bodies in their order, without repeats of an id, which must say the same."""
     bodies: dict[str, dict[str, Any]] = {}
     for message in messages:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from typing import Any
 
+from dev.records import ConsumedRecord
 from engine.execute import Report, Rules, Task, execute
 from storage.database import Pool, open_pool
 from workers.consuming.records import DecodedRecord, read_records
@@ -21,19 +22,6 @@ RULES = Rules()
 Published = dict[str, Any]
 
 _offsets = count(1)
-
-
-@dataclass
-class Record:
-    """What aiokafka hands over."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]] = ()
 
 
 def event(topic: str, event_id: str, minutes: float = 0, **data: Any) -> Published:
@@ -92,10 +80,10 @@ def body(published: Published) -> bytes:
     return json.dumps(published["data"] | head | {"occurred_at": published["occurred_at"].isoformat()}).encode()
 
 
-def record(published: Published, headers: Sequence[tuple[str, bytes | None]] = ()) -> Record:
+def record(published: Published, headers: Sequence[tuple[str, bytes | None]] = ()) -> ConsumedRecord:
     """Return the Kafka record that brings an event; each has an offset of its own."""
     at = round(published["occurred_at"].timestamp() * 1000)
-    return Record(published["topic"], 0, next(_offsets), at, b"key", body(published), headers)
+    return ConsumedRecord(published["topic"], 0, next(_offsets), at, b"key", body(published), headers)
 
 
 def task(published: Published, headers: Sequence[tuple[str, bytes | None]] = ()) -> Task:

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from dev.servers.postgres_proxy import Cut, proxied
 from engine.execute import execute
 from storage.errors import is_unavailable
 from storage.save import PartitionProgress
-from tests.integration.proxy import Cut, proxied
 from tests.integration.shop import RULES, T0, Shop, adjusted, created, open_shop, paid, picture, problems, product, task
 from workers.sweeper import Sweeper
 
@@ -19,11 +19,11 @@ PROGRESS = [PartitionProgress("order.created", 0, 5, T0)]
 async def test_a_batch_cut_at_commit_counts_once(database_url: str, cut: Cut, retried: str) -> None:
     """Before COMMIT arrived nothing is there; after it the retry finds its ids in the inbox. Both end alike."""
     async with proxied(database_url) as (proxy, url), open_shop(url, 1) as shop:
-        proxy.cut_next = cut
+        proxy.cut_commits(cut)
         with pytest.raises(Exception) as caught:  # noqa: PT011 - which it is, is the next question
             await execute(shop.pool, [task(one) for one in BATCH], RULES, T0, progress=PROGRESS)
         assert is_unavailable(caught.value), repr(caught.value)
-        assert 1 == proxy.cuts
+        assert 1 == proxy.cuts_made
         report = await execute(shop.pool, [task(one) for one in BATCH], RULES, T0, progress=PROGRESS)
         outcomes = [verdict.outcome for verdict in report.verdicts]
     once = ["applied", "applied", "applied", "parked", "applied"]
@@ -42,12 +42,12 @@ async def test_a_sweep_cut_at_commit_expires_once(database_url: str, cut: Cut) -
         await shop.apply(product("p", 10), *(created(f"o{n}", {"p": 1}, minutes=-60) for n in range(5)))
         await shop.read_up_to(T0)
         sweeper = Sweeper(shop.pool, RULES, 1, lambda: T0, lambda _report: None)
-        proxy.cut_next = cut
+        proxy.cut_commits(cut)
         with pytest.raises(Exception) as caught:  # noqa: PT011 - as above
             await sweeper.run_once()
         assert is_unavailable(caught.value), repr(caught.value)
         await sweeper.run_once()
-        assert 1 == proxy.cuts
+        assert 1 == proxy.cuts_made
         assert (10, 0) == await shop.stock("p")
         assert [(5,)] == await shop.rows("SELECT count(*) FROM outbox WHERE type LIKE '%expired'")
 
@@ -58,7 +58,7 @@ async def test_halves_of_a_bisected_batch_count_once_when_one_is_cut(database_ur
     async with open_shop(database_url, 1) as direct:
         await direct.pool.execute("ALTER TABLE orders ADD CONSTRAINT ck_test CHECK (order_id <> 'bad')")
         async with proxied(database_url) as (proxy, url), open_shop(url, 1) as shop:
-            proxy.cut_next = "after"
+            proxy.cut_commits("after")
             with pytest.raises(Exception) as caught:  # noqa: PT011 - as above
                 await shop.apply(*events)
             assert is_unavailable(caught.value), repr(caught.value)
@@ -74,10 +74,11 @@ async def test_cuts_at_random_over_a_whole_stream_lose_and_repeat_nothing(databa
         await shop.apply(product("p", 100))
         for number, batch in enumerate(stream):
             cuts: dict[int, Cut] = {0: "before", 2: "after"}
-            proxy.cut_next = cuts.get(number % 4)
+            if number % 4 in cuts:
+                proxy.cut_commits(cuts[number % 4])
             await _until_applied(shop, batch)
         found = await picture(shop.pool)
-    assert 6 == proxy.cuts
+    assert 6 == proxy.cuts_made
     assert [("p", 88, 0)] == [row[:3] for row in found["inventory"]]
     assert 25 == len(found["inbox"])
 

@@ -15,6 +15,7 @@ import pytest
 from aiokafka import ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from dev.records import ConsumedRecord as Record
 from dev.servers import kafka as kafka_brokers
 from dev.servers.kafka import Broker
 from engine.execute import Task
@@ -27,7 +28,6 @@ from storage.outbox import SHARDS, shard_of
 from storage.save import OutboxRow
 from tests.integration.shop import (
     T0,
-    Record,
     Shop,
     adjusted,
     cancelled,

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 from aiokafka import TopicPartition
 
+from dev.records import ConsumedRecord
 from storage.save import PartitionProgress
-from tests.integration.shop import Record, body, created
+from tests.integration.shop import body, created
 from workers.consuming.records import read_records
 from workers.consuming.watermarks import CAUGHT_UP_MARGIN, EPOCH, WatermarkTracker
 
@@ -48,7 +49,7 @@ def _idle(clock: WatermarkTracker, client: Client, position: int) -> datetime | 
 def _batch(clock: WatermarkTracker, client: Client, *times: tuple[datetime, datetime]) -> PartitionProgress:
     """Read a batch of events, each with its own time and its record's."""
     records = [
-        Record(
+        ConsumedRecord(
             HERE.topic,
             0,
             n,

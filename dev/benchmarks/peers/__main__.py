@@ -13,14 +13,14 @@ from pathlib import Path
 
 import uvloop
 
-from dev.benchmarks import contestants
+from dev.benchmarks import programs
 from dev.benchmarks.backlog import Topics
+from dev.benchmarks.comparison import Bench, Contestant, run, template_for
 from dev.benchmarks.errors import BenchmarkError
 from dev.benchmarks.machine import PARTITIONS, machine
-from dev.benchmarks.races import Bench, Entry, run, template_for
 from dev.benchmarks.report import Figure, Section, as_json, as_text, ratio
+from dev.benchmarks.servers import CACHE, Servers, open_servers
 from dev.benchmarks.sizes import FULL, QUICK
-from dev.benchmarks.stack import CACHE, Stack, open_stack
 from dev.benchmarks.workload import plain_orders
 from inventory.console import ProgressLine, print_json, print_line, progress
 
@@ -41,9 +41,9 @@ def main() -> int:
     options = parser.parse_args()
     try:
         node = _node()
-        with progress() as show, open_stack(CACHE / "postgres") as stack:
-            section = uvloop.run(_measure(node, stack, show, quick=options.quick))
-            about = machine(stack)
+        with progress() as show, open_servers(CACHE / "postgres") as servers:
+            section = uvloop.run(_measure(node, servers, show, quick=options.quick))
+            about = machine(servers)
     except BenchmarkError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -54,11 +54,11 @@ def main() -> int:
     return 0
 
 
-async def _measure(node: str, stack: Stack, show: ProgressLine, *, quick: bool) -> Section:
+async def _measure(node: str, servers: Servers, show: ProgressLine, *, quick: bool) -> Section:
     sizes = QUICK if quick else FULL
-    topics = Topics(stack.broker.bootstrap_servers, PARTITIONS)
+    topics = Topics(servers.broker.bootstrap_servers, PARTITIONS)
     await topics.create()
-    bench = Bench(stack, topics, sizes, show, HERE)
+    bench = Bench(servers, topics, sizes, show, HERE)
     workload = plain_orders(sizes.events // 2, PRODUCTS, LINES)
     ours: list[float] = []
     theirs: list[float] = []
@@ -66,9 +66,9 @@ async def _measure(node: str, stack: Stack, show: ProgressLine, *, quick: bool) 
         async with template_for(bench, workload) as template:
             for number in range(sizes.rounds):
                 show(f"round {number + 1}", 0, 1)
-                entry = Entry("worker", workload, contestants.worker(), template=template)
+                entry = Contestant("worker", workload, programs.worker(), template=template)
                 ours.append((await run(bench, entry)).rate)
-                theirs.append(_medusa(node, stack, sizes.naive_events))
+                theirs.append(_medusa(node, servers, sizes.naive_events))
                 show(f"round {number + 1}: worker {ours[-1]:,.0f}, Medusa {theirs[-1]:,.0f} orders/s", 1, 1)
     finally:
         topics.delete()
@@ -77,9 +77,9 @@ async def _measure(node: str, stack: Stack, show: ProgressLine, *, quick: bool) 
     return Section("peers", about, figures, {"worker/medusa": ratio(*figures)})
 
 
-def _medusa(node: str, stack: Stack, orders: int) -> float:
+def _medusa(node: str, servers: Servers, orders: int) -> float:
     """Return Medusa's orders per second in a new database of its own."""
-    with stack.database("template0") as url:
+    with servers.database("template0") as url:
         arguments = [url, str(orders), str(PRODUCTS), str(LINES), str(AT_ONCE)]
         finished = subprocess.run(
             [node, "medusa.mjs", *arguments],

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dev.chaos.checker import Finding, judge
-from dev.chaos.evidence import Evidence, Found, read_event
+from dev.chaos.evidence import Evidence, read_event
 from dev.chaos.run import RULES, Result
+from dev.records import ConsumedRecord
 
 Change = Callable[[Evidence], Evidence]
 
@@ -112,7 +113,7 @@ def repeat_an_alert(evidence: Evidence) -> Evidence:
     record = evidence.records["inventory.low_stock"][0]
     body = {**json.loads(record.value or b""), "event_id": "another", "version": 10**6}
     headers = [(name, b"another" if name == "ce_id" else value) for name, value in record.headers]
-    twin = record._replace(offset=10**6, value=json.dumps(body).encode(), headers=headers)
+    twin = replace(record, offset=10**6, value=json.dumps(body).encode(), headers=headers)
     records = [*evidence.records["inventory.low_stock"], twin]
     return replace(evidence, records={**evidence.records, "inventory.low_stock": records})
 
@@ -142,21 +143,21 @@ def tell_another_outcome(evidence: Evidence) -> Evidence:
     return _tables(evidence, orders=orders)
 
 
-def _first_letter(evidence: Evidence) -> tuple[str, Found]:
+def _first_letter(evidence: Evidence) -> tuple[str, ConsumedRecord]:
     return next((topic, found[0]) for topic, found in evidence.records.items() if topic.endswith(".dlq") and found)
 
 
 def change_a_dead_letter(evidence: Evidence) -> Evidence:
     """A dead letter's value lost a byte."""
-    topic, letter = _first_letter(evidence)
-    records = [letter._replace(value=(letter.value or b"x")[:-1]), *evidence.records[topic][1:]]
+    topic, dead_letter = _first_letter(evidence)
+    records = [replace(dead_letter, value=(dead_letter.value or b"x")[:-1]), *evidence.records[topic][1:]]
     return replace(evidence, records={**evidence.records, topic: records})
 
 
 def lose_a_dead_letter(evidence: Evidence) -> Evidence:
     """A bad record is in no dead letter topic."""
-    topic, letter = _first_letter(evidence)
-    gone = dict(letter.headers)["x-dlq-id"]
+    topic, dead_letter = _first_letter(evidence)
+    gone = dict(dead_letter.headers)["x-dlq-id"]
     kept = [record for record in evidence.records[topic] if dict(record.headers)["x-dlq-id"] != gone]
     return replace(evidence, records={**evidence.records, topic: kept})
 

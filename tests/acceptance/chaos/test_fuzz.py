@@ -12,12 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dev.chaos import poison
-from dev.chaos.evidence import TOPICS_IN
+from dev.records import TOPICS_IN, ConsumedRecord
 from domain.commands import CreateProduct
 from domain.model import Cause, Disposition
 from engine.execute import Rules, Task, execute
 from storage.database import Pool, open_pool
-from tests.integration.shop import Record
 from workers.consuming.records import InvalidRecord, read_records
 
 CONTRACTS = Path(__file__).parents[3] / "docs" / "contracts" / "events"
@@ -122,10 +121,10 @@ class _Shelf:
             command = CreateProduct(Cause("test", f"new-{product}", NOW), product, 10, None)
             await execute(self.pool, [Task(command)], Rules(), NOW)
 
-    def record(self, topic: str, key: bytes | None, value: bytes | None, found: Any, timestamp: int) -> Record:
-        return Record(topic, 0, next(self._offsets), timestamp, key, value, found)
+    def record(self, topic: str, key: bytes | None, value: bytes | None, found: Any, timestamp: int) -> ConsumedRecord:
+        return ConsumedRecord(topic, 0, next(self._offsets), timestamp, key, value, found)
 
-    def neighbour(self) -> Record:
+    def neighbour(self) -> ConsumedRecord:
         self.added += 1
         body = {
             "event_id": f"neighbour-{self.added}",
@@ -138,7 +137,7 @@ class _Shelf:
         }
         return self.record("inventory.adjustment", b"good", json.dumps(body).encode(), (), NOW_MS)
 
-    async def take(self, batch: Sequence[Record]) -> list[str]:
+    async def take(self, batch: Sequence[ConsumedRecord]) -> list[str]:
         """Apply a batch as the consumer does; returns each record's fate."""
         tasks = [
             Task(letter=item.letter)

@@ -3,18 +3,19 @@
 import json
 from collections.abc import Iterator
 
-from dev.chaos.evidence import TOPICS_IN, TOPICS_OUT, Evidence, Found
+from dev.chaos.evidence import Evidence
+from dev.records import EVENT_TOPICS_OUT, TOPICS_IN, ConsumedRecord
 
 MAX_LINES = 60
 
 
-def tell(evidence: Evidence, subject: str) -> list[str]:
+def describe_subject(evidence: Evidence, subject: str) -> list[str]:
     """Return the records and rows that name `subject`, in the order of the topics, then of the tables."""
-    acked = {sent.place: sent.acked_at for sent in evidence.journal}
+    acked = {sent.position: sent.acked_at for sent in evidence.journal}
     lines: list[str] = []
-    for topic in (*TOPICS_IN, *(f"{topic}.dlq" for topic in TOPICS_IN), *TOPICS_OUT):
+    for topic in (*TOPICS_IN, *(f"{topic}.dlq" for topic in TOPICS_IN), *EVENT_TOPICS_OUT):
         lines += [
-            f"{topic}[{record.partition}]@{record.offset} t={record.timestamp} acked={acked.get(record.place)}"
+            f"{topic}[{record.partition}]@{record.offset} t={record.timestamp} acked={acked.get(record.position)}"
             f" {record.value!r}"
             for record in evidence.records[topic]
             if _names(record, subject)
@@ -23,7 +24,7 @@ def tell(evidence: Evidence, subject: str) -> list[str]:
     return lines[:MAX_LINES]
 
 
-def _names(record: Found, subject: str) -> bool:
+def _names(record: ConsumedRecord, subject: str) -> bool:
     word = f'"{subject}"'.encode()
     return (
         record.key == subject.encode()

@@ -1,6 +1,6 @@
 """What the shop's services publish, all of it decided by the seed: what, in which order, and when.
 
-Times are seconds since the script began; a run that is late publishes late, but the same.
+Times are seconds since the workload began; a run that is late publishes late, but the same.
 """
 
 import heapq
@@ -53,8 +53,8 @@ class _Due:
     publication: Publication = field(compare=False)
 
 
-class Script:
-    """An endless script; `until(seconds)` gives what is due by then, in order."""
+class Workload:
+    """An endless workload; `until(seconds)` gives what is due by then, in order."""
 
     def __init__(self, seed: int, events_per_second: float, order_ttl_seconds: float) -> None:
         self._random = random.Random(f"{seed}-script")
@@ -91,7 +91,7 @@ class Script:
             yield self._publish(due.publication)
 
     def rest(self) -> Iterator[Publication]:
-        """Give what belongs to flows that have begun, so that the script ends in whole stories."""
+        """Give what belongs to flows that have begun, so that the workload ends in whole stories."""
         while self._due:
             yield self._publish(heapq.heappop(self._due).publication)
 

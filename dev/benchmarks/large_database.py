@@ -5,8 +5,8 @@ Made once by the database itself and kept as a template; a run gets a copy.
 
 import asyncpg
 
-from dev.benchmarks.races import Bench
-from dev.benchmarks.stack import schema_fingerprint
+from dev.benchmarks.comparison import Bench
+from dev.benchmarks.servers import schema_fingerprint
 from dev.benchmarks.workload import PLENTY
 
 # The ledger as years write it: all products' first entries, then all second ones. Its key is made at the end,
@@ -31,10 +31,10 @@ _KEY = "ALTER TABLE inventory_transactions ADD CONSTRAINT pk_inventory_transacti
 async def large_template(bench: Bench, products: int, ledger: int) -> str:
     """Return the template with `products` and `ledger` entries; made if it is not there from an earlier run."""
     name = f"bench_large_{products}_{ledger}_{schema_fingerprint()}"
-    if bench.stack.has_template(name):
+    if bench.servers.has_template(name):
         return name
     each = max(ledger // products, 1)
-    with bench.stack.template_in_the_making(name) as url:
+    with bench.servers.template_in_the_making(name) as url:
         connection = await asyncpg.connect(url)
         try:
             await connection.execute(_NO_KEY)

@@ -17,10 +17,9 @@ from typing import Any, Final, TypeVar
 from rich.console import Console
 from rich.live import Live
 
-from dev.demo import lines, screen
+from dev.demo import plain, screen
 from dev.demo import shop as scripted_shop
-from dev.demo.picture import Alert, Picture
-from dev.demo.stand import (
+from dev.demo.processes import (
     SETTINGS_IN_WORDS,
     Servers,
     WorkerFailedError,
@@ -29,9 +28,10 @@ from dev.demo.stand import (
     start_servers,
     timed,
 )
-from dev.demo.traffic import Traffic, traffic
+from dev.demo.publisher import Publisher, open_publisher
+from dev.demo.state import Alert, DemoState
 from dev.demo.watch import MetricsWatch, TableWatch, TopicWatch
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.process import LOOPBACK
 from inventory.errors import OperatorError
 from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
@@ -66,7 +66,7 @@ def run(options: Options) -> int:
     except WorkerFailedError as error:
         console.print(f"demo: {error}", markup=False)
         return EXIT_FOUND_WRONG
-    except DevstackError as error:
+    except ServersError as error:
         raise OperatorError(str(error)) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("demo: interrupted; servers and worker are gone")
@@ -80,7 +80,7 @@ class _Demo:
         self._options = options
         self._console = console
         self._on_screen = _is_for_people(console)
-        self._picture = Picture(options.seed, options.seconds)
+        self._state = DemoState(options.seed, options.seconds)
 
     async def run(self) -> int:
         """Set up, play, look at the books, tell."""
@@ -89,7 +89,7 @@ class _Demo:
             servers = await start_servers(stack, self._say)
             with timed(self._say, "tables migrated"):
                 await asyncio.to_thread(upgrade, servers.database_url)
-            shop = await stack.enter_async_context(traffic(servers.bootstrap_servers, self._picture))
+            shop = await stack.enter_async_context(open_publisher(servers.bootstrap_servers, self._state))
             topics = [*TOPICS_IN, *TOPICS_OUT, *map(dlq_topic, TOPICS_IN)]
             with timed(self._say, f"{len(topics)} topics"):
                 await shop.name_topics(topics)
@@ -106,30 +106,30 @@ class _Demo:
         self._say("audit: ok")
         return 0
 
-    async def _play(self, servers: Servers, worker: WorkerProcess, shop: Traffic) -> list[str]:
+    async def _play(self, servers: Servers, worker: WorkerProcess, shop: Publisher) -> list[str]:
         """Open the shop and wait until all it published is done; returns what is not accounted for."""
-        picture, options = self._picture, self._options
-        metrics = MetricsWatch(worker.port, picture)
-        topics = TopicWatch(servers.bootstrap_servers, picture, shop.answered, self._on_alert)
+        state, options = self._state, self._options
+        metrics = MetricsWatch(worker.port, state)
+        topics = TopicWatch(servers.bootstrap_servers, state, shop.answered, self._on_alert)
         with timed(self._say, f"the worker: `inventory run`, process {worker.pid}"):
             await worker.wait_until_ready(metrics.ready)
-        async with contextlib.aclosing(await TableWatch.connect(servers.database_url, picture)) as tables:
+        async with contextlib.aclosing(await TableWatch.connect(servers.database_url, state)) as tables:
             watches = (worker.watch, topics.run, tables.run, metrics.run)
             with timed(self._say, f"{len(scripted_shop.products(options.rate))} products"):
                 await _beside(shop.publish(scripted_shop.opening(options.rate)), *watches[:1])
             self._say(f"\nseed {options.seed}, about {options.rate:,.0f} events/s; {SETTINGS_IN_WORDS}\n")
             return await _beside(self._open(shop), *watches, self._show)
 
-    async def _open(self, shop: Traffic) -> list[str]:
+    async def _open(self, shop: Publisher) -> list[str]:
         """Let the worker read the products, open the shop, and wait until the worker and we have seen it all."""
-        picture, options = self._picture, self._options
-        if not await _drained(picture):
-            return _problems(picture)
-        picture.open()
+        state, options = self._state, self._options
+        if not await _drained(state):
+            return _problems(state)
+        state.open()
         await shop.publish(scripted_shop.script(options.seed, options.seconds, options.rate))
-        picture.closed = True
-        await _drained(picture)
-        return _problems(picture)
+        state.closed = True
+        await _drained(state)
+        return _problems(state)
 
     # --- what people see ------------------------------------------------------------------------
 
@@ -138,24 +138,24 @@ class _Demo:
 
     def _on_alert(self, alert: Alert) -> None:
         if not self._on_screen:
-            self._say(lines.alert_line(alert))
+            self._say(plain.alert_line(alert))
 
     async def _show(self) -> None:
-        """Show the picture for as long as the task lives: on the whole terminal, or a line a second."""
+        """Show the state for as long as the task lives: on the whole terminal, or a line a second."""
         if not self._on_screen:
             while True:
                 await asyncio.sleep(LINE_SECONDS)
-                self._say(lines.progress_line(self._picture))
+                self._say(plain.progress_line(self._state))
         with Live(console=self._console, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(screen.draw(self._picture, *self._console.size), refresh=True)
+                live.update(screen.draw(self._state, *self._console.size), refresh=True)
                 await asyncio.sleep(FRAME_SECONDS)
 
     def _tell(self, problems: Sequence[str], audit_report: str) -> None:
         """Say what happened, and then what is wrong with it."""
         if not self._on_screen:
             self._say("")
-        for line in lines.summary(self._picture):
+        for line in plain.summary(self._state):
             self._say(line)
         self._say("")
         for line in (*problems, audit_report):
@@ -195,24 +195,24 @@ async def _beside(work: Coroutine[Any, Any, _Result], *watches: Callable[[], Cor
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _drained(picture: Picture) -> bool:
+async def _drained(state: DemoState) -> bool:
     """Wait until the worker has handled all, told all, and we have read all that it told."""
     # The look at the tables that is under way may have begun before the last acknowledgement.
-    fresh = picture.looks + 2
+    fresh = state.polls + 2
     for _ in range(round(DRAIN_SECONDS / DRAIN_POLL_SECONDS)):
-        if picture.looks >= fresh and picture.is_done():
+        if state.polls >= fresh and state.is_done():
             return True
         await asyncio.sleep(DRAIN_POLL_SECONDS)
     return False
 
 
-def _problems(picture: Picture) -> list[str]:
+def _problems(state: DemoState) -> list[str]:
     """Return what is not as it should be, other than the books."""
-    if picture.is_done():
+    if state.is_done():
         return []
-    published, judged = sum(picture.published.values()), sum(picture.verdicts.values())
-    seen = f"{published:,} published, {judged:,} handled, {picture.told:,} told, {picture.read:,} read"
-    waiting = f"lag {picture.lag:,}, outbox {picture.outbox:,}"
+    published, judged = sum(state.published.values()), sum(state.dispositions.values())
+    seen = f"{published:,} published, {judged:,} handled, {state.written:,} told, {state.read:,} read"
+    waiting = f"lag {state.lag:,}, outbox {state.outbox:,}"
     return [f"demo: not everything is accounted for after {DRAIN_SECONDS:.0f} s: {seen}; {waiting}"]
 
 

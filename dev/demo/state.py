@@ -15,7 +15,7 @@ RESERVATION_KINDS: Final = (
     "shortfall",
     "cart_shortage",
 )
-VERDICTS: Final = ("applied", "duplicate", "refused", "parked", "dead_lettered")
+DISPOSITIONS: Final = ("applied", "duplicate", "refused", "parked", "dead_lettered")
 KEPT: Final = 100
 LATENCIES_KEPT: Final = 100_000
 RATE_WINDOW_SECONDS: Final = 2.0
@@ -48,7 +48,7 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """A dead letter as its topic brought it."""
 
     at: float
@@ -58,7 +58,7 @@ class Letter:
 
 
 @dataclass(slots=True)
-class Picture:
+class DemoState:
     """The demo's numbers; times are seconds since the shop opened.
 
     `told` counts the events and dead letters that the worker has written down, `read` those that came to us by Kafka,
@@ -72,19 +72,19 @@ class Picture:
     published: Counter[str] = field(default_factory=Counter)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     stock: list[StockRow] = field(default_factory=list)
-    fullest: dict[str, int] = field(default_factory=dict)
+    peak_on_hand: dict[str, int] = field(default_factory=dict)
     handled: int = 0
     lag: int = 0
     outbox: int = 0
-    told: int = 0
+    written: int = 0
     read: int = 0
-    looks: int = 0
-    verdicts: Counter[str] = field(default_factory=Counter)
+    polls: int = 0
+    dispositions: Counter[str] = field(default_factory=Counter)
     reservations: Counter[str] = field(default_factory=Counter)
     alerts: deque[Alert] = field(default_factory=lambda: deque(maxlen=KEPT))
     alert_counts: Counter[str] = field(default_factory=Counter)
-    letters: deque[Letter] = field(default_factory=lambda: deque(maxlen=KEPT))
-    letter_counts: Counter[str] = field(default_factory=Counter)
+    dead_letters: deque[DeadLetter] = field(default_factory=lambda: deque(maxlen=KEPT))
+    dead_letter_counts: Counter[str] = field(default_factory=Counter)
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
     _pace: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -100,17 +100,17 @@ class Picture:
         """Tell whether each event is handled, by count, and all that the worker told has been read."""
         return (
             self.lag == self.outbox == 0
-            and self.read >= self.told
-            and sum(self.verdicts.values()) == sum(self.published.values())
+            and self.read >= self.written
+            and sum(self.dispositions.values()) == sum(self.published.values())
         )
 
-    def note_stock(self, stock: list[StockRow]) -> None:
+    def update_stock(self, stock: list[StockRow]) -> None:
         """Take over the products, and how full each shelf has been."""
         self.stock = stock
         for row in stock:
-            self.fullest[row.product_id] = max(row.on_hand, self.fullest.get(row.product_id, 1))
+            self.peak_on_hand[row.product_id] = max(row.on_hand, self.peak_on_hand.get(row.product_id, 1))
 
-    def note_progress(self, next_offsets: dict[tuple[str, int], int]) -> None:
+    def update_progress(self, next_offsets: dict[tuple[str, int], int]) -> None:
         """Take over how far the worker has read, against what the broker has acknowledged."""
         self.handled = sum(next_offsets.values())
         self.lag = sum(max(end - next_offsets.get(place, 0), 0) for place, end in self.ends.items())

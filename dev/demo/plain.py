@@ -7,20 +7,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from dev.demo.picture import RESERVATION_KINDS, VERDICTS, Alert, Picture
+from dev.demo.state import DISPOSITIONS, RESERVATION_KINDS, Alert, DemoState
 
 LABEL_WIDTH: Final = 14
 LINE_WIDTH: Final = 80
 
 
-def progress_line(picture: Picture) -> str:
+def progress_line(state: DemoState) -> str:
     """Return the line of this moment."""
-    reservations = picture.reservations
-    low = [f"{row.product_id} {row.status}" for row in picture.stock if row.status != "ok"]
+    reservations = state.reservations
+    low = [f"{row.product_id} {row.status}" for row in state.stock if row.status != "ok"]
     return (
-        f"{picture.now():5.1f} s  {picture.handled:,} events, {picture.rate():,.0f}/s, lag {picture.lag:,}; "
+        f"{state.now():5.1f} s  {state.handled:,} events, {state.rate():,.0f}/s, lag {state.lag:,}; "
         f"reserved {reservations['reserved']:,}, deducted {reservations['deducted']:,}, "
-        f"rejected {reservations['rejected']:,}; dead letters {sum(picture.letter_counts.values()):,}; "
+        f"rejected {reservations['rejected']:,}; dead letters {sum(state.dead_letter_counts.values()):,}; "
         f"{', '.join(low) or 'no product low'}"
     )
 
@@ -31,16 +31,16 @@ def alert_line(alert: Alert) -> str:
     return f"{alert.at:5.1f} s  alert: {alert.product_id} {verb}, {alert.available:,} available"
 
 
-def summary(picture: Picture) -> Iterator[str]:
+def summary(state: DemoState) -> Iterator[str]:
     """Give the lines that say what happened, aligned and wrapped."""
-    published = Counter(picture.published)
-    handled = sum(picture.verdicts.values())
+    published = Counter(state.published)
+    handled = sum(state.dispositions.values())
     yield from _row("published", {"": sum(published.values()), **dict(published.most_common())})
-    yield from _row("handled", {"": handled, **{_words(name): picture.verdicts[name] for name in VERDICTS}})
-    yield from _row("reservations", {_words(kind): picture.reservations[kind] for kind in RESERVATION_KINDS})
-    yield from _row("alerts", {name: picture.alert_counts[name] for name in ("low", "out", "recovered")})
-    yield from _row("dead letters", dict(picture.letter_counts.most_common()))
-    latency = picture.latency()
+    yield from _row("handled", {"": handled, **{_words(name): state.dispositions[name] for name in DISPOSITIONS}})
+    yield from _row("reservations", {_words(kind): state.reservations[kind] for kind in RESERVATION_KINDS})
+    yield from _row("alerts", {name: state.alert_counts[name] for name in ("low", "out", "recovered")})
+    yield from _row("dead letters", dict(state.dead_letter_counts.most_common()))
+    latency = state.latency()
     if latency is not None:
         median, slowest = (f"{seconds * 1000:,.0f} ms" for seconds in latency)
         yield f"{'latency':<{LABEL_WIDTH}}order published to outcome read: p50 {median}, p99 {slowest}"

@@ -43,7 +43,7 @@ def main() -> None:
         late = max(late, time.monotonic() - due)
         one = record(draft, event_id(number), datetime.now(UTC))
         producer.produce(
-            prefix + one.topic, key=one.key, value=one.value, headers=one.headers, timestamp=one.timestamp_ms
+            prefix + one.topic, key=one.key, value=one.value, headers=list(one.headers), timestamp=one.timestamp_ms
         )
     if producer.flush(30):
         sys.exit("events were not delivered")

@@ -1,4 +1,4 @@
-"""Bounded scenes, one for each safeguard: green with the whole worker, red with that safeguard taken out."""
+"""Bounded scenarios, one for each safeguard: green with the whole worker, red with that safeguard taken out."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ import asyncpg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from dev.chaos.cluster import PARTITIONS, Servers, Stage, open_stage
-from dev.chaos.crew import Crew
+from dev.chaos.cluster import PARTITIONS, Deployment, Servers, open_deployment
 from dev.chaos.errors import ChaosError
-from dev.chaos.generator import Traffic
+from dev.chaos.generator import Generator
+from dev.chaos.progress import ProgressMonitor
 from dev.chaos.run import RULES, Options, Result, Say, Timing, check, python_command, wind_down
-from dev.chaos.script import Publication, Script
-from dev.chaos.watch import Watch
+from dev.chaos.supervisor import Supervisor
+from dev.chaos.workload import Publication, Workload
 
 APPLY_SECONDS = 60.0
 DRAIN_SECONDS = 20.0
@@ -30,13 +30,13 @@ BEAT_SECONDS = 0.05
 
 
 @dataclass(slots=True)
-class Act:
-    """What a scene works with."""
+class Context:
+    """What a scenario works with."""
 
-    stage: Stage
-    crew: Crew
-    watch: Watch
-    traffic: Traffic
+    deployment: Deployment
+    supervisor: Supervisor
+    monitor: ProgressMonitor
+    generator: Generator
     numbers: int = 0
 
     async def publish(self, events: Iterable[tuple[str, str, Mapping[str, Any]]], **more: Any) -> list[Publication]:  # noqa: ANN401 - fields of a publication
@@ -46,25 +46,25 @@ class Act:
             self.numbers += 1
             key = str(data.get("order_id") or data.get("cart_id") or data.get("product_id"))
             publications.append(Publication(topic, key, event_id, data, number=self.numbers, **more))
-        await self.traffic.publish(publications)
+        await self.generator.publish(publications)
         return publications
 
     async def repeat(self, publications: Iterable[Publication]) -> None:
         """Publish the same events once more, as a producer does that missed the first acknowledgement."""
-        await self.traffic.publish(
+        await self.generator.publish(
             replace(publication, copy_of=publication.number, number=publication.number + 10_000)
             for publication in publications
         )
 
-    async def applied(self) -> None:
+    async def until_applied(self) -> None:
         """Wait until all that was published is applied."""
-        if await self.watch.until_applied(self.traffic.acknowledged_ends(), APPLY_SECONDS) is None:
-            raise ChaosError("the worker did not apply a scene's first events")
+        if await self.monitor.until_applied(self.generator.acknowledged_ends(), APPLY_SECONDS) is None:
+            raise ChaosError("the worker did not apply a scenario's first events")
 
     @asynccontextmanager
-    async def frozen_table(self, table: str, mode: str = "ACCESS EXCLUSIVE") -> AsyncIterator[None]:
+    async def locked_table(self, table: str, mode: str = "ACCESS EXCLUSIVE") -> AsyncIterator[None]:
         """Lock a table, so that a batch that is under way stands still before its commit."""
-        connection = await asyncpg.connect(self.stage.database_url)
+        connection = await asyncpg.connect(self.deployment.database_url)
         try:
             async with connection.transaction():
                 await connection.execute(f"LOCK TABLE {table} IN {mode} MODE")
@@ -72,37 +72,39 @@ class Act:
         finally:
             await connection.close()
 
-    async def shared(self) -> None:
+    async def until_assigned(self) -> None:
         """Wait until every worker has partitions."""
-        admin = AdminClient({"bootstrap.servers": self.stage.servers.kafka.bootstrap_servers, "log_level": 0})
+        admin = AdminClient({"bootstrap.servers": self.deployment.servers.kafka.bootstrap_servers, "log_level": 0})
         deadline = time.monotonic() + APPLY_SECONDS
         while time.monotonic() < deadline:
-            described = admin.describe_consumer_groups([self.stage.group_id], request_timeout=5)
+            described = admin.describe_consumer_groups([self.deployment.group_id], request_timeout=5)
             # A coordinator that was just elected is not found by the first question.
             with contextlib.suppress(KafkaException, TimeoutError):
-                group = await asyncio.to_thread(described[self.stage.group_id].result, 6)
-                if sum(bool(member.assignment.topic_partitions) for member in group.members) == len(self.crew.workers):
+                group = await asyncio.to_thread(described[self.deployment.group_id].result, 6)
+                if sum(bool(member.assignment.topic_partitions) for member in group.members) == len(
+                    self.supervisor.workers
+                ):
                     return
             await asyncio.sleep(BEAT_SECONDS * 4)
         raise ChaosError("the workers did not share the partitions")
 
-    async def committed(self, seconds: float) -> bool:
+    async def until_committed(self, seconds: float) -> bool:
         """Wait until the group has committed the offsets of all that was published; false when the time is up."""
-        ends = self.traffic.acknowledged_ends()
+        ends = self.generator.acknowledged_ends()
         consumer = Consumer(
             {
-                "bootstrap.servers": self.stage.servers.kafka.bootstrap_servers,
-                "group.id": self.stage.group_id,
+                "bootstrap.servers": self.deployment.servers.kafka.bootstrap_servers,
+                "group.id": self.deployment.group_id,
                 "log_level": 0,
             }
         )
-        places = [TopicPartition(self.stage.prefix + topic, number) for topic, number in ends]
+        places = [TopicPartition(self.deployment.prefix + topic, number) for topic, number in ends]
         deadline = time.monotonic() + seconds
         try:
             while time.monotonic() < deadline:
                 found = await asyncio.to_thread(consumer.committed, places, 5)
                 if all(
-                    place.offset >= ends[place.topic.removeprefix(self.stage.prefix), place.partition]
+                    place.offset >= ends[place.topic.removeprefix(self.deployment.prefix), place.partition]
                     for place in found
                 ):
                     return True
@@ -113,36 +115,39 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """`ablation` is what the scene finds out, `finds` the kinds of violation that say so, any of them."""
+class Scenario:
+    """`ablation` is what the scenario finds out, `finds` the kinds of violation that say so, any of them."""
 
     ablation: str
     finds: frozenset[str]
-    play: Callable[[Act], Awaitable[None]]
+    steps: Callable[[Context], Awaitable[None]]
     settings: Mapping[str, str] = field(default_factory=dict)
     order_ttl_seconds: float = 12.0
 
 
-async def play(servers: Servers, scene: Scene, ablation: str, options: Options, say: Say) -> Result:
-    """Play a scene with a worker that lacks `ablation`, and judge what is left."""
-    name = f"scene_{scene.ablation}_{ablation}_{int(time.time() * 10) % 1_000_000}"
-    async with open_stage(servers, name, options.directory, scene.settings) as stage:
-        crew, watch = Crew(stage, python_command("dev.chaos.ablated", ablation)), Watch(stage)
-        traffic = Traffic(servers.kafka.bootstrap_servers, stage.prefix, Script(options.seed, 1.0, 1.0))
+async def run_scenario(servers: Servers, scenario: Scenario, ablation: str, options: Options, say: Say) -> Result:
+    """Play a scenario with a worker that lacks `ablation`, and judge what is left."""
+    name = f"scenario_{scenario.ablation}_{ablation}_{int(time.time() * 10) % 1_000_000}"
+    async with open_deployment(servers, name, options.directory, scenario.settings) as deployment:
+        supervisor, monitor = (
+            Supervisor(deployment, python_command("dev.chaos.ablated_worker", ablation)),
+            ProgressMonitor(deployment),
+        )
+        generator = Generator(servers.kafka.bootstrap_servers, deployment.prefix, Workload(options.seed, 1.0, 1.0))
         try:
-            crew.open()
-            await scene.play(Act(stage, crew, watch, traffic))
-            violations = await wind_down(crew, watch, traffic, say, Timing(DRAIN_SECONDS, DRAIN_SECONDS))
+            supervisor.open()
+            await scenario.steps(Context(deployment, supervisor, monitor, generator))
+            violations = await wind_down(supervisor, monitor, generator, say, Timing(DRAIN_SECONDS, DRAIN_SECONDS))
         finally:
-            await crew.close()
-            await watch.close()
-        rules = replace(RULES, order_ttl=timedelta(seconds=scene.order_ttl_seconds))
-        return await check(stage, options, traffic, violations, [], say, rules)
+            await supervisor.close()
+            await monitor.close()
+        rules = replace(RULES, order_ttl=timedelta(seconds=scenario.order_ttl_seconds))
+        return await check(deployment, options, generator, violations, [], say, rules)
 
 
-def is_found(scene: Scene, result: Result) -> bool:
-    """Say whether the checker went red for the reason that the scene is about."""
-    return not scene.finds.isdisjoint(violation.kind for violation in result.violations)
+def is_found(scenario: Scenario, result: Result) -> bool:
+    """Say whether the checker went red for the reason that the scenario is about."""
+    return not scenario.finds.isdisjoint(violation.kind for violation in result.violations)
 
 
 def _products(count: int, quantity: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -170,65 +175,65 @@ def _orders(count: int) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-async def _producer_repeats(act: Act) -> None:
+async def _producer_repeats(context: Context) -> None:
     """A producer repeats its adjustments after they were applied."""
-    act.crew.hire()
-    await act.publish(_products(8, 50))
-    await act.applied()
-    adjustments = await act.publish(_adjustments("a", 16))
-    await act.applied()
-    await act.repeat(adjustments)
+    context.supervisor.start_worker()
+    await context.publish(_products(8, 50))
+    await context.until_applied()
+    adjustments = await context.publish(_adjustments("a", 16))
+    await context.until_applied()
+    await context.repeat(adjustments)
 
 
-async def _killed_in_the_transaction(act: Act) -> None:
+async def _killed_in_the_transaction(context: Context) -> None:
     """A worker is killed after it took a batch and before PostgreSQL committed it."""
-    worker = act.crew.hire()
-    await act.publish(_products(8, 50))
-    await act.applied()
-    async with act.frozen_table("inventory"):
-        await act.publish(_adjustments("a", 16))
+    worker = context.supervisor.start_worker()
+    await context.publish(_products(8, 50))
+    await context.until_applied()
+    async with context.locked_table("inventory"):
+        await context.publish(_adjustments("a", 16))
         # The whole worker never gets there: it has had its time when the lock would time out.
-        await act.committed(6.0)
+        await context.until_committed(6.0)
         worker.send(signal.SIGKILL)
         await asyncio.sleep(0.2)
-    await act.publish(_adjustments("b", 8))
+    await context.publish(_adjustments("b", 8))
 
 
-async def _odd_headers(act: Act) -> None:
+async def _odd_headers(context: Context) -> None:
     """Records with headers that are no text lie among good ones when the worker starts."""
-    await act.publish(_products(8, 50))
-    await act.publish(
+    await context.publish(_products(8, 50))
+    await context.publish(
         [("cart.updated", "bad", {"cart_id": "bad", "items": []})], spoil="null header", expects=("decode_error",)
     )
-    await act.publish(_adjustments("a", 16))
-    act.crew.hire()
+    await context.publish(_adjustments("a", 16))
+    context.supervisor.start_worker()
     await asyncio.sleep(8)
-    await act.publish([("cart.updated", f"c{n}", {"cart_id": f"c{n}", "items": []}) for n in range(16)])
-    await act.publish(_products(16, 1)[8:])
-    await act.publish(_adjustments("b", 16))
+    await context.publish([("cart.updated", f"c{n}", {"cart_id": f"c{n}", "items": []}) for n in range(16)])
+    await context.publish(_products(16, 1)[8:])
+    await context.publish(_adjustments("b", 16))
 
 
-async def _paid_while_all_were_down(act: Act) -> None:
+async def _paid_while_all_were_down(context: Context) -> None:
     """All workers are down for longer than a hold lasts, and the payments wait in Kafka."""
-    worker = act.crew.hire()
-    await act.publish(_products(8, 50))
-    await act.applied()
+    worker = context.supervisor.start_worker()
+    await context.publish(_products(8, 50))
+    await context.until_applied()
     orders = _orders(16)
-    await act.publish(orders)
-    await act.applied()
+    await context.publish(orders)
+    await context.until_applied()
     worker.kill()
-    await act.publish(
+    await context.publish(
         ("payment.succeeded", f"{data['order_id']}-paid", {"order_id": data["order_id"]}) for _, _, data in orders
     )
     await asyncio.sleep(7.0)
     worker.start()
 
 
-async def _carts_ordered_while_refreshed(act: Act) -> None:
+async def _carts_ordered_while_refreshed(context: Context) -> None:
     """Carts are refreshed by one worker while the other takes them over for their orders."""
     for _ in range(2):
-        act.crew.hire()
-    await act.publish(_products(8, 500))
+        context.supervisor.start_worker()
+    await context.publish(_products(8, 500))
     # Two workers share each topic by halves, the same for all: carts go to one worker, their orders to the other.
     carts, orders = _ids("c", {0, 1}, 12), _ids("o", {2, 3}, 12)
 
@@ -242,47 +247,49 @@ async def _carts_ordered_while_refreshed(act: Act) -> None:
             for n, cart in enumerate(carts)
         ]
 
-    await act.shared()
-    await act.publish(refreshed(1))
-    await act.applied()
-    async with act.frozen_table("inbox", "EXCLUSIVE"):
-        await act.publish(
+    await context.until_assigned()
+    await context.publish(refreshed(1))
+    await context.until_applied()
+    async with context.locked_table("inbox", "EXCLUSIVE"):
+        await context.publish(
             ("order.created", f"{order}-created", {"order_id": order, "cart_id": cart, "items": items})
             for order, cart, items in zip(orders, carts, (data["items"] for _, _, data in refreshed(1)), strict=True)
         )
         await asyncio.sleep(1.5)
-        await act.publish(refreshed(2))
+        await context.publish(refreshed(2))
         await asyncio.sleep(1.5)
 
 
-def _ids(letter: str, partitions: set[int], count: int) -> list[str]:
+def _ids(dead_letter: str, partitions: set[int], count: int) -> list[str]:
     """Return ids whose records the producer puts into these partitions (librdkafka: CRC-32 of the key)."""
-    found = (f"{letter}{n}" for n in itertools.count() if crc32(f"{letter}{n}".encode()) % PARTITIONS in partitions)
+    found = (
+        f"{dead_letter}{n}" for n in itertools.count() if crc32(f"{dead_letter}{n}".encode()) % PARTITIONS in partitions
+    )
     return list(itertools.islice(found, count))
 
 
-async def _killed_after_the_commit(act: Act) -> None:
+async def _killed_after_the_commit(context: Context) -> None:
     """A worker is killed right after PostgreSQL committed its batch."""
-    worker = act.crew.hire()
-    await act.publish(_products(8, 50))
-    await act.applied()
+    worker = context.supervisor.start_worker()
+    await context.publish(_products(8, 50))
+    await context.until_applied()
     await asyncio.sleep(2.0)
-    await act.publish(_orders(24))
-    await act.applied()
+    await context.publish(_orders(24))
+    await context.until_applied()
     worker.send(signal.SIGKILL)
 
 
-SCENES = (
-    Scene("inbox_off", frozenset({"double_applied"}), _producer_repeats),
-    Scene("offsets_first", frozenset({"lost"}), _killed_in_the_transaction),
-    Scene("stock_parser", frozenset({"lost"}), _odd_headers),
-    Scene(
+SCENARIOS = (
+    Scenario("inbox_off", frozenset({"double_applied"}), _producer_repeats),
+    Scenario("offsets_first", frozenset({"lost"}), _killed_in_the_transaction),
+    Scenario("stock_parser", frozenset({"lost"}), _odd_headers),
+    Scenario(
         "wall_clock",
         frozenset({"expired_though_paid"}),
         _paid_while_all_were_down,
         {"INVENTORY_ORDER_RESERVATION_TTL": "6s"},
         6.0,
     ),
-    Scene("no_locks", frozenset({"ledger", "cart", "oversold"}), _carts_ordered_while_refreshed),
-    Scene("no_outbox", frozenset({"outcome_missing", "low_stock_missing"}), _killed_after_the_commit),
+    Scenario("no_locks", frozenset({"ledger", "cart", "oversold"}), _carts_ordered_while_refreshed),
+    Scenario("no_outbox", frozenset({"outcome_missing", "low_stock_missing"}), _killed_after_the_commit),
 )

@@ -10,20 +10,20 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 
-from dev.demo.picture import Picture
 from dev.demo.records import encode
 from dev.demo.shop import Publication
+from dev.demo.state import DemoState
 
 FLUSH_SECONDS: Final = 30.0
 UNANSWERED_KEPT: Final = 10_000
 
 
-class Traffic:
+class Publisher:
     """The producer, and when each order was published: until its outcome has been read."""
 
-    def __init__(self, producer: AIOKafkaProducer, picture: Picture) -> None:
+    def __init__(self, producer: AIOKafkaProducer, state: DemoState) -> None:
         self._producer = producer
-        self._picture = picture
+        self._state = state
         self._in_flight: set[Any] = set()
         self._asked: dict[str, float] = {}
 
@@ -35,7 +35,7 @@ class Traffic:
     async def publish(self, publications: Iterable[Publication]) -> None:
         """Publish what is due, in the script's time since the shop opened; return when Kafka has all of it."""
         for publication in publications:
-            wait = publication.due - self._picture.now()
+            wait = publication.due - self._state.now()
             if wait > 0:
                 await asyncio.sleep(wait)
             await self._send(publication)
@@ -58,7 +58,7 @@ class Traffic:
         sent = await self._producer.send(record.topic, record.value, key=record.key, headers=[*record.headers])
         self._in_flight.add(sent)
         sent.add_done_callback(self._acknowledged)
-        self._picture.published[publication.kind] += 1
+        self._state.published[publication.kind] += 1
 
     def _acknowledged(self, sent: Any) -> None:  # noqa: ANN401 - aiokafka is published without types
         if sent.cancelled() or sent.exception() is not None:
@@ -66,17 +66,17 @@ class Traffic:
         self._in_flight.discard(sent)
         metadata = sent.result()
         place = (metadata.topic, metadata.partition)
-        ends = self._picture.ends
+        ends = self._state.ends
         ends[place] = max(ends.get(place, 0), metadata.offset + 1)
 
 
 @asynccontextmanager
-async def traffic(bootstrap_servers: str, picture: Picture) -> AsyncIterator[Traffic]:
+async def open_publisher(bootstrap_servers: str, state: DemoState) -> AsyncIterator[Publisher]:
     """Give a started producer; on leaving, stop it within a bound."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all", enable_idempotence=True)
     await producer.start()
     try:
-        yield Traffic(producer, picture)
+        yield Publisher(producer, state)
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):

@@ -16,7 +16,7 @@ import asyncpg
 
 from dev.benchmarks.errors import BenchmarkError
 from dev.servers import kafka, postgres
-from dev.servers.errors import DevstackError
+from dev.servers.errors import ServersError
 from dev.servers.kafka import Broker
 from dev.servers.postgres import PostgresServer
 from storage import migrate
@@ -38,7 +38,7 @@ _SCRATCH = "bench_run_"
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class Servers:
     """The running servers; databases are copies of templates."""
 
     broker: Broker
@@ -85,7 +85,7 @@ def migrated_name() -> str:
 
 
 @contextmanager
-def open_stack(directory: Path | None) -> Iterator[Stack]:
+def open_servers(directory: Path | None) -> Iterator[Servers]:
     """Start the servers; PostgreSQL in `directory` (kept) or in a scratch directory (removed).
 
     Raises BenchmarkError where there is no real Kafka.
@@ -99,10 +99,10 @@ def open_stack(directory: Path | None) -> Iterator[Stack]:
             stack.callback(server.close)
             broker = kafka.start(choice)
             stack.callback(broker.close)
-        except DevstackError as error:
+        except ServersError as error:
             raise BenchmarkError(str(error)) from error
         _drop_leftovers(server)
-        found = Stack(broker, server)
+        found = Servers(broker, server)
         if not found.has_template(migrated_name()):
             # Under another name until it is complete: a run that is cut short must not leave half a template.
             server.sql(f"CREATE DATABASE {_SCRATCH}migrating")
@@ -111,11 +111,11 @@ def open_stack(directory: Path | None) -> Iterator[Stack]:
         yield found
 
 
-async def fill_shelf(url: str, shelf: dict[str, int]) -> None:
+async def load_stock(url: str, stock: dict[str, int]) -> None:
     """Write products with their stock and the ledger entry that explains it."""
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute(_FILL_SHELF, list(shelf), list(shelf.values()))
+        await connection.execute(_LOAD_STOCK, list(stock), list(stock.values()))
         await connection.execute("VACUUM ANALYZE")
     finally:
         await connection.close()
@@ -129,8 +129,8 @@ def _drop_leftovers(server: PostgresServer) -> None:
             server.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-_FILL_SHELF = """
-WITH shelf AS (SELECT * FROM unnest($1::text[], $2::bigint[]) AS u (product_id, quantity)),
+_LOAD_STOCK = """
+WITH stock AS (SELECT * FROM unnest($1::text[], $2::bigint[]) AS u (product_id, quantity)),
 stocked AS (
     INSERT INTO inventory (product_id, on_hand, reserved, low_stock_threshold, stock_status, alert_status,
         version, last_sequence, updated_at)
@@ -138,10 +138,10 @@ stocked AS (
         CASE WHEN quantity > 10 THEN 'ok' WHEN quantity > 0 THEN 'low' ELSE 'out' END,
         CASE WHEN quantity > 10 THEN 'ok' WHEN quantity > 0 THEN 'low' ELSE 'out' END,
         1, CASE WHEN quantity > 0 THEN 1 ELSE 0 END, now()
-    FROM shelf
+    FROM stock
 )
 INSERT INTO inventory_transactions (product_id, sequence, type, quantity, on_hand_before, on_hand_after,
     reserved_before, reserved_after, reference_type, reference_id, event_id, occurred_at, recorded_at)
-SELECT product_id, 1, 'IN', quantity, 0, quantity, 0, 0, 'IMPORT', product_id, 'shelf-' || product_id, now(), now()
-FROM shelf WHERE quantity > 0
+SELECT product_id, 1, 'IN', quantity, 0, quantity, 0, 0, 'IMPORT', product_id, 'stock-' || product_id, now(), now()
+FROM stock WHERE quantity > 0
 """

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import asyncpg
 
-from dev.chaos.cluster import Stage
+from dev.chaos.cluster import Deployment
 
 POLL_SECONDS = 0.05
 BEHIND_SECONDS = 1.0
@@ -16,11 +16,11 @@ CALM_SECONDS = 2.0
 Ends = Mapping[tuple[str, int], int]
 
 
-class Watch:
+class ProgressMonitor:
     """A reader of `stream_progress` and of what waits to be published."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
         self._connection: asyncpg.Connection | None = None
         # Both lanes of faults ask, and a connection answers one question at a time.
         self._turn = asyncio.Lock()
@@ -92,7 +92,7 @@ class Watch:
     async def _ask(self, statement: str) -> list[asyncpg.Record] | None:
         try:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await asyncpg.connect(self._stage.database_url, timeout=2, command_timeout=5)
+                self._connection = await asyncpg.connect(self._deployment.database_url, timeout=2, command_timeout=5)
             found: list[asyncpg.Record] = await self._connection.fetch(statement)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             if self._connection is not None:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import asyncpg
 
-from dev.benchmarks import contestants
+from dev.benchmarks import programs
+from dev.benchmarks.comparison import Bench
 from dev.benchmarks.errors import BenchmarkError
-from dev.benchmarks.races import Bench
 from dev.benchmarks.report import Figure, Section
-from dev.benchmarks.stack import migrated_name
+from dev.benchmarks.servers import migrated_name
 from domain.model import Cause, OutcomeKind, ReferenceType, ReservationOutcome
 from engine.outbox_rows import outbox_row
 from storage import outbox, save
@@ -23,19 +23,19 @@ _PATIENCE_SECONDS = 300.0
 _LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 
-async def relaying(bench: Bench) -> Section:
+async def relay(bench: Bench) -> Section:
     """Publish an outbox that fills in one commit."""
     count = bench.sizes.relay_rows
-    program = contestants.worker(roles="relay")
+    program = programs.worker(roles="relay")
     group = bench.topics.new_group()
     rows = [_row(number) for number in range(count)]
     rates = []
     for _ in range(bench.sizes.rounds):
-        with bench.stack.database(migrated_name()) as url:
+        with bench.servers.database(migrated_name()) as url:
             connection = await asyncpg.connect(url)
             try:
-                with contestants.running(program, bench.topics, group, url) as processes:
-                    alive = contestants.check_alive(processes)
+                with programs.running(program, bench.topics, group, url) as processes:
+                    alive = programs.check_alive(processes)
                     await _ready(connection)
                     rates.append(count / await _drain(bench, connection, rows, alive))
             finally:
@@ -48,7 +48,7 @@ async def _ready(connection: asyncpg.Connection) -> None:
     while await connection.fetchval(_LOCKS) <= outbox.SHARDS:
         if time.monotonic() > deadline:
             raise BenchmarkError("the relay did not take its shards")
-        await asyncio.sleep(contestants.LOOK_SECONDS)
+        await asyncio.sleep(programs.POLL_SECONDS)
 
 
 async def _drain(
@@ -63,7 +63,7 @@ async def _drain(
         if time.perf_counter() - started > _PATIENCE_SECONDS:
             raise BenchmarkError(f"{waiting:,} rows were still waiting after {_PATIENCE_SECONDS:.0f} s")
         bench.progress("publishing the outbox", len(rows) - waiting, len(rows))
-        await asyncio.sleep(contestants.LOOK_SECONDS)
+        await asyncio.sleep(programs.POLL_SECONDS)
     return time.perf_counter() - started
 
 

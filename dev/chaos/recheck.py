@@ -1,4 +1,4 @@
-"""`python -m dev.chaos.again FILE [SUBJECT ...]`: judge kept evidence once more, or tell all it has about a subject."""
+"""`python -m dev.chaos.recheck FILE [SUBJECT ...]`: check kept evidence again, or show all it has on a subject."""
 
 import pickle
 import sys
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from dev.chaos.checker import judge
 from dev.chaos.run import RULES
-from dev.chaos.story import tell
+from dev.chaos.subject import describe_subject
 
 
 def main() -> int:
     """Print the violations, or the subjects' stories; 1 when something is wrong."""
     evidence = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301 - written by ourselves, a moment ago
     for subject in sys.argv[2:]:
-        sys.stdout.write("".join(f"{line}\n" for line in tell(evidence, subject)))
+        sys.stdout.write("".join(f"{line}\n" for line in describe_subject(evidence, subject)))
     finding = judge(evidence, RULES)
     for violation in finding.violations:
         sys.stdout.write(f"VIOLATION {violation.kind} {violation.subject}: {violation.message}\n")

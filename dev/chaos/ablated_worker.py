@@ -1,7 +1,7 @@
-"""`python -m dev.chaos.ablated NAME`: `inventory run` with one safeguard taken out.
+"""`python -m dev.chaos.ablated_worker NAME`: `inventory run` with one safeguard taken out.
 
 What ships has no switches for this: each ablation replaces a function of the worker in this process, before it runs.
-`whole` takes nothing out: the scenes must be green with it.
+`whole` takes nothing out: the scenarios must be green with it.
 """
 
 import asyncio

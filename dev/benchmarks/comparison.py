@@ -7,14 +7,14 @@ from pathlib import Path
 
 import asyncpg
 
-from dev.benchmarks import contestants
+from dev.benchmarks import programs
 from dev.benchmarks.backlog import Progress, Topics
-from dev.benchmarks.contestants import Program, Timed
 from dev.benchmarks.errors import BenchmarkError
 from dev.benchmarks.floor import Rehearsal, rehearse, time_floor
+from dev.benchmarks.programs import Program, Timed
 from dev.benchmarks.report import Figure
+from dev.benchmarks.servers import Servers, load_stock, schema_fingerprint
 from dev.benchmarks.sizes import Sizes
-from dev.benchmarks.stack import Stack, fill_shelf, schema_fingerprint
 from dev.benchmarks.workload import Workload, utc_now
 
 DEFAULT_BATCH = 1000
@@ -24,7 +24,7 @@ DEFAULT_BATCH = 1000
 class Bench:
     """What every scenario gets: the servers, the topics, how much to do, and where to show progress."""
 
-    stack: Stack
+    servers: Servers
     topics: Topics
     sizes: Sizes
     progress: Progress
@@ -32,7 +32,7 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Contestant:
     """One contestant: a program with its events, or the floor where there is a rehearsal."""
 
     name: str
@@ -42,7 +42,7 @@ class Entry:
     template: str = ""
 
 
-async def race(bench: Bench, entries: Sequence[Entry], rounds: int) -> dict[str, Figure]:
+async def compare(bench: Bench, entries: Sequence[Contestant], rounds: int) -> dict[str, Figure]:
     """Run all entries once per round, beginning with another one each round; returns events per second by name."""
     found: dict[str, list[float]] = {entry.name: [] for entry in entries}
     for number in range(rounds):
@@ -58,19 +58,19 @@ async def race(bench: Bench, entries: Sequence[Entry], rounds: int) -> dict[str,
 async def warm_up(bench: Bench, workload: Workload) -> None:
     """Let the servers get used to the work, once, before anything is measured."""
     async with template_for(bench, workload) as template:
-        await run(bench, Entry("warm-up", workload, contestants.worker(), template=template))
+        await run(bench, Contestant("warm-up", workload, programs.worker(), template=template))
 
 
-async def run(bench: Bench, entry: Entry) -> Timed:
+async def run(bench: Bench, entry: Contestant) -> Timed:
     """Measure one contestant once."""
-    with bench.stack.database(entry.template) as database_url:
+    with bench.servers.database(entry.template) as database_url:
         if entry.rehearsal is not None:
             return await _run_floor(database_url, entry.rehearsal)
         if entry.program is None:
             raise BenchmarkError(f"{entry.name} is neither a program nor a rehearsal")
         workload = entry.workload
         with bench.topics.hidden(workload.records(utc_now()), workload.events, bench.progress) as backlog:
-            return await contestants.time_program(entry.program, bench.topics, backlog, database_url, bench.progress)
+            return await programs.time_program(entry.program, bench.topics, backlog, database_url, bench.progress)
 
 
 async def _run_floor(database_url: str, rehearsal: Rehearsal) -> Timed:
@@ -83,20 +83,20 @@ async def _run_floor(database_url: str, rehearsal: Rehearsal) -> Timed:
 
 @asynccontextmanager
 async def template_for(bench: Bench, workload: Workload) -> AsyncIterator[str]:
-    """Give a template database with the workload's shelf in it; dropped at the end."""
+    """Give a template database with the workload's stock in it; dropped at the end."""
     name = f"bench_{workload.name}_{schema_fingerprint()}"
-    bench.stack.drop_template(name)
-    with bench.stack.template_in_the_making(name) as url:
-        await fill_shelf(url, workload.shelf)
+    bench.servers.drop_template(name)
+    with bench.servers.template_in_the_making(name) as url:
+        await load_stock(url, workload.stock)
     try:
         yield name
     finally:
-        bench.stack.drop_template(name)
+        bench.servers.drop_template(name)
 
 
 async def rehearsed(bench: Bench, workload: Workload, template: str, batch: int = DEFAULT_BATCH) -> Rehearsal:
     """Return the workload's rehearsal in the worker's batches."""
-    with bench.stack.database(template) as url:
+    with bench.servers.database(template) as url:
         rehearsal = await rehearse(url, workload.records(utc_now()), batch, bench.progress)
         return rehearsal._replace(ends_as=await final_rows(url, workload.events))
 

@@ -21,7 +21,7 @@ from schemas.topics import TOPICS_IN
 
 ROOT = Path(__file__).parents[2]
 # One look costs the broker well under a millisecond; a run takes seconds.
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 _PENDING = "SELECT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)"
 
 
@@ -148,10 +148,10 @@ async def finished(
         while left := topics.remaining(backlog):
             alive()
             progress(f"{program.name} at work", backlog.count - min(left, backlog.count), backlog.count)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         while program.relays and await connection.fetchval(_PENDING):
             alive()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         progress(f"{program.name} at work", backlog.count, backlog.count)
     finally:
         await connection.close()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dev.chaos.cluster import Stage
+from dev.chaos.cluster import Deployment
 from dev.servers.process import ServerProcess
 
 RESTART_SECONDS = 0.5
@@ -35,10 +35,10 @@ class Exit:
 class Worker:
     """One process at a time under one name; `wanted` says whether the supervisor keeps it alive."""
 
-    def __init__(self, stage: Stage, name: str, command: Sequence[str]) -> None:
+    def __init__(self, deployment: Deployment, name: str, command: Sequence[str]) -> None:
         self.name = name
-        self.log = stage.directory / f"{stage.name}-{name}.log"
-        self._environment = stage.environment
+        self.log = deployment.directory / f"{deployment.name}-{name}.log"
+        self._environment = deployment.environment
         self._command = command
         self._process: ServerProcess | None = None
         self.wanted = False
@@ -86,11 +86,13 @@ class Worker:
             self._process = None
 
 
-class Crew:
+class Supervisor:
     """All workers; `watch()` restarts those that are wanted and takes down the ends nobody asked for."""
 
-    def __init__(self, stage: Stage, command: Sequence[str] = (sys.executable, "-m", "inventory", "run")) -> None:
-        self._stage = stage
+    def __init__(
+        self, deployment: Deployment, command: Sequence[str] = (sys.executable, "-m", "inventory", "run")
+    ) -> None:
+        self._deployment = deployment
         self._command = command
         self._count = 0
         self._watcher: asyncio.Task[None] | None = None
@@ -98,10 +100,10 @@ class Crew:
         self.exits: list[Exit] = []
         self.restarts = 0
 
-    def hire(self, *options: str) -> Worker:
+    def start_worker(self, *options: str) -> Worker:
         """Start one more worker."""
         self._count += 1
-        worker = Worker(self._stage, f"worker-{self._count}", [*self._command, *options])
+        worker = Worker(self._deployment, f"worker-{self._count}", [*self._command, *options])
         self.workers.append(worker)
         worker.start()
         return worker
@@ -123,7 +125,7 @@ class Crew:
         for worker in self.workers:
             worker.kill()
 
-    async def dismiss(self, worker: Worker) -> int | None:
+    async def stop_worker(self, worker: Worker) -> int | None:
         """Ask a worker to stop for good and return its status; STUCK for one that had to be killed, None for none."""
         worker.wanted = False
         was_running = worker.running and not worker.doomed
@@ -138,9 +140,9 @@ class Crew:
         self.workers.remove(worker)
         return status
 
-    async def dismiss_all(self) -> list[int | None]:
+    async def stop_all(self) -> list[int | None]:
         """Ask all to stop for good; returns their statuses."""
-        return list(await asyncio.gather(*(self.dismiss(worker) for worker in list(self.workers))))
+        return list(await asyncio.gather(*(self.stop_worker(worker) for worker in list(self.workers))))
 
     async def _until_ended(self, worker: Worker) -> None:
         deadline = time.monotonic() + STOP_SECONDS

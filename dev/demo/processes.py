@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dev.servers import kafka, postgres, redis
-from dev.servers.errors import DevstackError, ServerFailedError
+from dev.servers.errors import ServerFailedError, ServersError
 from dev.servers.process import LOOPBACK, ServerProcess, free_port, scratch_directory
 
 READY_SECONDS: Final = 60.0
@@ -149,7 +149,7 @@ async def run_audit(servers: Servers) -> tuple[bool, str]:
         process.kill()
         raise
     if process.returncode not in {0, 1}:
-        raise DevstackError(f"`inventory audit` could not look at the books: {errors.decode().strip()}")
+        raise ServersError(f"`inventory audit` could not look at the books: {errors.decode().strip()}")
     return process.returncode == 0, output.decode().strip()
 
 
