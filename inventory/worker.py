@@ -43,7 +43,7 @@ from workers.cache import CacheRefresher
 from workers.consuming.breaker import FloodBreaker
 from workers.consuming.consumer import Consumer, ConsumerOptions, build_broker
 from workers.maintenance import Maintenance, MaintenanceOptions
-from workers.publishing.relay import Relay
+from workers.publishing.relay import Relay, RelayOptions
 from workers.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Worker:
         if self.relay is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
-                    await self.relay.drained()
+                    await self.relay.flush()
         await _end(self._tasks)
         if self._server is not None and self._server_task is not None:
             self._server.should_exit = True
@@ -203,12 +203,14 @@ class Worker:
         return Relay(
             settings.database_url,
             kafka.producer_options(settings),
-            prefix=settings.kafka_topic_prefix,
-            group_id=settings.kafka_group_id,
-            version=service_version(),
-            poll_seconds=settings.relay_poll_interval.total_seconds(),
-            batch_size=settings.relay_batch_size,
-            clock=_now,
+            RelayOptions(
+                prefix=settings.kafka_topic_prefix,
+                group_id=settings.kafka_group_id,
+                version=service_version(),
+                poll_seconds=settings.relay_poll_interval.total_seconds(),
+                batch_size=settings.relay_batch_size,
+            ),
+            _now,
         )
 
     async def _serve(self) -> None:

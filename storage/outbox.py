@@ -1,8 +1,8 @@
-"""The relay's view of the outbox: whose turn it is, what waits, and what the broker has.
+"""The relay's SQL on the outbox: who holds which shard, which events are pending, which are published.
 
-Keys are spread over `SHARDS` by hash. A relay holds a shard by a session's advisory lock, so the
-events of one key are published by one relay at a time and in order; a relay that dies loses its
-session and with it the locks.
+Keys are spread over `SHARDS` by hash. A relay holds a shard by a session-level advisory lock, so the
+events of a key are published by one relay at a time and in order; the locks of a relay that dies end
+with its session.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import asyncpg
 SHARDS = 16
 CHANNEL = "inventory_outbox"
 
-# Names of advisory locks: one a shard, one shared by all who relay, one for the dead letters.
+# Advisory locks: one for each shard (the dead letters are the last), and one that all relays share to be counted.
 _SHARD_LOCKS = 0x1A7E01
 _ROLL_CALL = 0x1A7E02
 DEAD_LETTER_SHARD = SHARDS
@@ -29,16 +29,16 @@ WHERE locktype = 'advisory' AND classid = {_ROLL_CALL} AND objid = 0 AND granted
 _TRY = f"SELECT pg_try_advisory_lock({_SHARD_LOCKS}, $1)"
 _GIVE_BACK = f"SELECT pg_advisory_unlock({_SHARD_LOCKS}, $1)"
 
-# One commit for both: what it marks, the same statement still sees waiting. A subquery is hashed whatever the plan,
-# where `<> ALL` would compare each row with each mark.
-_MARK_AND_LOOK = """
+# Mark and fetch in one statement and one commit. Its snapshot predates the UPDATE, so the marked rows are excluded:
+# by a subquery, which is hashed whatever the plan, where `<> ALL` would compare each row with each mark.
+_MARK_AND_FETCH = """
 WITH marked AS (UPDATE outbox SET published_at = $5 WHERE position = ANY($4::bigint[]))
 SELECT position, id::text, aggregatetype, aggregateid, type, payload, headers, occurred_at
 FROM outbox WHERE published_at IS NULL AND position >= $2 AND shard = ANY($1::smallint[])
     AND position NOT IN (SELECT unnest($4::bigint[]))
 ORDER BY position LIMIT $3
 """
-# A sequence that gave out nothing yet says 1 as well, and the row with that position is still to come.
+# Before its first use a sequence's last_value is 1 as well, though no row has position 1 yet.
 _LAST_POSITION = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_position_seq"
 _TRANSACTIONS = """
 SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s
@@ -47,7 +47,7 @@ _PUBLISHED = "UPDATE outbox SET published_at = $2 WHERE position = ANY($1::bigin
 _BACKLOG = """
 SELECT count(*), min(created_at) FROM (
     SELECT created_at FROM outbox WHERE published_at IS NULL LIMIT 100000
-) waiting
+) pending
 """
 
 
@@ -70,7 +70,7 @@ def shard_of(key: str) -> int:
 
 
 async def join_relays(connection: asyncpg.Connection) -> None:
-    """Be counted among the relays for as long as the session lives."""
+    """Count as a relay for as long as the session lives."""
     await connection.execute(_JOIN)
 
 
@@ -81,13 +81,13 @@ async def count_relays(connection: asyncpg.Connection) -> int:
 
 
 async def take_shard(connection: asyncpg.Connection, shard: int) -> bool:
-    """Try to become the one relay of `shard`; never waits."""
+    """Try to become the only relay of `shard` without waiting; returns whether that succeeded."""
     taken: bool = await connection.fetchval(_TRY, shard)
     return taken
 
 
 async def give_back_shard(connection: asyncpg.Connection, shard: int) -> None:
-    """Let another relay have `shard`."""
+    """Release `shard`, so that another relay can take it."""
     await connection.execute(_GIVE_BACK, shard)
 
 
@@ -100,32 +100,32 @@ async def pending(
     published: Sequence[int] = (),
     now: datetime,
 ) -> list[PendingEvent]:
-    """Note that the broker has the events `published`, and return what waits then.
+    """Mark the events `published`, and return the pending ones that remain.
 
-    That is at most `limit` events of `shards`, from a position on, in the order of their writing.
+    At most `limit` of `shards`, from `from_position` on, in the order in which they were written.
     """
-    rows = await connection.fetch(_MARK_AND_LOOK, shards, from_position, limit, published, now)
+    rows = await connection.fetch(_MARK_AND_FETCH, shards, from_position, limit, published, now)
     return [PendingEvent(*row) for row in rows]
 
 
 async def transactions(connection: asyncpg.Connection) -> tuple[int, int]:
-    """Return the oldest transaction id that is under way, and the next one to be given out."""
+    """Return the oldest transaction id that is still running, and the next one to be assigned."""
     row = await connection.fetchrow(_TRANSACTIONS)
     return (row[0], row[1])
 
 
 async def last_position(connection: asyncpg.Connection) -> int:
-    """Return the last position that was given out."""
+    """Return the last position that was assigned."""
     position: int = await connection.fetchval(_LAST_POSITION)
     return position
 
 
 async def mark_published(connection: asyncpg.Connection, positions: Sequence[int], now: datetime) -> None:
-    """Note that the broker has the events, where no look follows."""
+    """Mark events that the broker acknowledged, when no poll follows that would mark them."""
     await connection.execute(_PUBLISHED, positions, now)
 
 
 async def backlog(connection: asyncpg.Connection) -> tuple[int, datetime | None]:
-    """Return how many events wait (counted to 100,000) and since when the oldest does."""
+    """Return how many events are pending (counted up to 100,000), and when the oldest was written."""
     row = await connection.fetchrow(_BACKLOG)
     return (0, None) if row is None else (row[0], row[1])

@@ -1,4 +1,4 @@
-"""The relay's low water never passes a row that can still appear."""
+"""The relay's low-water position never passes a row that can still appear."""
 
 import pytest
 
@@ -13,17 +13,17 @@ VALUES (gen_random_uuid(), 't', 'k', 't', '{}', now(), 0, now()) RETURNING posit
 
 
 async def test_an_empty_outbox_has_nothing_to_pass(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a relay has waited for it, the very first row is looked at."""
-    monkeypatch.setattr(low_water, "LOOK_SECONDS", 0.0)
+    """However long a relay has polled an empty outbox, it reads the very first row."""
+    monkeypatch.setattr(low_water, "CHECK_SECONDS", 0.0)
     connection = await connect(database_url)
     try:
         water = LowWater()
         for _ in range(4):
-            water.raise_to(await water.written_up_to(connection))
+            water.raise_to(await water.settled_position(connection))
         first = await connection.fetchval(_INSERT)
         assert water.position <= first
         for _ in range(4):
-            water.raise_to(await water.written_up_to(connection))
+            water.raise_to(await water.settled_position(connection))
         assert water.position == first + 1
     finally:
         await connection.close()

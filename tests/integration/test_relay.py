@@ -41,9 +41,10 @@ from tests.integration.shop import (
 )
 from tests.integration.stream import eventually, read
 from workers.consuming.records import InvalidRecord, read_records
-from workers.publishing import low_water
+from workers.publishing import low_water, producer, shards
 from workers.publishing import relay as relay_module
-from workers.publishing.relay import Relay
+from workers.publishing.producer import Delivery, Producer
+from workers.publishing.relay import Relay, RelayOptions
 from workers.sweeper import Sweeper
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -64,16 +65,9 @@ class Stage:
 
     def relay(self, **changes: Any) -> Relay:
         """Return a relay that does nothing yet."""
-        options: dict[str, Any] = {
-            "prefix": self.prefix,
-            "group_id": "the-group",
-            "version": "1.2.3",
-            "poll_seconds": 0.05,
-            "batch_size": 1000,
-            "clock": lambda: datetime.now(UTC),
-        }
-        producer = {"bootstrap_servers": self.bootstrap_servers, "acks": "all", "enable_idempotence": True}
-        made = Relay(self.url, producer, **options | changes)
+        options = RelayOptions(self.prefix, "the-group", "1.2.3", poll_seconds=0.05, batch_size=1000)
+        for_producer = {"bootstrap_servers": self.bootstrap_servers, "acks": "all", "enable_idempotence": True}
+        made = Relay(self.url, for_producer, options._replace(**changes), lambda: datetime.now(UTC))
         self.relays.append(made)
         return made
 
@@ -106,8 +100,8 @@ class Stage:
         """Return what a topic has."""
         return await read(self.bootstrap_servers, self.prefix + topic, at_least)
 
-    async def waiting(self) -> int:
-        """Return how many events are not marked."""
+    async def unmarked(self) -> int:
+        """Return how many events are not marked as published."""
         number: int = await self.shop.pool.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NULL")
         return number
 
@@ -118,13 +112,13 @@ class Stage:
             " WHERE application_name = 'inventory-relay' AND datname = current_database()"
         )
 
-    async def drained(self) -> None:
-        """Wait until nothing waits."""
+    async def all_marked(self) -> None:
+        """Wait until every event is marked as published."""
 
-        async def nothing() -> bool:
-            return await self.waiting() == 0
+        async def nothing_left() -> bool:
+            return await self.unmarked() == 0
 
-        await eventually(nothing, why="the outbox is not empty")
+        await eventually(nothing_left, why="unpublished events are left in the outbox")
 
 
 @pytest.fixture
@@ -148,17 +142,17 @@ async def test_events_of_a_key_keep_their_order(stage: Stage) -> None:
     by_key = _by_key(await stage.read(TOPIC, 1000))
     expected = [f"{turn}-{step}" for turn in range(5) for step in range(5)]
     assert dict.fromkeys(keys, expected) == by_key
-    await stage.drained()
+    await stage.all_marked()
 
 
 async def test_a_commit_wakes_the_relay(stage: Stage) -> None:
     """An event is published long before the next poll would find it."""
     stage.start(poll_seconds=60)
     await stage.write(("k", "first"))
-    await stage.drained()
+    await stage.all_marked()
     await stage.write(("k", "second"))
     async with asyncio.timeout(10):
-        await stage.drained()
+        await stage.all_marked()
 
 
 async def test_a_crash_between_ack_and_mark_repeats_with_the_same_ids(stage: Stage) -> None:
@@ -169,7 +163,7 @@ async def test_a_crash_between_ack_and_mark_repeats_with_the_same_ids(stage: Sta
     assert 2 == len(await stage.read(TOPIC, 2))
     await stage.end_sessions()
     await first.close()
-    assert 2 == await stage.waiting()
+    assert 2 == await stage.unmarked()
     assert 2 == await stage.relay().run_once()
     records = await stage.read(TOPIC, 4)
     ids = [dict(record.headers)["ce_id"] for record in records]
@@ -181,103 +175,106 @@ async def test_a_row_is_not_marked_before_the_broker_has_it(stage: Stage, monkey
     """A send that fails leaves the row, and those of its key, where they were; other keys go on."""
     await stage.write(("lost", "1"), ("kept", "1"), ("lost", "2"))
     made = stage.relay()
-    original = Relay._ship  # noqa: SLF001 - where acknowledgements come in
+    original = Producer.send_events
+    lost = TimeoutError("no acknowledgement")
 
-    async def ship(self: Relay, producer: Any, rows: Any) -> Any:
-        shipments = await original(self, producer, rows)
-        failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        failed.set_exception(TimeoutError("no acknowledgement"))
-        return [(lot, failed if lot[0].key == "lost" else future) for lot, future in shipments]
+    async def send_events(self: Producer, events: Any) -> list[Delivery]:
+        deliveries = await original(self, events)
+        return [one._replace(error=lost) if one.events[0].key == "lost" else one for one in deliveries]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Relay, "_ship", ship)
-        patch.setattr(relay_module, "partition_of", lambda key, _count: int(key == "lost"))
-        with pytest.raises(TimeoutError):
+        patch.setattr(Producer, "send_events", send_events)
+        patch.setattr(producer, "partition_of", lambda key, _count: int(key == "lost"))
+        with pytest.raises(TimeoutError, match="no acknowledgement"):
             await made.run_once()
     assert [("lost",), ("lost",)] == await stage.shop.rows("SELECT aggregateid FROM outbox WHERE published_at IS NULL")
 
 
-async def test_a_look_marks_what_the_one_before_it_published(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch costs two statements, of which the second looks for the next; events in between are not passed over."""
-    # What is asked every now and then is not counted.
-    for seconds in ("REBALANCE_SECONDS", "DEAD_LETTER_SECONDS"):
-        monkeypatch.setattr(relay_module, seconds, 3600)
-    monkeypatch.setattr(low_water, "LOOK_SECONDS", 3600)
+async def test_a_poll_marks_the_batch_before_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch costs one statement, which also fetches the next one; events written in between are not skipped."""
+    # Periodic statements are not counted.
+    monkeypatch.setattr(shards, "REBALANCE_SECONDS", 3600)
+    monkeypatch.setattr(relay_module, "DEAD_LETTER_SECONDS", 3600)
+    monkeypatch.setattr(low_water, "CHECK_SECONDS", 3600)
+    connections: list[Any] = []
+
+    async def connect(*arguments: Any) -> Any:
+        connections.append(await connect_worker(*arguments))
+        return connections[-1]
+
+    monkeypatch.setattr(relay_module, "connect_worker", connect)
     await stage.write(("k", "1"), ("k", "2"))
     made = stage.relay(poll_seconds=3600)
     assert 2 == await made.run_once()
     statements: list[str] = []
-    connection: Any = made._connection  # noqa: SLF001 - whose statements are counted
+    (connection,) = connections
     connection.add_query_logger(lambda entry: statements.append(entry.query))
-    assert 2 == await stage.waiting()
+    assert 2 == await stage.unmarked()
     await stage.write(("k", "3"))
     assert 1 == await made.run_once()
-    assert 1 == await stage.waiting()
+    assert 1 == await stage.unmarked()
     assert 0 == await made.run_once()
-    assert 0 == await stage.waiting()
+    assert 0 == await stage.unmarked()
     assert 2 == len(statements), statements
     assert {"k": ["1", "2", "3"]} == _by_key(await stage.read(TOPIC, 3))
 
 
 async def test_a_shard_is_given_back_with_all_marks_written(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has a shard next finds nothing there that the broker has already."""
+    """The next holder of a shard finds nothing pending there that the broker has already."""
+    monkeypatch.setattr(shards, "REBALANCE_SECONDS", 0)
     await stage.write(*((f"k{number}", "1") for number in range(64)))
     first, second = stage.relay(), stage.relay()
     assert 64 == await first.run_once()
     assert 0 == await second.run_once()
-    assert first._shards == set(range(SHARDS + 1))  # noqa: SLF001 - what this test is about
+    assert first.held_shards == set(range(SHARDS + 1))
     original, again = outbox.give_back_shard, []
 
     async def give_back(connection: Any, shard: int) -> None:
         await original(connection, shard)
-        second._next_rebalance = 0.0  # noqa: SLF001 - as if it were time
         again.append(await second.run_once())
 
     monkeypatch.setattr(outbox, "give_back_shard", give_back)
-    first._next_rebalance = 0.0  # noqa: SLF001 - as above
     await first.run_once()
     assert [0] * (SHARDS // 2) == again
-    assert len(second._shards) == SHARDS // 2  # noqa: SLF001 - what this test is about
+    assert len(second.held_shards) == SHARDS // 2
     assert 64 == len(await stage.read(TOPIC, 64))
 
 
 async def test_a_relay_that_is_closed_marks_what_it_published(stage: Stage) -> None:
-    """A relay that ends between two looks leaves nothing to repeat."""
+    """A relay that ends between two polls leaves nothing to repeat."""
     await stage.write(("k", "1"))
     made = stage.relay()
     await made.run_once()
     assert 1 == len(await stage.read(TOPIC, 1))
-    assert 1 == await stage.waiting()
+    assert 1 == await stage.unmarked()
     await made.close()
-    assert 0 == await stage.waiting()
+    assert 0 == await stage.unmarked()
 
 
-async def test_a_relay_that_says_it_has_drained_has_marked_everything(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No look that was under way when the question came is taken for the answer."""
+async def test_a_flush_ends_only_after_everything_is_marked(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll that was already running when the flush began does not end it."""
     made = stage.start(poll_seconds=60)
-    await made.drained()
+    await made.flush()
     original, asked = outbox.pending, list[asyncio.Task[None]]()
 
     async def overtaken(*arguments: Any, **options: Any) -> Any:
         found = await original(*arguments, **options)
         if not asked:
             await stage.write(("k", "late"))
-            asked.append(asyncio.create_task(made.drained()))
+            asked.append(asyncio.create_task(made.flush()))
             await asyncio.sleep(0)
         return found
 
     monkeypatch.setattr(outbox, "pending", overtaken)
     made.wake()
-    await eventually(_true_of(lambda: asked))
+    await eventually(_async(lambda: asked))
     await asked[0]
-    assert 0 == await stage.waiting()
+    assert 0 == await stage.unmarked()
     assert 1 == len(await stage.read(TOPIC, 1))
 
 
 async def test_two_relays_share_the_shards_and_never_a_key(stage: Stage) -> None:
-    """Two relays divide the shards between them, each key has one, and its order survives the handing over."""
+    """Two relays divide the shards, each key has one relay, and its order survives the handover."""
     keys = [f"k{number}" for number in range(64)]
     first = stage.start(batch_size=50)
     written = itertools.count()
@@ -292,13 +289,13 @@ async def test_two_relays_share_the_shards_and_never_a_key(stage: Stage) -> None
 
     async def shared() -> bool:
         await write(1)
-        mine, yours = first._shards, second._shards  # noqa: SLF001 - what this test is about
+        mine, yours = first.held_shards, second.held_shards
         return len(mine | yours) == SHARDS + 1 and min(len(mine), len(yours)) >= SHARDS // 2
 
     await eventually(shared, why="the shards were not shared")
-    assert not first._shards & second._shards  # noqa: SLF001 - as above
+    assert not first.held_shards & second.held_shards
     await write(5)
-    await stage.drained()
+    await stage.all_marked()
     turns = next(written)
     by_key = _by_key(await stage.read(TOPIC, turns * len(keys)))
     assert {tuple(f"{turn:04}" for turn in range(turns))} == {tuple(bodies) for bodies in by_key.values()}
@@ -312,16 +309,16 @@ async def test_a_dead_relays_shards_are_taken_over(stage: Stage) -> None:
     assert held >= 1
     await stage.end_sessions()
     await stage.write(*((f"k{number}", "1") for number in range(40)))
-    await stage.drained()
+    await stage.all_marked()
 
     async def all_shards() -> bool:
-        return second._shards == set(range(SHARDS + 1))  # noqa: SLF001 - what this test is about
+        return second.held_shards == set(range(SHARDS + 1))
 
     await eventually(all_shards)
 
 
 async def test_the_broker_goes_away_and_comes_back(database_url: str, topic_prefix: str, real_kafka: Broker) -> None:
-    """While the broker is down events wait in the table; when it is back they are published in order."""
+    """While the broker is down events stay pending; when it is back they are published in order."""
     assert real_kafka.kind != "mock"
     broker = kafka_brokers.jvm()
     try:
@@ -329,12 +326,12 @@ async def test_the_broker_goes_away_and_comes_back(database_url: str, topic_pref
             stage = Stage(shop, database_url, broker.bootstrap_servers, topic_prefix)
             stage.start()
             await stage.write(*((f"k{number % 5}", f"{number:03}") for number in range(20)))
-            await stage.drained()
+            await stage.all_marked()
             broker.kill()
             await stage.write(*((f"k{number % 5}", f"{number:03}") for number in range(20, 60)))
             await asyncio.to_thread(broker.start)
             await stage.write(*((f"k{number % 5}", f"{number:03}") for number in range(60, 80)))
-            await stage.drained()
+            await stage.all_marked()
             by_key = _by_key(await stage.read(TOPIC, 80))
             for number, bodies in enumerate(by_key[f"k{key}"] for key in range(5)):
                 assert [f"{n:03}" for n in range(number, 80, 5)] == list(dict.fromkeys(bodies))
@@ -343,13 +340,13 @@ async def test_the_broker_goes_away_and_comes_back(database_url: str, topic_pref
         broker.close()
 
 
-async def test_a_missing_topic_holds_nobody_else_back(
+async def test_a_missing_topic_holds_no_other_topic_back(
     stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Events for a topic that is not there wait; the others are published once and marked."""
-    monkeypatch.setattr(relay_module, "METADATA_TIMEOUT_SECONDS", 0.5)
+    """Events for a missing topic stay pending; the others are published once and marked."""
+    monkeypatch.setattr(producer, "METADATA_TIMEOUT_SECONDS", 0.5)
     await stage.write(("a", "1"), ("b", "1"))
-    # A name that no broker makes by itself.
+    # A name that no broker creates automatically.
     await stage.write(("a", "2"), ("c", "1"), topic="no topic")
     made = stage.relay()
     for _ in range(2):
@@ -361,7 +358,7 @@ async def test_a_missing_topic_holds_nobody_else_back(
 
 
 async def test_an_event_of_a_megabyte_is_published(stage: Stage) -> None:
-    """Events larger than a batch are sent as well: an order of a thousand long lines makes one."""
+    """Events larger than a batch are sent as well: an order of a thousand lines with long ids makes one."""
     await stage.write(("k", "before"), ("k", "x" * 700_000), ("k", "after"))
     assert 3 == await stage.relay().run_once()
     sizes = [len(json.loads(record.value)) for record in await stage.read(TOPIC, 3)]
@@ -369,7 +366,7 @@ async def test_an_event_of_a_megabyte_is_published(stage: Stage) -> None:
 
 
 async def test_a_dead_letter_is_its_record_byte_for_byte(stage: Stage) -> None:
-    """Key, value, time, partition and every header survive; ours stand behind them."""
+    """Key, value, time, partition and every header survive; ours follow them."""
     headers: list[tuple[str, bytes | None]] = [
         ("null", None),
         ("binary", b"\xff\x00\xfe"),
@@ -427,14 +424,14 @@ async def test_the_partition_is_the_sources_modulo(stage: Stage) -> None:
     assert [1] == [record.partition for record in await stage.read("order.created.dlq", 1)]
 
 
-async def test_a_replayed_record_that_dies_again_says_how_often(stage: Stage) -> None:
-    """The count goes up with each replay, and the headers of the earlier death are replaced, not repeated."""
+async def test_a_redriven_record_that_fails_again_says_how_often(stage: Stage) -> None:
+    """The count grows with each redrive, and the headers of the earlier dead letter are replaced, not repeated."""
     await _keep(stage, *_poison(Record("order.created", 0, 1, -1, b"k", b"{", [("own", b"1")])))
     made = stage.relay()
     await made.run_once()
     for turn in (1, 2):
         record = (await stage.read("order.created.dlq", turn))[-1]
-        # As a UI's redrive does: the dead letter as it is, back to its topic.
+        # What the redrive of a Kafka UI does: the dead letter's record, unchanged, back to its topic.
         again = Record("order.created", 0, 1 + turn, -1, record.key, record.value, record.headers)
         await _keep(stage, *_poison(again))
         made.wake(dead_letters=True)
@@ -448,7 +445,7 @@ async def test_a_replayed_record_that_dies_again_says_how_often(stage: Stage) ->
 
 
 async def test_a_dead_letter_too_large_for_its_topic_stays_in_the_table(stage: Stage, real_kafka: Broker) -> None:
-    """It is marked and not tried again; those beside it are published."""
+    """It is marked as unpublishable and not tried again; the others of its batch are published."""
     assert real_kafka.kind != "mock"
     small = f"{stage.prefix}small."
     admin = AIOKafkaAdminClient(bootstrap_servers=stage.bootstrap_servers)
@@ -473,7 +470,7 @@ async def test_a_dead_letter_too_large_for_its_topic_stays_in_the_table(stage: S
 
 
 async def test_dead_letters_are_taken_by_the_byte(stage: Stage) -> None:
-    """A step takes as many as fit into its bytes, in their order, and the first whatever its size."""
+    """A poll returns as many as fit into the byte limit, in order, and always the first, whatever its size."""
     sizes = (300, 10, 20, 1000)
     await _keep(stage, *(_poison(Record("order.created", 0, n, -1, b"k", b"{" * s))[0] for n, s in enumerate(sizes)))
     async with stage.shop.pool.acquire() as connection:
@@ -482,42 +479,42 @@ async def test_dead_letters_are_taken_by_the_byte(stage: Stage) -> None:
             assert expected == [letter.record.offset for _, letter in letters]
 
 
-async def test_dead_letters_are_looked_for_when_there_may_be_some(
+async def test_dead_letters_are_polled_for_when_there_may_be_some(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in every pass: when the worker says that it wrote one, and when the relay is to say that it has drained."""
+    """Not in every step: when the worker says that it wrote one, and for a flush."""
     monkeypatch.setattr(relay_module, "DEAD_LETTER_SECONDS", 3600)
-    original, looks = dead_letters.pending_dead_letters, itertools.count()
+    original, polls = dead_letters.pending_dead_letters, itertools.count()
 
     async def counted(*arguments: Any) -> Any:
-        next(looks)
+        next(polls)
         return await original(*arguments)
 
     monkeypatch.setattr(dead_letters, "pending_dead_letters", counted)
     made = stage.start(poll_seconds=3600)
-    await made.drained()
-    before = next(looks)
+    await made.flush()
+    before = next(polls)
     for number in range(5):
         await stage.write(("k", str(number)))
-        await stage.drained()
-    assert 1 == next(looks) - before
+        await stage.all_marked()
+    assert 1 == next(polls) - before
     await _keep(stage, *_poison(Record("order.created", 0, 1, -1, b"k", b"{")))
     made.wake(dead_letters=True)
     assert 1 == len(await stage.read("order.created.dlq", 1))
     await _keep(stage, *_poison(Record("order.created", 0, 2, -1, b"k", b"{")))
-    await made.drained()
+    await made.flush()
     assert [(True,)] * 2 == await stage.shop.rows("SELECT published_at IS NOT NULL FROM dead_letters")
 
 
 async def test_another_workers_dead_letter_is_published_soon(stage: Stage) -> None:
-    """Nobody here knows of it but the database, and the next poll is far off."""
+    """Only the database's notification announces it, and the next poll is far off."""
     made = stage.start(poll_seconds=3600)
-    await made.drained()
+    await made.flush()
     await _keep(stage, *_poison(Record("order.created", 0, 1, -1, b"k", b"{")))
     assert 1 == len(await stage.read("order.created.dlq", 1))
 
 
-async def test_everything_told_keeps_its_contract(stage: Stage) -> None:
+async def test_everything_published_keeps_its_contract(stage: Stage) -> None:
     """Each kind of outgoing event has the topic, key, headers and body that its contract says, on the wire."""
     shop = stage.shop
     trace = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
@@ -552,16 +549,14 @@ async def test_everything_told_keeps_its_contract(stage: Stage) -> None:
     assert {name for topic in TOPICS_OUT.values() for name in topic.types} == types
 
 
-async def test_a_database_that_gives_no_answer_is_asked_on_a_new_connection(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection whose server moved away says nothing for minutes, and would be asked in vain again and again."""
-    asked = []
+async def test_after_a_timeout_the_relay_connects_anew(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose server vanished hangs for minutes; each retry on it would time out as well."""
+    used = []
     pending = outbox.pending
 
     async def hang_once(connection: Any, *arguments: Any, **options: Any) -> Any:
-        asked.append(connection)
-        if len(asked) == 1:
+        used.append(connection)
+        if len(used) == 1:
             raise TimeoutError
         return await pending(connection, *arguments, **options)
 
@@ -569,26 +564,26 @@ async def test_a_database_that_gives_no_answer_is_asked_on_a_new_connection(
     await stage.shop.apply(product("p", 1), created("o1", {"p": 1}))
     stage.start()
     await stage.read(TOPIC, 1)
-    assert asked[0] is not asked[1]
+    assert used[0] is not used[1]
 
 
 async def test_a_machine_that_vanished_does_not_keep_its_shards_for_hours(database_url: str) -> None:
-    """The server asks a silent relay every few seconds whether it is still there."""
+    """The server probes an idle relay's connection every few seconds (TCP keepalives)."""
     connection = await connect_worker(database_url, "a-relay")
     names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
     assert ["15", "5", "3"] == [await connection.fetchval("SELECT current_setting($1)", name) for name in names]
     await connection.close()
 
 
-async def test_a_look_reads_the_index_in_order_and_stops_at_the_limit(database_url: str) -> None:
-    """Whatever is marked with it: no sort, no bitmap, and one comparison by hash for each row."""
+async def test_a_poll_reads_the_index_in_order_and_stops_at_the_limit(database_url: str) -> None:
+    """However many rows it marks: no sort, no bitmap, and one hash lookup per row."""
     connection = await connect_worker(database_url, "a-relay")
     for mode in ("force_generic_plan", "force_custom_plan"):
         await connection.execute(f"SET plan_cache_mode = {mode}")
-        await connection.execute(f"PREPARE look AS {outbox._MARK_AND_LOOK}")  # noqa: SLF001 - what this test is about
+        await connection.execute(f"PREPARE poll AS {outbox._MARK_AND_FETCH}")  # noqa: SLF001 - what this test is about
         values = "'{1,2,3}', 0, 100, '{1,2}', now()"
-        rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE look({values})")
-        await connection.execute("DEALLOCATE look")
+        rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE poll({values})")
+        await connection.execute("DEALLOCATE poll")
         plan = "\n".join(row[0] for row in rows)
         assert plan.startswith("Limit\n"), plan
         assert "\n  ->  Index Scan using ix_outbox_pending on outbox\n" in plan, plan
@@ -608,11 +603,11 @@ def _by_key(records: list[ConsumerRecord]) -> dict[str, list[str]]:
     return dict(found)
 
 
-def _true_of(condition: Callable[[], object]) -> Callable[[], Awaitable[object]]:
-    async def look() -> object:
+def _async(condition: Callable[[], object]) -> Callable[[], Awaitable[object]]:
+    async def call() -> object:
         return condition()
 
-    return look
+    return call
 
 
 def _poison(*records: Record) -> list[DeadLetter]:

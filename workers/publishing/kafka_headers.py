@@ -1,4 +1,4 @@
-"""What a record that the relay publishes carries beside its body: headers, and the partition it goes to."""
+"""The headers of the records that the relay publishes, and the partition of an event."""
 
 from typing import Any
 from zlib import crc32
@@ -11,7 +11,8 @@ from storage.outbox import PendingEvent
 
 MAX_HEADER_TEXT = 2000
 
-_OURS = ("__dlq.", "x-dlq-", "x-original-topic")
+# Headers that begin like this were added by an earlier dead-lettering of the same record, ours or another tool's.
+_DEAD_LETTER_PREFIXES = ("__dlq.", "x-dlq-", "x-original-topic")
 
 Headers = list[tuple[str, bytes]]
 _CONSTANT_HEADERS: Headers = [
@@ -35,10 +36,10 @@ def event_headers(event: PendingEvent) -> Headers:
 
 
 def dead_letter_headers(letter: DeadLetter, prefix: str, group_id: str, version: str) -> Headers:
-    """Return the record's own headers byte for byte, and ours behind them; those of an earlier death give way."""
+    """Return the record's own headers byte for byte, then ours, which replace those of an earlier dead letter."""
     record = letter.record
     headers: list[tuple[str, Any]] = [
-        (name, value) for name, value in record.headers if not name.lower().startswith(_OURS)
+        (name, value) for name, value in record.headers if not name.lower().startswith(_DEAD_LETTER_PREFIXES)
     ]
     ours = {
         "__dlq.errors.topic": prefix + record.topic,
@@ -66,5 +67,5 @@ def dead_letter_headers(letter: DeadLetter, prefix: str, group_id: str, version:
 
 
 def partition_of(key: str, count: int) -> int:
-    """Return the partition of an outgoing event: by CRC-32 of its key, as librdkafka's `consistent` partitioner."""
+    """Return the partition of an outgoing event: CRC-32 of its key, as librdkafka's `consistent` partitioner does."""
     return crc32(key.encode()) % count

@@ -1,114 +1,86 @@
 """The relay: publishes the outbox and the dead letters, woken by the commit that wrote them.
 
-Every worker can relay. A share of the keys has one relay at a time (`storage.outbox`), so the events of
-one key are published in the order in which they were written. A row leaves the queue only after the
-broker acknowledged it: what is published twice after a crash has the same id. The look for what waits next
-marks it, in one statement and one commit.
+Every worker can relay. One relay at a time holds a shard of the keys (`shards`), so the events of a key are published
+in the order in which they were written. A row leaves the queue only after the broker acknowledged it (`events`,
+`dead_letters`): what is published again after a crash has the same id.
 """
 
 import asyncio
 import contextlib
 import logging
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    InvalidTopicError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    ProducerClosed,
-    RecordListTooLargeError,
-    UnknownTopicOrPartitionError,
-)
-from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.errors import KafkaError
 
-from schemas.topics import dlq_topic
-from storage import dead_letters, outbox
+from engine.backoff import Backoff
+from storage import outbox
 from storage.database import connect_worker
-from storage.dead_letters import DeadLetter
 from storage.errors import in_words, is_contention, is_unavailable
-from storage.outbox import DEAD_LETTER_SHARD, SHARDS, PendingEvent
-from workers.publishing.kafka_headers import dead_letter_headers, event_headers, partition_of
-from workers.publishing.low_water import LowWater
+from workers.publishing.dead_letters import DeadLetterPublisher
+from workers.publishing.events import EventPublisher
+from workers.publishing.producer import Producer
+from workers.publishing.shards import Shards
 
 logger = logging.getLogger(__name__)
 
-SEND_TIMEOUT_SECONDS = 30.0
-METADATA_TIMEOUT_SECONDS = 3.0
-REBALANCE_SECONDS = 2.0
-# A notification does not say whether a dead letter was written, which is rare: they are looked for this much later.
+# A notification does not say whether a dead letter was written. Most commits write none, so the poll for dead letters
+# follows a notification only after this long, one poll for all notifications in between.
 DEAD_LETTER_SECONDS = 0.2
-# What closes or is given up has this long to note what the broker has; without it, that is published again.
+# Time allowed on close to mark acknowledged rows; unmarked rows are published again.
 LAST_MARK_SECONDS = 2.0
-DEAD_LETTERS_AT_ONCE = 100
-DEAD_LETTER_BYTES_AT_ONCE = 8 * 1024 * 1024
+CLOSE_SECONDS = 2.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 5.0
-# Dead letters carry whole records, of up to the largest size a broker is usually let take.
-MAX_REQUEST_BYTES = 16 * 1024 * 1024
-# A step's events for one partition usually fit into one batch; the broker's limit is 1 MiB unless raised.
-MAX_BATCH_BYTES = 512 * 1024
 
-_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-# Kafka takes a record without key and value, aiokafka's producer only one that seems to have either.
-_NO_VALUE: Any = object()
-# Events, and what says whether the broker has them.
-Shipment = tuple[Sequence[PendingEvent], asyncio.Future[Any]]
+
+class RelayOptions(NamedTuple):
+    """What a relay publishes with: the prefix of all topics, what dead letters name as their origin, and its pace."""
+
+    prefix: str
+    group_id: str
+    version: str
+    poll_seconds: float
+    batch_size: int
 
 
 class Relay:
     """Publishes for the shards it holds; `wake()` after each commit, `run()` until cancelled."""
 
-    def __init__(  # noqa: PLR0913 - its surroundings, each by name
+    def __init__(
         self,
         database_url: str,
-        producer_options: dict[str, Any],
-        *,
-        prefix: str,
-        group_id: str,
-        version: str,
-        poll_seconds: float,
-        batch_size: int,
+        producer_options: Mapping[str, Any],
+        options: RelayOptions,
         clock: Callable[[], datetime],
     ) -> None:
         self._database_url = database_url
-        self._producer_options = producer_options
-        self._prefix = prefix
-        self._group_id = group_id
-        self._version = version
-        self._poll_seconds = poll_seconds
-        self._batch_size = batch_size
-        self._clock = clock
+        self._poll_seconds = options.poll_seconds
+        self._producer = Producer(producer_options, options.prefix)
+        self._shards = Shards()
+        self._events = EventPublisher(self._producer, options.batch_size, clock)
+        self._dead_letters = DeadLetterPublisher(
+            self._producer,
+            prefix=options.prefix,
+            group_id=options.group_id,
+            version=options.version,
+            poll_seconds=options.poll_seconds,
+            clock=clock,
+        )
+        self._connection: asyncpg.Connection | None = None
         self._woken = asyncio.Event()
         self._idle = asyncio.Event()
-        self._connection: asyncpg.Connection | None = None
-        self._producer: AIOKafkaProducer | None = None
-        self._shards: set[int] = set()
-        self._next_rebalance = 0.0
-        self._low_water = LowWater()
-        # Positions of events that the broker has and the table does not know of yet: the next look notes them.
-        self._acknowledged: list[int] = []
-        self._letters_due = 0.0
 
-    def wake(self, *, dead_letters: bool = False) -> None:
-        """Say that there is something to publish, and whether there are dead letters among it."""
-        if dead_letters:
-            self._letters_due = 0.0
-        self._woken.set()
-
-    async def drained(self) -> None:
-        """Wait until a look that began later found nothing more to publish in our shards, and all is marked."""
-        self._idle.clear()
-        self.wake(dead_letters=True)
-        await self._idle.wait()
+    @property
+    def held_shards(self) -> frozenset[int]:
+        """The shards that this relay publishes for; the last number is the dead letters'."""
+        return self._shards.held
 
     async def run(self) -> None:
-        """Publish for as long as the task lives; whatever fails is tried again, anew where need be."""
-        delay = FIRST_RETRY_SECONDS
+        """Publish until cancelled; after a failure of Kafka or the database, try again."""
+        backoff = Backoff(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         try:
             while True:
                 try:
@@ -116,300 +88,95 @@ class Relay:
                     if await self.run_once() == 0 and not self._woken.is_set():
                         self._idle.set()
                         await self._wait()
-                    delay = FIRST_RETRY_SECONDS
-                except (KafkaError, TimeoutError) as error:
-                    logger.warning("The relay cannot publish (%s); trying again", in_words(error))
-                    await self._drop_producer()
-                    if isinstance(error, TimeoutError):
-                        # It may be the database that gave no answer: its connection can hang for minutes unnoticed.
-                        await self._drop_connection()
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, LAST_RETRY_SECONDS)
-                except Exception as error:
-                    if not (is_unavailable(error) or is_contention(error)):
-                        raise
-                    logger.warning("The relay cannot read the outbox (%s); trying again", in_words(error))
-                    await self._drop_connection()
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, LAST_RETRY_SECONDS)
+                    backoff.reset()
+                except Exception as error:  # noqa: BLE001 - `_recover` raises bugs again
+                    await self._recover(error)
+                    await backoff.wait()
         finally:
             await self.close()
 
     async def run_once(self) -> int:
-        """Publish one step of what waits; returns how many outgoing events and dead letters that were.
+        """Publish one batch of events and, when due, of dead letters; returns how many.
 
-        The events are marked by the next step, which is due at once; after a step of none, all are.
+        The next call marks the events, and is due at once; after a call that returned 0, all are marked.
         """
         connection = await self._connected()
-        await self._rebalance(connection)
+        if await self._shards.rebalance(connection, before_release=lambda: self._events.mark(connection)):
+            self._events.read_from_the_beginning()
+            self._dead_letters.poll_within(0.0)
         published = 0
-        shards = sorted(self._shards - {DEAD_LETTER_SHARD})
-        if shards:
-            published = await self._publish_events(connection, shards)
-        now = asyncio.get_running_loop().time()
-        if now >= self._letters_due:
-            self._letters_due = now + self._poll_seconds
-            if DEAD_LETTER_SHARD in self._shards:
-                published += await self._publish_dead_letters(connection)
+        if shards := self._shards.of_events:
+            published = await self._events.publish(connection, shards)
+        if self._dead_letters.due() and self._shards.of_dead_letters:
+            published += await self._publish_dead_letters(connection)
         return published
 
-    async def close(self) -> None:
-        """Give everything back."""
-        await self._drop_producer()
-        await self._drop_connection()
-
-    async def _wait(self) -> None:
-        now = asyncio.get_running_loop().time()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(min(now + self._poll_seconds, self._letters_due)):
-                await self._woken.wait()
-
-    def _notified(self, *_: object) -> None:
-        """Some commit wrote events or dead letters: look at once for the former, soon for the latter."""
-        soon = asyncio.get_running_loop().time() + DEAD_LETTER_SECONDS
-        self._letters_due = min(self._letters_due, soon)
+    def wake(self, *, dead_letters: bool = False) -> None:
+        """Poll at once because something was written; `dead_letters` says whether dead letters were."""
+        if dead_letters:
+            self._dead_letters.poll_within(0.0)
         self._woken.set()
 
-    # --- outgoing events --------------------------------------------------------------------------
+    async def flush(self) -> None:
+        """Wait until a poll that starts after this call finds our shards empty and everything marked."""
+        self._idle.clear()
+        self.wake(dead_letters=True)
+        await self._idle.wait()
 
-    async def _publish_events(self, connection: asyncpg.Connection, shards: list[int]) -> int:
-        done_up_to = await self._low_water.written_up_to(connection)
-        rows = await outbox.pending(
-            connection,
-            shards,
-            self._low_water.position,
-            self._batch_size,
-            published=self._acknowledged,
-            now=self._clock(),
-        )
-        self._acknowledged = []
-        if not rows or rows[0].position > done_up_to:
-            self._low_water.raise_to(done_up_to)
-        if not rows:
-            return 0
-        producer = await self._started_producer()
-        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-            shipments = await self._ship(producer, rows)
-            results = await asyncio.gather(*(future for _, future in shipments), return_exceptions=True)
-        # Order is kept per key: of a key of which the broker lacks one event, all are sent again.
-        failed = {
-            (row.topic, row.key)
-            for (lot, _), result in zip(shipments, results, strict=True)
-            if isinstance(result, BaseException)
-            for row in lot
-        }
-        self._acknowledged = [row.position for row in rows if not failed or (row.topic, row.key) not in failed]
-        if failed:
-            await self._mark(connection)
-            _raise_first(results)
-        return len(self._acknowledged)
+    async def close(self) -> None:
+        """Stop the producer, mark what it got acknowledged, and close the connection, which frees the shards."""
+        await self._producer.drop()
+        await self._disconnect()
 
-    async def _mark(self, connection: asyncpg.Connection) -> None:
-        """Note what the broker has, where the next look may be late, not by us, or never."""
-        if self._acknowledged:
-            await outbox.mark_published(connection, self._acknowledged, self._clock())
-            self._acknowledged = []
+    async def _wait(self) -> None:
+        """Wait to be woken, or for the next poll."""
+        next_poll = asyncio.get_running_loop().time() + self._poll_seconds
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(next_poll, self._dead_letters.next_poll)):
+                await self._woken.wait()
 
-    async def _ship(self, producer: AIOKafkaProducer, rows: Sequence[PendingEvent]) -> list[Shipment]:
-        """Hand the events to the producer, one batch a partition where they fit; returns what to wait for.
-
-        Built batches are a tenth of the cost of `send()` for each event. What goes to a topic that is missing
-        fails by itself: the others' events are not held back.
-        """
-        partitions, failures = await self._count_partitions(producer, {row.topic for row in rows})
-        shipments: list[Shipment] = [
-            ([row for row in rows if row.topic == topic], failure) for topic, failure in failures.items()
-        ]
-        lots: dict[tuple[str, int], list[PendingEvent]] = {}
-        for row in rows:
-            if row.topic in partitions:
-                lots.setdefault((row.topic, partition_of(row.key, partitions[row.topic])), []).append(row)
-        for (topic, partition), lot in lots.items():
-            batch, first = producer.create_batch(), 0
-            for number, row in enumerate(lot):
-                if not _append(batch, row):
-                    sent = await producer.send_batch(batch, self._prefix + topic, partition=partition)
-                    shipments.append((lot[first:number], sent))
-                    batch, first = producer.create_batch(), number
-                    _append(batch, row)
-            sent = await producer.send_batch(batch, self._prefix + topic, partition=partition)
-            shipments.append((lot[first:], sent))
-        return shipments
-
-    async def _count_partitions(
-        self, producer: AIOKafkaProducer, topics: Iterable[str]
-    ) -> tuple[dict[str, int], dict[str, asyncio.Future[Any]]]:
-        """Return the number of partitions of the topics that exist, and a failure for each that does not."""
-        partitions: dict[str, int] = {}
-        failures: dict[str, asyncio.Future[Any]] = {}
-        for topic in sorted(topics):
-            name = self._prefix + topic
-            known = producer.client.cluster.partitions_for_topic(name)
-            try:
-                if known is None:
-                    async with asyncio.timeout(METADATA_TIMEOUT_SECONDS):
-                        known = await producer.partitions_for(name)
-                partitions[topic] = len(known)
-            except (TimeoutError, InvalidTopicError, UnknownTopicOrPartitionError):
-                failures[topic] = asyncio.get_running_loop().create_future()
-                failures[topic].set_exception(UnknownTopicOrPartitionError(f"there is no topic {name}"))
-        return partitions, failures
-
-    # --- dead letters -----------------------------------------------------------------------------
+    async def _recover(self, error: Exception) -> None:
+        """Drop what the error may have left unusable; an error that is a bug is raised again."""
+        if isinstance(error, KafkaError | TimeoutError):
+            logger.warning("The relay cannot publish (%s); trying again", in_words(error))
+            await self._producer.drop()
+            if isinstance(error, TimeoutError):
+                # It may be the database that did not answer: its connection can hang unnoticed for minutes.
+                await self._disconnect()
+        elif is_unavailable(error) or is_contention(error):
+            logger.warning("The relay cannot read the outbox (%s); trying again", in_words(error))
+            await self._disconnect()
+        else:
+            raise error
 
     async def _publish_dead_letters(self, connection: asyncpg.Connection) -> int:
-        letters = await dead_letters.pending_dead_letters(connection, DEAD_LETTERS_AT_ONCE, DEAD_LETTER_BYTES_AT_ONCE)
-        if not letters:
-            return 0
-        # There may be more, and those that fail are still there.
-        self._letters_due = 0.0
-        await self._mark(connection)
-        producer = await self._started_producer()
-        topics = {dlq_topic(letter.record.topic) for _, letter in letters}
-        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-            partitions, failures = await self._count_partitions(producer, topics)
-            results = await asyncio.gather(
-                *(
-                    failures.get(dlq_topic(letter.record.topic)) or self._send_dead_letter(producer, letter, partitions)
-                    for _, letter in letters
-                ),
-                return_exceptions=True,
-            )
-        done = []
-        for (position, letter), result in zip(letters, results, strict=True):
-            if isinstance(result, _TOO_LARGE):
-                published = await self._publish_alone(connection, position, letter, partitions)
-            else:
-                published = not isinstance(result, BaseException)
-            if published:
-                done.append(position)
-        if done:
-            await dead_letters.mark_published(connection, done, self._clock())
-        _raise_first([result for result in results if not isinstance(result, _TOO_LARGE)])
-        return len(letters)
-
-    async def _publish_alone(
-        self, connection: asyncpg.Connection, position: int, letter: DeadLetter, partitions: Mapping[str, int]
-    ) -> bool:
-        """Send a dead letter by itself: the broker refuses whole batches, and any record of one may be to blame.
-
-        By a new producer: after a refusal the old one's sequence numbers have a gap.
-        """
-        await self._drop_producer()
-        producer = await self._started_producer()
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                await self._send_dead_letter(producer, letter, partitions)
-        except _TOO_LARGE as error:
-            logger.error("Dead letter %s is too large for its topic and stays in the table only", letter.id)  # noqa: TRY400 - the trace says nothing more
-            await dead_letters.mark_unpublishable(connection, position, in_words(error))
-            await self._drop_producer()
-            return False
-        return True
-
-    async def _send_dead_letter(
-        self, producer: AIOKafkaProducer, letter: DeadLetter, partitions: Mapping[str, int]
-    ) -> None:
-        record = letter.record
-        topic = dlq_topic(record.topic)
-        await producer.send_and_wait(
-            self._prefix + topic,
-            _NO_VALUE if record.value is None else record.value,
-            key=record.key,
-            partition=record.partition % partitions[topic],
-            timestamp_ms=None if record.timestamp is None else round(record.timestamp.timestamp() * 1000),
-            headers=dead_letter_headers(letter, self._prefix, self._group_id, self._version),
-        )
-
-    # --- shards, connection, producer -------------------------------------------------------------
-
-    async def _rebalance(self, connection: asyncpg.Connection) -> None:
-        """Every now and then take a fair share of the shards: what is free, or give back what is too much."""
-        now = asyncio.get_running_loop().time()
-        if now < self._next_rebalance:
-            return
-        self._next_rebalance = now + REBALANCE_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-        fair = -(-(SHARDS + 1) // max(await outbox.count_relays(connection), 1))
-        surplus = sorted(self._shards)[fair:]
-        if surplus:
-            # Whoever has a shard next publishes what is not marked.
-            await self._mark(connection)
-        for shard in surplus:
-            await outbox.give_back_shard(connection, shard)
-            self._shards.remove(shard)
-        missing = [shard for shard in range(SHARDS + 1) if shard not in self._shards]
-        random.shuffle(missing)
-        for shard in missing:
-            if len(self._shards) >= fair:
-                break
-            if await outbox.take_shard(connection, shard):
-                self._shards.add(shard)
-                self._low_water.reset()
-                self._letters_due = 0.0
+        pending = await self._dead_letters.pending(connection)
+        if pending:
+            # Sending them may take long or fail, and the next poll for events comes after it.
+            await self._events.mark(connection)
+            await self._dead_letters.publish(connection, pending)
+        return len(pending)
 
     async def _connected(self) -> asyncpg.Connection:
-        if self._connection is not None and not self._connection.is_closed():
-            return self._connection
-        await self._drop_connection()
-        self._connection = await connect_worker(self._database_url, "inventory-relay")
-        await outbox.join_relays(self._connection)
-        await self._connection.add_listener(outbox.CHANNEL, self._notified)
-        self._next_rebalance = 0.0
+        if self._connection is None or self._connection.is_closed():
+            await self._disconnect()
+            self._connection = await connect_worker(self._database_url, "inventory-relay")
+            await outbox.join_relays(self._connection)
+            await self._connection.add_listener(outbox.CHANNEL, self._notified)
         return self._connection
 
-    async def _drop_connection(self) -> None:
+    def _notified(self, *_: object) -> None:
+        """Poll for events at once and for dead letters soon: a commit somewhere wrote one or the other."""
+        self._dead_letters.poll_within(DEAD_LETTER_SECONDS)
+        self._woken.set()
+
+    async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        self._shards.clear()
+        self._shards.forget()
         if connection is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(LAST_MARK_SECONDS):
-                    await self._mark(connection)
+                    await self._events.mark(connection)
             with contextlib.suppress(Exception):
-                await connection.close(timeout=2)
-        # Never on another connection: a server that took over without the newest rows gives their positions out again.
-        self._acknowledged = []
-
-    async def _started_producer(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            producer = AIOKafkaProducer(
-                **self._producer_options,
-                max_request_size=MAX_REQUEST_BYTES,
-                max_batch_size=MAX_BATCH_BYTES,
-                request_timeout_ms=int(SEND_TIMEOUT_SECONDS * 1000),
-                value_serializer=lambda value: None if value is _NO_VALUE else value,
-            )
-            try:
-                await producer.start()
-            except BaseException:
-                await producer.stop()
-                raise
-            self._producer = producer
-        return self._producer
-
-    async def _drop_producer(self) -> None:
-        """Let go of the producer: after an error that it does not retry, aiokafka's can be left unusable (#1017).
-
-        Nothing that it has not sent may be sent later, behind what its successor sends: an idempotent producer
-        would try for ever. All of it is still in the tables.
-        """
-        producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - stop() alone would wait for it
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(5):
-                await producer.stop()
-
-
-def _append(batch: BatchBuilder, row: PendingEvent) -> bool:
-    """Put an event into a batch; false when the batch is full."""
-    added = batch.append(timestamp=None, key=row.key.encode(), value=row.payload.encode(), headers=event_headers(row))
-    return added is not None
-
-
-def _raise_first(results: Sequence[object]) -> None:
-    for result in results:
-        if isinstance(result, InvalidTopicError | UnknownTopicOrPartitionError):
-            logger.error("A topic is missing: %s; `inventory topics create` makes all of them", result)
-        if isinstance(result, BaseException):
-            raise result
+                await connection.close(timeout=CLOSE_SECONDS)
+        self._events.forget_acknowledged()
