@@ -308,7 +308,8 @@ async def test_redis_may_die_and_come_back(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Commits go on, readers ask PostgreSQL; lost is logged once, back is logged once, and what waited arrives."""
-    caplog.set_level(logging.INFO, "workers.cache")
+    caplog.set_level(logging.INFO, "engine.reading")
+    monkeypatch.setattr(reading, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(worker_cache, "RETRY_SECONDS", 0.02)
     server = start_redis()
     cache, health = Cache(server.url), CacheHealth()
