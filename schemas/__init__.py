@@ -1,1 +1,1 @@
-"""Event contracts: what may arrive, what goes out, and the one table of topics."""
+"""Event contracts: what is read from Kafka, what is published, and the table of topics."""

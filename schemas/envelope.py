@@ -24,11 +24,10 @@ from pydantic import ValidationError
 
 from schemas.errors import ContractViolation, ViolationReason
 from schemas.explain import explain, show, summary
-from schemas.incoming import MAX_ID_LENGTH, IncomingData
+from schemas.incoming import IncomingData
+from schemas.limits import MAX_AHEAD_HOURS, MAX_ID_LENGTH, MAX_RECORD_BYTES
 from schemas.topics import TOPICS_IN, TopicIn
 
-MAX_RECORD_BYTES: Final = 1024 * 1024
-MAX_AHEAD_HOURS: Final = 24
 DIGEST_BYTES: Final = 16
 # Room on both sides for adding and subtracting any time to live.
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,16 +1,15 @@
-"""What is wrong with a record, in words a person can act on."""
+"""The error for a record that breaks its contract."""
 
 from typing import Literal
 
 ViolationReason = Literal["decode_error", "schema_invalid", "unknown_type"]
 
 
-class ContractViolation(Exception):  # noqa: N818 - it names what the record did, not a fault of ours
-    """The record does not keep its topic's contract.
+class ContractViolation(Exception):  # noqa: N818 - named after what the record did; it is no fault of the program
+    """The record breaks its topic's contract.
 
-    `reason` is one of the dead letter reasons. `message` is one printable line that PostgreSQL
-    and a Kafka header can hold. The identity fields are filled as far as the record told them,
-    and are unchecked beyond being storable.
+    `reason` is one of the dead letter reasons. `message` is one printable line that fits PostgreSQL and a Kafka header.
+    The identity fields hold what could be read from the record; they are checked only for being storable.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pydantic's errors as sentences for the person who published the event."""
+"""Pydantic's errors as sentences for whoever published the event."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 MAX_PROBLEMS = 5
 MAX_SHOWN = 60
 
-# By pydantic's error type, filled with the error's context. What is not here falls back on pydantic's own words.
+# By pydantic's error type, filled with the error's context. Other types keep pydantic's own message.
 _SENTENCES = {
     "string_type": "must be a string",
     "string_too_short": "must not be empty",
@@ -29,10 +29,10 @@ _CONSTANTS = {None: "null", True: "true", False: "false"}
 
 
 def explain(error: ValidationError, prefix: str = "") -> Iterator[str]:
-    """Yield one sentence per problem: the field's path, what is wrong with it, what was found there instead."""
+    """Yield one sentence per problem: the field's path, what it must be, and what it is."""
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
-            continue  # Pydantic counts the valid lines only; why they are not valid is told already.
+            continue  # Pydantic counts only valid lines; the invalid ones are reported by their own errors.
         path = _path(detail["loc"], prefix)
         sentence = _sentence(detail)
         yield f"{path}: {sentence}" if path else sentence
@@ -46,11 +46,11 @@ def summary(problems: list[str]) -> str:
 
 
 def show(value: object) -> str:
-    """Describe any value in a few printable characters that a log, a header and PostgreSQL can hold."""
+    """Describe any value in a few printable characters, safe for logs, Kafka headers and PostgreSQL."""
     if value is None or isinstance(value, bool):
         return _CONSTANTS[value]
     if isinstance(value, str):
-        # The quotes tell "3" from 3; repr escapes what is not printable.
+        # The quotes distinguish "3" from 3; repr escapes unprintable characters.
         return f"the string {_cut(value)!r}"
     if isinstance(value, bytes):
         return f"the bytes {value[:MAX_SHOWN]!r}"
@@ -58,7 +58,7 @@ def show(value: object) -> str:
         return repr(value)
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
-    # Never look inside: a deep object would exhaust the stack.
+    # Do not descend: a deeply nested object would exhaust the stack.
     return "an object"
 
 

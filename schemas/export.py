@@ -1,4 +1,4 @@
-"""The contracts as files for other teams: one JSON Schema per event, and an AsyncAPI document of every topic."""
+"""The contracts as files: one JSON Schema per event type, and an AsyncAPI document of all topics."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from schemas.json_schema import event_models, event_schema
 
 
 def export(directory: Path) -> list[Path]:
-    """Write every contract below `directory` and return the files in order; what else is there stays."""
+    """Write every contract below `directory` and return the files in order; other files stay as they are."""
     written = []
     for name, text in sorted(documents().items()):
         path = directory / name
@@ -20,7 +20,7 @@ def export(directory: Path) -> list[Path]:
 
 
 def documents() -> dict[str, str]:
-    """Return every file's text by its path below the directory."""
+    """Return the text of every file, by its path below the directory."""
     schemas = {f"events/{type_}.json": _render(event_schema(type_)) for type_ in event_models()}
     return {"asyncapi.json": _render(asyncapi_document()), **schemas}
 

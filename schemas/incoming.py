@@ -1,21 +1,16 @@
 """The contracts of the events that other services publish.
 
-Strict on what is read, blind to the rest: wrong types are refused rather than coerced, fields
-that are not named here are ignored, so that a producer may add its own.
+Known fields are strict: a wrong type is refused, not coerced. Unknown fields are ignored: a producer may add its own.
 """
 
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-MAX_ID_LENGTH = 256
-MAX_TEXT_LENGTH = 1_000
-MAX_LINES = 1_000
-MAX_QUANTITY = 1_000_000
-MAX_VERSION = 2**63 - 1
+from schemas.limits import MAX_ID_LENGTH, MAX_LINES, MAX_QUANTITY, MAX_TEXT_LENGTH, MAX_VERSION
 
-# PostgreSQL's text cannot hold NUL. This spelling is understood alike by Rust, Python and
-# ECMAScript, so the exported schema says what the worker does.
+# PostgreSQL's text cannot hold NUL. The regular expressions of Rust, Python and ECMAScript all read this pattern alike,
+# so a validator of the exported schema decides as the worker does.
 WITHOUT_NUL = r"^[^\u0000]*$"
 
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH, pattern=WITHOUT_NUL)]
@@ -26,25 +21,25 @@ Version = Annotated[int, Field(ge=0, le=MAX_VERSION)]
 
 
 class Contract(BaseModel):
-    """Frozen, strict, and deaf to unknown fields."""
+    """Base of the incoming contracts: frozen, strict on types, ignoring unknown fields."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
 class Item(Contract):
-    """One line: a product and how many of it."""
+    """One line: a product and a number of units."""
 
-    product_id: Identifier = Field(description="The product, as the shop names it.")
-    quantity: Quantity = Field(description="How many units.")
+    product_id: Identifier = Field(description="The product's id in the shop.")
+    quantity: Quantity = Field(description=f"Number of units, from 1 to {MAX_QUANTITY:,}.")
 
 
-# Only the outer tuple is lax, because a parsed JSON array is a list; the items stay strict.
+# A parsed JSON array is a list, not a tuple: only the outer type is lax, the items stay strict.
 AnyItems = Annotated[tuple[Item, ...], Field(strict=False, max_length=MAX_LINES)]
 SomeItems = Annotated[tuple[Item, ...], Field(strict=False, min_length=1, max_length=MAX_LINES)]
 
 
 class CartUpdated(Contract):
-    """A cart as it is now: a snapshot, not a change. The newest snapshot wins."""
+    """The whole cart after a change: a snapshot, not a difference. The newest snapshot wins."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -59,20 +54,21 @@ class CartUpdated(Contract):
         }
     )
 
-    cart_id: Identifier = Field(description="The cart; also the record's key.")
-    user_id: Identifier | None = Field(default=None, description="Whose cart it is, if known.")
+    cart_id: Identifier = Field(description="The cart's id; also the record's key.")
+    user_id: Identifier | None = Field(default=None, description="The cart's user, if known.")
     version: Version | None = Field(
         default=None,
-        description="Grows with each change of the cart. Without it, the event's time decides which snapshot is newer.",
+        description="Increases with each change of the cart, so the snapshot with the highest version is the newest. "
+        "If absent, the event's time decides.",
     )
     items: AnyItems = Field(
-        description="The whole cart. An empty list means that the cart was emptied. Lines that "
-        "repeat a product are summed."
+        description=f"All lines of the cart, at most {MAX_LINES:,}; an empty list empties it. Lines with the same "
+        "product are added up."
     )
 
 
 class OrderCreated(Contract):
-    """An order was placed: all of its lines are reserved, or none."""
+    """An order was placed. Either all of its lines are reserved or none is."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -90,26 +86,28 @@ class OrderCreated(Contract):
         }
     )
 
-    order_id: Identifier = Field(description="The order; also the record's key.")
+    order_id: Identifier = Field(description="The order's id; also the record's key.")
     cart_id: Identifier | None = Field(
         default=None,
-        description="The cart that became this order; its hold passes to the order.",
+        description="The cart that this order was made from; the order takes over the cart's hold.",
     )
-    user_id: Identifier | None = Field(default=None, description="Who ordered, if known.")
-    items: SomeItems = Field(description="What was ordered. Lines that repeat a product are summed.")
+    user_id: Identifier | None = Field(default=None, description="The user who ordered, if known.")
+    items: SomeItems = Field(
+        description=f"The lines ordered, 1 to {MAX_LINES:,}. Lines with the same product are added up."
+    )
 
 
 class PaymentSucceeded(Contract):
-    """An order was paid: its reserved stock is deducted."""
+    """An order was paid. Its reserved units are deducted from the stock on hand."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"order_id": "order-1001", "payment_id": "pay-88"}]})
 
-    order_id: Identifier = Field(description="The order; also the record's key.")
-    payment_id: Identifier | None = Field(default=None, description="The payment, if known.")
+    order_id: Identifier = Field(description="The order's id; also the record's key.")
+    payment_id: Identifier | None = Field(default=None, description="The payment's id, if known.")
 
 
 class OrderCancelled(Contract):
-    """An order, or part of it, was cancelled: stock is released or put back."""
+    """An order was cancelled, in whole or in part. Reserved units are released, deducted units are restocked."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -123,16 +121,16 @@ class OrderCancelled(Contract):
         }
     )
 
-    order_id: Identifier = Field(description="The order; also the record's key.")
-    reason: Text | None = Field(default=None, description="Why, in the shop's words; kept in the ledger.")
+    order_id: Identifier = Field(description="The order's id; also the record's key.")
+    reason: Text | None = Field(default=None, description="Why, in the shop's words; recorded in the ledger.")
     items: SomeItems | None = Field(
         default=None,
-        description="Given: only these lines and quantities are cancelled. Absent: the whole order.",
+        description="The lines and quantities to cancel. If absent, the whole order is cancelled.",
     )
 
 
 class PaymentRefunded(Contract):
-    """Paid goods were refunded; unless told otherwise, they go back on the shelf."""
+    """Paid units were refunded. They are put back on hand unless `restock` is false."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -147,32 +145,32 @@ class PaymentRefunded(Contract):
         }
     )
 
-    order_id: Identifier = Field(description="The order; also the record's key.")
-    refund_id: Identifier = Field(description="The refund. A second event with the same refund is a duplicate.")
-    items: SomeItems = Field(description="What was refunded, at most what was deducted.")
-    restock: bool = Field(default=True, description="Whether the goods can be sold again: false for damaged ones.")
+    order_id: Identifier = Field(description="The order's id; also the record's key.")
+    refund_id: Identifier = Field(description="The refund's id. Another event with the same id is a duplicate.")
+    items: SomeItems = Field(description="The lines refunded; never more than was deducted for the order.")
+    restock: bool = Field(default=True, description="Whether the units can be sold again; false for damaged goods.")
 
 
 class ProductCreated(Contract):
-    """A product exists and may have stock."""
+    """A product was created, with or without stock."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"product_id": "mug-blue", "initial_quantity": 120, "low_stock_threshold": 15}]}
     )
 
-    product_id: Identifier = Field(description="The product; also the record's key.")
-    initial_quantity: QuantityOrZero = Field(default=0, description="Stock at the start.")
+    product_id: Identifier = Field(description="The product's id; also the record's key.")
+    initial_quantity: QuantityOrZero = Field(default=0, description="Units on hand at the start.")
     low_stock_threshold: QuantityOrZero | None = Field(
         default=None,
-        description="Stock is low when what is available is at or below this. Without it, the worker's default.",
+        description="The product is low when no more units than this are available. If absent, the worker's default.",
     )
 
 
 class InventoryAdjustment(Contract):
-    """Stock was corrected by hand, or a product's low-stock threshold was changed, or both."""
+    """The stock on hand was corrected, or the low-stock threshold changed, or both."""
 
     model_config = ConfigDict(
-        # What `_is_whole` checks, told to those who only read the schema.
+        # What `_is_whole` checks, for validators that have only the schema.
         json_schema_extra={
             "examples": [
                 {
@@ -225,27 +223,27 @@ class InventoryAdjustment(Contract):
         }
     )
 
-    product_id: Identifier = Field(description="The product; also the record's key.")
+    product_id: Identifier = Field(description="The product's id; also the record's key.")
     operation: Literal["ADD", "SUBTRACT", "SET"] | None = Field(
-        default=None, description="What to do with the stock on hand."
+        default=None, description="ADD units to the stock on hand, SUBTRACT them, or SET it to a counted number."
     )
     quantity: QuantityOrZero | None = Field(
         default=None,
-        description="Units to add or subtract (at least 1), or the counted stock (SET).",
+        description="Units to add or subtract (at least 1), or the number counted (SET, from 0).",
     )
-    reason: Text | None = Field(default=None, description="Why; needed when stock is adjusted, kept in the ledger.")
-    operator: Identifier | None = Field(default=None, description="Who; kept in the ledger.")
+    reason: Text | None = Field(default=None, description="Why; required with an operation, recorded in the ledger.")
+    operator: Identifier | None = Field(default=None, description="Who made the change; recorded in the ledger.")
     expected_version: Version | None = Field(
         default=None,
-        description="Only with SET: refuse when the product's version is another by now.",
+        description="Only with SET: refuse the change unless the product still has this version.",
     )
     low_stock_threshold: QuantityOrZero | None = Field(
-        default=None, description="The product's new threshold; judged at once."
+        default=None, description="The product's new threshold in units; its stock status is judged again at once."
     )
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        """Refuse half an adjustment, rather than guess the other half."""
+        """Refuse an incomplete adjustment instead of guessing the rest."""
         if self.operation is None:
             if self.quantity is not None:
                 msg = "quantity needs an operation: ADD, SUBTRACT or SET"

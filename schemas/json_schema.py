@@ -1,4 +1,4 @@
-"""JSON Schema 2020-12 of each event, made from the models, so that it cannot say anything else than they do."""
+"""JSON Schema 2020-12 of each event, generated from the models that the worker validates with."""
 
 from typing import Any, Final
 
@@ -24,26 +24,26 @@ def event_models() -> dict[str, type[BaseModel]]:
 
 
 def event_schema(type_: str) -> Json:
-    """Return the schema of the body of one event type, complete in itself."""
+    """Return the schema of the body of one event type, without references to other files."""
     schema = model_schema(event_models()[type_], "#/$defs/{model}")
     schema.pop("title")
     return {"$schema": DIALECT, "$id": f"urn:inventory-worker:event:{type_}", "title": type_, **schema}
 
 
 def model_schema(model: type[BaseModel], reference: str) -> Json:
-    """Return the schema of a model, with references to its parts spelled as `reference` says."""
+    """Return the schema of a model; `reference` is the template of references to its parts."""
     incoming = issubclass(model, Contract)
     schema = model.model_json_schema(
         ref_template=reference, schema_generator=_Readable if incoming else _ReadableOutgoing
     )
     for part in (schema, *schema.get("$defs", {}).values()):
-        # The worker is held to the fields it promises; a reader must not be, or no field could ever be added.
+        # The models forbid unknown fields to test the worker; consumers must accept them, or none could be added.
         part.pop("additionalProperties", None)
     return schema
 
 
 class _Readable(GenerateJsonSchema):
-    """In the order of the models, without what repeats a field's name or says that nothing is the default."""
+    """Fields in the order of the models, without titles that repeat the names and without null defaults."""
 
     @override
     def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
@@ -61,7 +61,7 @@ class _Readable(GenerateJsonSchema):
 
 
 class _ReadableOutgoing(_Readable):
-    """What goes out leaves optional fields out, rather than say null."""
+    """Outgoing: an optional field is absent, never null."""
 
     @override
     def nullable_schema(self, schema: NullableSchema) -> JsonSchemaValue:

@@ -1,14 +1,14 @@
 """The contracts of the events that the worker publishes.
 
-Written for readers: the worker builds these bodies itself, and its tests hold them against the models here. Optional
-fields are left out when there is nothing to say, never null. Readers ignore fields they do not know: more may come.
+The worker builds these bodies without the models, for speed; the tests check every body against them. An optional field
+without a value is absent, never null. Consumers ignore unknown fields, because later versions may add some.
 """
 
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-# In order of precedence: where several apply, the first is given.
+# In order of precedence: the first that applies is published.
 RefusalReason = Literal[
     "unknown_product",
     "stale_version",
@@ -48,20 +48,20 @@ def _with_example(type_: str, body: dict[str, JsonValue], **schema: JsonValue) -
 
 
 class Outgoing(BaseModel):
-    """What every outgoing body carries, so that a reader without CloudEvents support misses nothing.
+    """What every outgoing body repeats from its headers, for consumers without CloudEvents support.
 
-    Unknown fields are forbidden here, because here it is the worker that is under test; the exported schemas allow
-    them, because readers must.
+    Unknown fields are forbidden here, where the worker is under test, and allowed in the exported schemas, because
+    consumers must accept them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     event_id: Name = Field(
-        description="Deterministic: the same consequence of the same cause has the same id, so that a repeat can be "
-        "dropped. Equal to the header ce_id."
+        description="Deterministic: an event that is published again has the same id, so consumers can drop it. Equal "
+        "to the header ce_id."
     )
-    occurred_at: AwareDatetime = Field(description="When the cause happened, in UTC. Equal to the header ce_time.")
-    caused_by: Name = Field(description="The id of the event that brought this about.")
+    occurred_at: AwareDatetime = Field(description="Time of the event behind it, in UTC. Equal to the header ce_time.")
+    caused_by: Name = Field(description="The id of the event behind it.")
 
     @model_validator(mode="before")
     @classmethod
@@ -69,17 +69,17 @@ class Outgoing(BaseModel):
         if isinstance(body, dict):
             nulls = [str(name) for name, value in body.items() if value is None]
             if nulls:
-                raise ValueError(f"left out rather than null: {', '.join(nulls)}")
+                raise ValueError(f"must be absent instead of null: {', '.join(nulls)}")
         return body
 
 
 class _StockLevel(Outgoing):
-    product_id: Name = Field(description="The product; also the record's key.")
-    available: Units = Field(description="What can still be promised: on_hand - reserved.")
-    reserved: Units = Field(description="What is held for carts and unpaid orders.")
-    on_hand: Units = Field(description="What is on the shelf.")
-    threshold: Units = Field(description="Stock is low when available is at or below this.")
-    version: Units = Field(description="The product's version; a greater one is newer.")
+    product_id: Name = Field(description="The product's id; also the record's key.")
+    available: Units = Field(description="Units that can still be promised: on_hand - reserved.")
+    reserved: Units = Field(description="Units held for carts and unpaid orders.")
+    on_hand: Units = Field(description="Units that the shop has, reserved ones included.")
+    threshold: Units = Field(description="The product is low when available is at or below this number of units.")
+    version: Units = Field(description="The product's version; a higher one is newer.")
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -89,7 +89,7 @@ class _StockLevel(Outgoing):
 
 
 class LowStock(_StockLevel):
-    """A product went from ok to low, or to out. Told once per edge; armed again only by recovery."""
+    """A product became low or out of stock. Published once per edge, and again only after a recovery."""
 
     model_config = _with_example(
         "inventory.low_stock",
@@ -105,11 +105,11 @@ class LowStock(_StockLevel):
     )
 
     type: Literal["inventory.low_stock"] = Field(description="Equal to the header ce_type.")
-    severity: Literal["low", "out"] = Field(description="low: some are left; out: none is.")
+    severity: Literal["low", "out"] = Field(description="low: some units are available; out: none is.")
 
 
 class StockRecovered(_StockLevel):
-    """A product that was low or out is above its threshold again."""
+    """A product that was low or out of stock is above its threshold again."""
 
     model_config = _with_example(
         "inventory.stock_recovered",
@@ -125,16 +125,16 @@ class StockRecovered(_StockLevel):
     )
 
     type: Literal["inventory.stock_recovered"] = Field(description="Equal to the header ce_type.")
-    severity: Literal["ok"] = Field(description="Always ok: nothing is short any more.")
+    severity: Literal["ok"] = Field(description="Always ok.")
 
 
 class OutgoingLine(BaseModel):
-    """A product and how many units of it the outcome speaks of."""
+    """A product and the number of its units that the outcome is about."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    product_id: Name = Field(description="The product.")
-    quantity: Annotated[int, Field(ge=1)] = Field(description="How many units.")
+    product_id: Name = Field(description="The product's id.")
+    quantity: Annotated[int, Field(ge=1)] = Field(description="Number of units.")
 
 
 class ShortLine(BaseModel):
@@ -142,10 +142,10 @@ class ShortLine(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    product_id: Name = Field(description="The product.")
-    requested: Units = Field(description="How many were asked for.")
-    available: Units = Field(description="How many of them could have been had.")
-    reason: RefusalReason = Field(description="Why this line was not served.")
+    product_id: Name = Field(description="The product's id.")
+    requested: Units = Field(description="Units requested.")
+    available: Units = Field(description="Units that were available for this line.")
+    reason: RefusalReason = Field(description="Why the line could not be served.")
 
 
 _LINES: list[JsonValue] = [{"product_id": "mug-blue", "quantity": 2}]
@@ -158,21 +158,21 @@ _REFUSED: dict[str, JsonValue] = {**_ORDER, "reason": "insufficient_stock", "lin
 
 
 class _OfOrder(Outgoing):
-    order_id: Name = Field(description="The order; also the record's key.")
-    user_id: Name | None = Field(default=None, description="Who ordered, if known.")
+    order_id: Name = Field(description="The order's id; also the record's key.")
+    user_id: Name | None = Field(default=None, description="The user who ordered, if known.")
 
 
 class _OrderMoved(_OfOrder):
-    lines: list[OutgoingLine] = Field(description="What was moved, one line per product; empty when nothing was.")
+    lines: list[OutgoingLine] = Field(description="The units moved, one line per product; empty if none were.")
 
 
 class _OrderRefused(_OfOrder):
-    reason: RefusalReason = Field(description="Why; the first in order of precedence where several apply.")
-    lines: list[ShortLine] = Field(description="Every line that was not served, not only the first.")
+    reason: RefusalReason = Field(description="Why; the first in order of precedence if several reasons apply.")
+    lines: list[ShortLine] = Field(description="Every line that could not be served.")
 
 
 class Reserved(_OrderMoved):
-    """All lines of an order are held, until it is paid, cancelled or expires."""
+    """All lines of an order are reserved until it is paid, cancelled or expired."""
 
     model_config = _with_example("inventory.reservation.reserved", _MOVED)
 
@@ -180,7 +180,7 @@ class Reserved(_OrderMoved):
 
 
 class Rejected(_OrderRefused):
-    """An order was refused: nothing of it is held, and it stays refused."""
+    """An order was refused: nothing is reserved for it, and nothing will be."""
 
     model_config = _with_example("inventory.reservation.rejected", _REFUSED)
 
@@ -188,7 +188,7 @@ class Rejected(_OrderRefused):
 
 
 class Deducted(_OrderMoved):
-    """An order was paid and its goods left the stock."""
+    """An order was paid and its units were deducted from the stock on hand."""
 
     model_config = _with_example("inventory.reservation.deducted", _MOVED)
 
@@ -196,7 +196,7 @@ class Deducted(_OrderMoved):
 
 
 class Released(_OrderMoved):
-    """An order, or part of it, was cancelled before it was paid, and no longer holds these lines."""
+    """An unpaid order was cancelled, in whole or in part, and no longer holds these lines."""
 
     model_config = _with_example("inventory.reservation.released", _MOVED)
 
@@ -204,27 +204,31 @@ class Released(_OrderMoved):
 
 
 class Expired(Outgoing):
-    """The time of an order's or a cart's hold ran out; it holds nothing any more."""
+    """The hold of an order or a cart expired: its units are available again."""
 
     model_config = _with_example(
         "inventory.reservation.expired", _MOVED, oneOf=[{"required": ["order_id"]}, {"required": ["cart_id"]}]
     )
 
     type: Literal["inventory.reservation.expired"] = Field(description="Equal to the header ce_type.")
-    order_id: Name | None = Field(default=None, description="The order whose hold it was; also the record's key.")
-    cart_id: Name | None = Field(default=None, description="The cart whose hold it was; also the record's key.")
-    user_id: Name | None = Field(default=None, description="Whose it is, if known.")
-    lines: list[OutgoingLine] = Field(description="What was held, one line per product.")
+    order_id: Name | None = Field(
+        default=None, description="The order whose hold expired, if it was an order's; also the key."
+    )
+    cart_id: Name | None = Field(
+        default=None, description="The cart whose hold expired, if it was a cart's; also the key."
+    )
+    user_id: Name | None = Field(default=None, description="The user of the order or cart, if known.")
+    lines: list[OutgoingLine] = Field(description="The units released, one line per product.")
 
     @model_validator(mode="after")
     def _has_one_owner(self) -> Self:
         if (self.order_id is None) == (self.cart_id is None):
-            raise ValueError("exactly one of order_id and cart_id is given")
+            raise ValueError("needs exactly one of order_id and cart_id")
         return self
 
 
 class Shortfall(_OrderRefused):
-    """An order was paid, and the goods cannot be given: somebody must refund or restock."""
+    """A paid order cannot be served. Somebody must refund it or find stock for it."""
 
     model_config = _with_example("inventory.reservation.shortfall", _REFUSED)
 
@@ -232,7 +236,7 @@ class Shortfall(_OrderRefused):
 
 
 class Restocked(_OrderMoved):
-    """Goods that were paid for came back on the shelf, by a cancellation or a refund."""
+    """Deducted units were put back on hand after a cancellation or a refund."""
 
     model_config = _with_example("inventory.reservation.restocked", _MOVED)
 
@@ -240,7 +244,7 @@ class Restocked(_OrderMoved):
 
 
 class CartShortage(Outgoing):
-    """A cart wants more than there is; it holds what could be had."""
+    """A cart asks for more units than are available; it holds the ones that were."""
 
     model_config = _with_example(
         "inventory.reservation.cart_shortage",
@@ -248,21 +252,7 @@ class CartShortage(Outgoing):
     )
 
     type: Literal["inventory.reservation.cart_shortage"] = Field(description="Equal to the header ce_type.")
-    cart_id: Name = Field(description="The cart; also the record's key.")
-    user_id: Name | None = Field(default=None, description="Whose cart it is, if known.")
-    reason: RefusalReason = Field(description="Why; the first in order of precedence where several apply.")
-    lines: list[ShortLine] = Field(description="Every line that is short; available is what the cart holds of it.")
-
-
-OutgoingData = (
-    LowStock
-    | StockRecovered
-    | Reserved
-    | Rejected
-    | Deducted
-    | Released
-    | Expired
-    | Shortfall
-    | Restocked
-    | CartShortage
-)
+    cart_id: Name = Field(description="The cart's id; also the record's key.")
+    user_id: Name | None = Field(default=None, description="The cart's user, if known.")
+    reason: RefusalReason = Field(description="Why; the first in order of precedence if several reasons apply.")
+    lines: list[ShortLine] = Field(description="Every short line; `available` is what the cart holds of it.")

@@ -1,4 +1,4 @@
-"""The one table of topics: what comes in, what goes out, and where dead letters go."""
+"""The table of topics: which are read, which are written, and where dead letters go."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -72,43 +72,43 @@ TOPICS_IN: Final = _by_name(
         "cart.updated",
         CartUpdated,
         "cart_id",
-        "The whole cart as it is now. Its hold on stock moves to match: more, less or gone.",
+        "The whole cart after a change. Its hold is changed to match: more units, fewer or none.",
     ),
     TopicIn(
         "order.created",
         OrderCreated,
         "order_id",
-        "An order was placed. All lines are reserved, or none; the cart's hold passes to the order.",
+        "An order was placed. All its lines are reserved or none; it takes over its cart's hold.",
     ),
     TopicIn(
         "payment.succeeded",
         PaymentSucceeded,
         "order_id",
-        "An order was paid. What it reserved is deducted from the stock.",
+        "An order was paid. Its reserved units are deducted from the stock on hand.",
     ),
     TopicIn(
         "order.cancelled",
         OrderCancelled,
         "order_id",
-        "An order, or part of it, was cancelled. Its hold is released, or its goods are put back.",
+        "An order was cancelled, in whole or in part. Its units are released, or restocked if it was paid.",
     ),
     TopicIn(
         "payment.refunded",
         PaymentRefunded,
         "order_id",
-        "Paid goods were refunded. They go back on the shelf unless restock is false.",
+        "Paid units were refunded. They are put back on hand unless restock is false.",
     ),
     TopicIn(
         "product.created",
         ProductCreated,
         "product_id",
-        "A product exists and may have stock.",
+        "A product was created, with or without stock.",
     ),
     TopicIn(
         "inventory.adjustment",
         InventoryAdjustment,
         "product_id",
-        "Stock is corrected by hand, or a product's low-stock threshold is changed.",
+        "The stock on hand is corrected, or the low-stock threshold changed.",
     ),
 )
 
@@ -118,13 +118,13 @@ TOPICS_OUT: Final[Mapping[str, TopicOut]] = MappingProxyType(
             LOW_STOCK,
             MappingProxyType({LOW_STOCK: LowStock}),
             ("product_id",),
-            "A product's stock became low or ran out. One event per edge, never a repeat while it stays so.",
+            "A product became low or out of stock. One event per edge, none while it stays so.",
         ),
         STOCK_RECOVERED: TopicOut(
             STOCK_RECOVERED,
             MappingProxyType({STOCK_RECOVERED: StockRecovered}),
             ("product_id",),
-            "A product's stock is above its threshold again.",
+            "A product that was low or out of stock is above its threshold again.",
         ),
         RESERVATIONS: TopicOut(
             RESERVATIONS,
@@ -141,12 +141,12 @@ TOPICS_OUT: Final[Mapping[str, TopicOut]] = MappingProxyType(
                 }
             ),
             ("order_id", "cart_id"),
-            "What became of the stock that an order or a cart asked for.",
+            "What became of the units that an order or a cart asked for.",
         ),
     }
 )
 
 
 def dlq_topic(topic: str) -> str:
-    """Name the topic of the dead letters of `topic`."""
+    """Return the name of the topic for dead letters of `topic`."""
     return f"{topic}.dlq"

@@ -6,9 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
-from schemas.envelope import MAX_RECORD_BYTES, Header, decode
+from schemas.envelope import Header, decode
 from schemas.errors import ContractViolation
 from schemas.incoming import OrderCreated
+from schemas.limits import MAX_RECORD_BYTES
 
 NOON = 1_772_366_400_000
 ORDER: dict[str, Any] = {

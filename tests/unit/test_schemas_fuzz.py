@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.envelope import LATEST, MAX_RECORD_BYTES, Event, Header, decode
+from schemas.envelope import LATEST, Event, Header, decode
 from schemas.errors import ContractViolation
+from schemas.limits import MAX_RECORD_BYTES
 from schemas.topics import TOPICS_IN
 
 REASONS = {"decode_error", "schema_invalid", "unknown_type"}

@@ -5,7 +5,7 @@ import pytest
 
 from inventory.settings import Settings
 from inventory.topics import TopicReport, partition_warning, wanted_topics
-from schemas.envelope import MAX_RECORD_BYTES
+from schemas.limits import MAX_RECORD_BYTES
 from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT, dlq_topic
 
 # Four bytes in UTF-8: an id has at most 256 characters, not bytes.
