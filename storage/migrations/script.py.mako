@@ -13,10 +13,12 @@ depends_on = ${repr(depends_on)}
 
 
 def upgrade() -> None:
-    """Say what this changes."""
+    """Say what this changes; docs/decisions/0013-migrations-of-big-tables.md has the rules."""
+    op.execute("SET LOCAL lock_timeout = '3s'")
     ${upgrades if upgrades else "raise NotImplementedError"}
 
 
 def downgrade() -> None:
     """Undo it."""
+    op.execute("SET LOCAL lock_timeout = '3s'")
     ${downgrades if downgrades else "raise NotImplementedError"}

@@ -1,4 +1,4 @@
-"""What the README says is so: its examples run as they stand, its tables are the program's, its links lead on."""
+"""What the README says is so: its examples run as they stand, its tables are the program's."""
 
 import contextlib
 import json
@@ -237,31 +237,3 @@ def test_outcomes_in_the_table_exist_and_none_is_left_out() -> None:
     section = README.split("\n## Topics\n")[1].split("\n## ")[0]
     assert set(re.findall(r"`(\w+)`", section)) >= outcomes
     assert all(f"`{topic}`" in section for topic in TOPICS_OUT)
-
-
-# --- links ----------------------------------------------------------------------------------------
-
-
-def _pages() -> list[Path]:
-    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-
-
-@pytest.mark.parametrize("page", _pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link is a file or folder of this repository, and its anchor a heading of it."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    dead = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if re.match(r"[a-z]+:", link):
-            continue
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        if not target.is_relative_to(ROOT) or not target.exists() or (anchor and anchor not in _anchors(target)):
-            dead.append(link)
-    assert dead == []
-
-
-def _anchors(page: Path) -> set[str]:
-    """Return the anchors that a forge makes of a page's headings."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
