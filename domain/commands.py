@@ -109,7 +109,10 @@ class ForgetFact:
     event_id: str
 
 
-OrderCommand = CreateOrder | PayOrder | CancelOrder | RefundOrder | ExpireOrder | ForgetFact
-CartCommand = UpdateCart | ExpireCart
-StockCommand = CreateProduct | AdjustStock
-Command = OrderCommand | CartCommand | StockCommand
+CausedCommand = CreateOrder | PayOrder | CancelOrder | RefundOrder | UpdateCart | CreateProduct | AdjustStock
+"""Commands with a cause: an event, or the request of a person or a program."""
+
+Expiry = ExpireOrder | ExpireCart
+"""Commands that follow from the passing of time; what they did before, they do not do again."""
+
+Command = CausedCommand | Expiry | ForgetFact

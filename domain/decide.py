@@ -17,14 +17,13 @@ from domain.commands import (
     CreateProduct,
     ExpireCart,
     ExpireOrder,
+    Expiry,
     ForgetFact,
     PayOrder,
     RefundOrder,
     UpdateCart,
 )
 from domain.model import Decision, Disposition, Policy, State
-
-Expiry = ExpireOrder | ExpireCart
 
 
 def decide(state: State, command: Command, policy: Policy) -> Decision:  # noqa: C901, PLR0911 - one branch a command

@@ -118,12 +118,16 @@ class Cause(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The shop's settings that the rules depend on."""
+    """The shop's settings that decisions depend on.
+
+    `parked_event_ttl` is how long a fact may wait for its order before its event is dead-lettered.
+    """
 
     cart_ttl: timedelta = timedelta(minutes=30)
     order_ttl: timedelta = timedelta(minutes=15)
     default_threshold: int = 10
     late_payment: LatePaymentPolicy = LatePaymentPolicy.RESERVE_AGAIN
+    parked_event_ttl: timedelta = timedelta(hours=24)
 
 
 class Product(NamedTuple):

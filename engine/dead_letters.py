@@ -1,4 +1,4 @@
-"""Builds the dead letter of a record: its id, what groups it with others of its kind, and its trace."""
+"""Builds the dead letter of a record: its id, its fingerprint and its stack trace."""
 
 import hashlib
 import traceback
@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from engine.outbox_rows import name_uuid
-from storage.dead_letters import DeadLetter, StoredRecord
+from storage.dead_letters import DeadLetter, DeadLetterReason, StoredRecord
 
 MAX_STACKTRACE_BYTES = 8 * 1024
 MAX_MESSAGE_LENGTH = 2000
@@ -15,7 +15,7 @@ REDRIVE_COUNT_HEADER = "x-dlq-redrive-count"
 
 def build_dead_letter(  # noqa: PLR0913 - a dead letter is these facts
     record: StoredRecord,
-    reason: str,
+    reason: DeadLetterReason,
     message: str,
     now: datetime,
     *,
@@ -27,8 +27,8 @@ def build_dead_letter(  # noqa: PLR0913 - a dead letter is these facts
 ) -> DeadLetter:
     """Return the dead letter for `record`.
 
-    Its id follows from where the record stood and what it said, so a record that is delivered again
-    makes the same dead letter, and a topic made anew under the old name does not.
+    Its id is derived from the record's position and content: a redelivered record gives the same id, and a record at
+    the same position of a topic that was deleted and created again gives another.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(record.key or b"")
@@ -53,20 +53,20 @@ def build_dead_letter(  # noqa: PLR0913 - a dead letter is these facts
 
 
 def _stacktrace(error: BaseException) -> str:
-    """Return the error's own trace without local values, at most 8 KiB, the end kept."""
+    """Return the error's own stack trace without local values; of a long one, the last 8 KiB."""
     trace = "".join(traceback.format_exception(error, chain=False))
     return trace.encode("utf-8", "replace")[-MAX_STACKTRACE_BYTES:].decode("utf-8", "ignore").replace("\x00", "")
 
 
-def _fingerprint(topic: str, reason: str, message: str) -> str:
-    """Return what groups dead letters of one kind: topic, reason, and the message without its values."""
+def _fingerprint(topic: str, reason: DeadLetterReason, message: str) -> str:
+    """Return what dead letters of one kind have in common: a hash of topic, reason and message without its values."""
     shape = message.partition(", got ")[0]
     shape = "".join("0" if character.isdigit() else character for character in shape)
     return hashlib.blake2b(f"{topic}\x1f{reason}\x1f{shape}".encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
 def _redrive_count(record: StoredRecord) -> int:
-    """Return how often the record was replayed, as the header of its last dead letter says, plus this time."""
+    """Return how often the record was redriven: one more than the header of the dead letter that was redriven says."""
     for name, value in record.headers:
         if name.lower() == REDRIVE_COUNT_HEADER and value is not None and value.isdigit() and len(value) <= 6:  # noqa: PLR2004
             return int(value) + 1

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 from uuid import uuid4
 
-from domain.commands import AdjustStock, Command, CreateProduct
+from domain.commands import AdjustStock, CausedCommand, CreateProduct
 from domain.model import Cause, Operation, Reason, ReferenceType
-from engine.execute import Report, Task, Verdict, execute
+from engine.execute import execute
 from engine.reading import StockReader, close_quietly
+from engine.tasks import BatchResult, TaskDisposition, Verdict, command_task
 from inventory.console import ProgressLine
 from inventory.database import connection, pool, require_migrated
 from inventory.errors import OperatorError
+from inventory.policy import policy_of
 from inventory.publisher import open_rows
-from inventory.rules import rules_of
 from inventory.settings import Settings, variable
 from storage import stock
 from storage.cache import Cache
@@ -111,17 +112,22 @@ class Changed(NamedTuple):
     verdict: Verdict
     level: StockLevel | None
 
+    @property
+    def refused(self) -> bool:
+        """Whether nothing was changed because the rules do not allow it."""
+        return self.verdict.disposition is TaskDisposition.REFUSED
+
 
 async def change(settings: Settings, command: AdjustStock) -> Changed:
     """Adjust one product; a refusal is a verdict, not an error."""
     async with pool(settings, SOURCE) as opened:
         async with opened.acquire() as first:
             await require_migrated(first)
-        report = await _apply(settings, opened, [command])
+        result = await _apply(settings, opened, [command])
         async with opened.acquire() as reading:
             levels = await stock.read_stock(reading, [command.product_id])
-    await _tell_cache(settings, report)
-    return Changed(report.verdicts[0], levels.get(command.product_id))
+    await _tell_cache(settings, result)
+    return Changed(result.verdicts[0], levels.get(command.product_id))
 
 
 def refusal_in_words(verdict: Verdict, product_id: str) -> str:
@@ -137,12 +143,12 @@ def refusal_in_words(verdict: Verdict, product_id: str) -> str:
             return f"{product_id}: {verdict.message or reason}"
 
 
-async def _apply(settings: Settings, opened: Pool, commands: Sequence[Command]) -> Report:
+async def _apply(settings: Settings, opened: Pool, commands: Sequence[CausedCommand]) -> BatchResult:
     """Apply commands in one transaction; a connection cut in the commit is tried again under the same identity."""
-    tasks = [Task(command) for command in commands]
+    tasks = [command_task(command) for command in commands]
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return await execute(opened, tasks, rules_of(settings), _now())
+            return await execute(opened, tasks, policy_of(settings), _now())
         except Exception as error:
             if attempt == ATTEMPTS or not is_unavailable(error):
                 raise
@@ -150,12 +156,12 @@ async def _apply(settings: Settings, opened: Pool, commands: Sequence[Command]) 
     raise AssertionError("unreachable")
 
 
-async def _tell_cache(settings: Settings, report: Report) -> None:
+async def _tell_cache(settings: Settings, result: BatchResult) -> None:
     """Let those who look see the change at once; without Redis they see it when their value's time is up."""
-    if settings.redis_url is not None and report.products:
+    if settings.redis_url is not None and result.products:
         async with _cache(settings) as cache:
             refresher = CacheRefresher(cache, _now)
-            refresher.after_commit(report)
+            refresher.after_commit(result)
             await refresher.run_once()
 
 
@@ -205,7 +211,7 @@ async def import_stock(settings: Settings, path: Path, options: ImportOptions, p
         for rows in _chunks(read_rows(path), IMPORT_ROWS_PER_TRANSACTION):
             progress("products", summary.rows, total)
             try:
-                report = await _apply(
+                result = await _apply(
                     settings, opened, [command for row in rows for command in _commands(row, options)]
                 )
             except Exception as error:
@@ -215,8 +221,8 @@ async def import_stock(settings: Settings, path: Path, options: ImportOptions, p
                     f"PostgreSQL was lost after {summary.rows:,} of {total:,} rows ({error}); run the import again, "
                     "what is done already will not change"
                 ) from error
-            _count(summary, rows, report)
-            await _tell_cache(settings, report)
+            _count(summary, rows, result)
+            await _tell_cache(settings, result)
     progress("products", summary.rows, total)
     return summary
 
@@ -299,7 +305,7 @@ def _number(text: str) -> int | None:
     return number if number <= MAX_QUANTITY else None
 
 
-def _commands(row: ImportRow, options: ImportOptions) -> tuple[Command, Command]:
+def _commands(row: ImportRow, options: ImportOptions) -> tuple[CausedCommand, CausedCommand]:
     """Return what makes the product known, or else sets its stock: of the two one changes nothing."""
     return (
         CreateProduct(new_cause(), row.product_id, row.quantity, row.threshold, options.operator),
@@ -316,17 +322,17 @@ def _commands(row: ImportRow, options: ImportOptions) -> tuple[Command, Command]
     )
 
 
-def _count(summary: ImportSummary, rows: Sequence[ImportRow], report: Report) -> None:
+def _count(summary: ImportSummary, rows: Sequence[ImportRow], result: BatchResult) -> None:
     for place, row in enumerate(rows):
-        created, adjusted = report.verdicts[2 * place : 2 * place + 2]
+        created, adjusted = result.verdicts[2 * place : 2 * place + 2]
         summary.rows += 1
-        if created.outcome == "applied":
+        if created.disposition is TaskDisposition.APPLIED:
             summary.created += 1
-        elif adjusted.outcome == "refused":
+        elif adjusted.disposition is TaskDisposition.REFUSED:
             summary.refused += 1
             if len(summary.refusals) < MAX_PROBLEMS:
                 summary.refusals.append(f"line {row.line}: {refusal_in_words(adjusted, row.product_id)}")
-        elif row.product_id in report.products:
+        elif row.product_id in result.products:
             summary.changed += 1
         else:
             summary.unchanged += 1

@@ -1,6 +1,6 @@
 """The composition root of `inventory run`: builds the parts, starts them, and stops them in order.
 
-    settings -> pool, rules -> consumer, relay, sweeper, maintenance, cache -> HTTP port
+    settings -> pool, policy -> consumer, relay, sweeper, maintenance, cache -> HTTP port
 
 A stop finishes the batch at hand, commits its offsets, leaves the group, publishes what the outbox
 has, and only then closes the connections.
@@ -26,15 +26,16 @@ from faststream.specification import AsyncAPI
 from prometheus_client import make_asgi_app
 from typing_extensions import override
 
+from domain.model import Policy
 from engine import metrics
 from engine.crash import crash_on_bug
-from engine.execute import Report, Rules
 from engine.reading import close_quietly
+from engine.tasks import BatchResult
 from inventory import kafka, telemetry
 from inventory.database import connection, require_migrated, unreachable
 from inventory.errors import OperatorError
 from inventory.health import Health
-from inventory.rules import rules_of
+from inventory.policy import policy_of
 from inventory.settings import Settings
 from schemas.topics import TOPICS_IN
 from storage.cache import Cache
@@ -104,7 +105,7 @@ class Worker:
         self._broker: Any = None
         self._server: uvicorn.Server | None = None
         self._server_task: asyncio.Task[None] | None = None
-        self._listeners: list[Callable[[Report], None]] = []
+        self._listeners: list[Callable[[BatchResult], None]] = []
         self.consumer: Consumer | None = None
         self.relay: Relay | None = None
         self._cache: Cache | None = None
@@ -113,7 +114,7 @@ class Worker:
     async def start(self) -> None:
         """Start everything, the consumer last."""
         settings = self._settings
-        rules = rules_of(settings)
+        policy = policy_of(settings)
         self._pool = pool = await _open_pool(settings)
         if "relay" in self._roles:
             self.relay = self._make_relay()
@@ -121,7 +122,7 @@ class Worker:
             self._spawn("relay", self.relay.run())
         if "sweeper" in self._roles:
             seconds = settings.sweep_interval.total_seconds()
-            self._spawn("sweeper", Sweeper(pool, rules, seconds, _now, self._after_commit).run())
+            self._spawn("sweeper", Sweeper(pool, policy, seconds, _now, self._after_commit).run())
             self._spawn("housekeeping", Maintenance(pool, _maintenance_options(settings), _now).run())
         if settings.redis_url is not None:
             self._cache = Cache(settings.redis_url)
@@ -129,7 +130,7 @@ class Worker:
             self._listeners.append(refresher.after_commit)
             self._spawn("cache", refresher.run())
         if "consumer" in self._roles:
-            self.consumer = self._make_consumer(pool, rules)
+            self.consumer = self._make_consumer(pool, policy)
         self._broker = build_broker(
             settings.kafka_brokers,
             graceful_timeout=settings.shutdown_timeout.total_seconds(),
@@ -165,20 +166,20 @@ class Worker:
                     await self._pool.close()
         logger.info("Stopped")
 
-    def _after_commit(self, report: Report) -> None:
-        metrics.RESERVATIONS_EXPIRED.inc(report.expired)
+    def _after_commit(self, result: BatchResult) -> None:
+        metrics.RESERVATIONS_EXPIRED.inc(result.expired)
         for listener in self._listeners:
-            listener(report)
+            listener(result)
 
-    def _wake_relay(self, report: Report) -> None:
-        if self.relay is not None and (report.outgoing or report.dead_letters):
-            self.relay.wake(dead_letters=bool(report.dead_letters))
+    def _wake_relay(self, result: BatchResult) -> None:
+        if self.relay is not None and (result.outgoing or result.dead_letters):
+            self.relay.wake(dead_letters=bool(result.dead_letters))
 
-    def _make_consumer(self, pool: Pool, rules: Rules) -> Consumer:
+    def _make_consumer(self, pool: Pool, policy: Policy) -> Consumer:
         settings = self._settings
         return Consumer(
             pool,
-            rules,
+            policy,
             ConsumerOptions(
                 topics=tuple(TOPICS_IN),
                 prefix=settings.kafka_topic_prefix,

@@ -1,8 +1,9 @@
-"""Dead letters and parked events: records kept byte for byte, until they are replayed or their time comes."""
+"""Dead letters and parked events: records stored with their original bytes, until a redrive or a deadline."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,8 +15,20 @@ from storage.load import EventKey
 Headers = Sequence[tuple[str, bytes | None]]
 
 
+class DeadLetterReason(StrEnum):
+    """Why a record is a dead letter. The contract's own list is `schemas.outgoing.DEAD_LETTER_REASONS`."""
+
+    DECODE_ERROR = "decode_error"
+    SCHEMA_INVALID = "schema_invalid"
+    UNKNOWN_TYPE = "unknown_type"
+    ID_REUSED = "id_reused"
+    CONFLICT = "conflict"
+    DEADLINE_EXPIRED = "deadline_expired"
+    RETRIES_EXHAUSTED = "retries_exhausted"
+
+
 class StoredRecord(NamedTuple):
-    """A Kafka record as it came, the topic without a deployment's prefix; times are aware UTC."""
+    """A Kafka record, unchanged but for the topic, which is without the deployment's prefix; times are aware UTC."""
 
     topic: str
     partition: int
@@ -27,11 +40,11 @@ class StoredRecord(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A record that was given up, and why. `id` is the same however often it is given up."""
+    """A record that cannot be used, and why. Its `id` is the same each time the record is delivered."""
 
     id: UUID
     record: StoredRecord
-    reason: str
+    reason: DeadLetterReason
     message: str
     exception_class: str | None
     stacktrace: str | None
@@ -45,7 +58,7 @@ class DeadLetter(NamedTuple):
 
 
 class ParkedEvent(NamedTuple):
-    """An event that waits for its order, with the record that brought it."""
+    """The event of a waiting fact, with the record that carried it."""
 
     source: str
     event_id: str
@@ -93,7 +106,7 @@ SELECT source, event_id, order_id, event_type, topic, partition, "offset", key, 
 FROM parked_events WHERE deadline < $1 ORDER BY deadline LIMIT $2
 """
 
-# Letters carry whole records: as many as fit into a number of bytes, and always the first.
+# Dead letters carry whole records, so a page is bounded in bytes; the first is in it whatever its size.
 _PENDING = """
 SELECT position, id, topic, partition, "offset", key, value, headers, record_timestamp, reason, message,
     exception_class, stacktrace, fingerprint, event_id, event_type, source, delivery_count,
@@ -107,19 +120,19 @@ WHERE number = 1 OR bytes_so_far <= $2 ORDER BY position
 """
 
 
-async def append_dead_letters(connection: Connection, letters: Sequence[DeadLetter]) -> None:
-    """Keep the dead letters; one that is kept already stays as it is."""
-    if not letters:
+async def append_dead_letters(connection: Connection, added: Sequence[DeadLetter]) -> None:
+    """Store the dead letters; one that is stored already stays as it is."""
+    if not added:
         return
     rows = [
-        (letter.id, *_record_columns(letter.record), *letter[2:])
-        for letter in {letter.id: letter for letter in letters}.values()
+        (dead_letter.id, *_record_columns(dead_letter.record), *dead_letter[2:])
+        for dead_letter in {dead_letter.id: dead_letter for dead_letter in added}.values()
     ]
     await connection.execute(_APPEND, *map(list, zip(*rows, strict=True)))
 
 
 async def park(connection: Connection, events: Iterable[ParkedEvent]) -> None:
-    """Keep events that wait for their order."""
+    """Store parked events."""
     rows = [
         (*event[:4], *_record_columns(event.record), event.parked_at, event.deadline)
         for event in sorted(events, key=lambda event: event[:2])
@@ -129,13 +142,13 @@ async def park(connection: Connection, events: Iterable[ParkedEvent]) -> None:
 
 
 async def unpark(connection: Connection, keys: Collection[EventKey]) -> None:
-    """Let go of events that no longer wait."""
+    """Delete parked events whose facts no longer wait."""
     if keys:
         await connection.execute(_UNPARK, [key[1] for key in keys], [key[0] for key in keys])
 
 
 async def overdue(connection: Connection, until: datetime, limit: int) -> list[ParkedEvent]:
-    """Return at most `limit` events whose deadline has passed, the oldest first; not locked."""
+    """Return at most `limit` parked events whose deadline has passed, the oldest first, without locking them."""
     rows = await connection.fetch(_OVERDUE, until, limit)
     return [ParkedEvent(row[0], row[1], row[2], row[3], _record(row, 4), row[11], row[12]) for row in rows]
 
@@ -146,11 +159,11 @@ async def pending_dead_letters(connection: Connection, limit: int, max_bytes: in
     At most `limit`, and no more than `max_bytes` of record values in all; the first comes whatever its size.
     """
     rows = await connection.fetch(_PENDING, limit, max_bytes)
-    return [(row[0], DeadLetter(row[1], _record(row, 2), *tuple(row)[9:])) for row in rows]
+    return [(row[0], DeadLetter(row[1], _record(row, 2), DeadLetterReason(row[9]), *tuple(row)[10:])) for row in rows]
 
 
 async def mark_published(connection: Connection, positions: Sequence[int], now: datetime) -> None:
-    """Note that the broker has the dead letters."""
+    """Record that the broker acknowledged the dead letters."""
     await connection.execute(
         "UPDATE dead_letters SET published_at = $2 WHERE position = ANY($1::bigint[])"
         " AND published_at IS NULL AND publish_error IS NULL",
@@ -160,7 +173,7 @@ async def mark_published(connection: Connection, positions: Sequence[int], now: 
 
 
 async def mark_unpublishable(connection: Connection, position: int, error: str) -> None:
-    """Note that the broker will never take the dead letter: it stays in the table only."""
+    """Record that the broker will never accept the dead letter: it is kept in this table only."""
     await connection.execute(
         "UPDATE dead_letters SET publish_error = $2 WHERE position = $1"
         " AND published_at IS NULL AND publish_error IS NULL",

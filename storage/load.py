@@ -1,12 +1,12 @@
 """Lock and load: one statement a table, whatever the batch's size.
 
-Rows are locked in the order of their keys, tables in the order orders, carts, products; all who
-change stock keep that order, so two of them wait for each other but never in a circle.
+Lock order: orders, carts, products, and by key within each table. Every transaction that changes stock keeps it, so
+they can wait for each other but not deadlock.
 """
 
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -29,10 +29,10 @@ EventKey = tuple[str, str]
 
 
 class DueHold(NamedTuple):
-    """A hold and its deadline; `kind` is order or cart. Sorted, the oldest is first."""
+    """A hold and its deadline. Sorted, the oldest is first."""
 
     expires_at: datetime
-    kind: str
+    kind: Literal["order", "cart"]
     owner_id: str
 
 
@@ -59,8 +59,8 @@ SELECT product_id, on_hand, reserved, low_stock_threshold, alert_status, version
 FROM inventory WHERE product_id = ANY($1::text[]) ORDER BY product_id FOR NO KEY UPDATE
 """
 
-# How far in event time every partition has been read; a database that has read nothing expires nothing.
-_HORIZON = "SELECT min(watermark) FROM stream_progress"
+# The event time up to which every partition has been read. NULL before the first record: nothing is due then.
+_LOW_WATERMARK = "SELECT min(watermark) FROM stream_progress"
 
 _DUE_ORDERS = """
 SELECT order_id FROM orders
@@ -90,7 +90,7 @@ _STOCK_STATUS = {status.value: status for status in StockStatus}
 
 
 async def known_events(connection: Connection, keys: Collection[EventKey]) -> dict[EventKey, bytes]:
-    """Return the digests of those events that the inbox knows."""
+    """Return the digests of those events that are in the inbox."""
     if not keys:
         return {}
     rows = await connection.fetch(_KNOWN_EVENTS, [key[1] for key in keys], [key[0] for key in keys])
@@ -100,7 +100,7 @@ async def known_events(connection: Connection, keys: Collection[EventKey]) -> di
 async def lock_orders(
     connection: Connection, order_ids: Iterable[str], *, skip_locked: bool = False
 ) -> dict[str, Order]:
-    """Lock the orders that exist and return them; with `skip_locked` those free to lock."""
+    """Lock and return the orders that exist; with `skip_locked`, those that nobody else has locked."""
     ids = list(order_ids)
     if not ids:
         return {}
@@ -109,7 +109,7 @@ async def lock_orders(
 
 
 async def lock_carts(connection: Connection, cart_ids: Iterable[str], *, skip_locked: bool = False) -> dict[str, Cart]:
-    """Lock the carts that exist and return them; with `skip_locked` those free to lock."""
+    """Lock and return the carts that exist; with `skip_locked`, those that nobody else has locked."""
     ids = list(cart_ids)
     if not ids:
         return {}
@@ -118,12 +118,12 @@ async def lock_carts(connection: Connection, cart_ids: Iterable[str], *, skip_lo
 
 
 async def any_cart(connection: Connection, cart_ids: Iterable[str]) -> bool:
-    """Tell whether one of these carts exists by now; locks nothing."""
+    """Say whether one of these carts exists, without locking it."""
     return await connection.fetchval(_ANY_CART, list(cart_ids)) is not None
 
 
 async def lock_products(connection: Connection, product_ids: Iterable[str]) -> dict[str, Product]:
-    """Lock the products that exist and return them."""
+    """Lock and return the products that exist."""
     ids = list(product_ids)
     if not ids:
         return {}
@@ -133,24 +133,27 @@ async def lock_products(connection: Connection, product_ids: Iterable[str]) -> d
 
 async def low_watermark(connection: Connection) -> datetime | None:
     """Return the event time up to which every partition has been read, or None before the first."""
-    value: datetime | None = await connection.fetchval(_HORIZON)
+    value: datetime | None = await connection.fetchval(_LOW_WATERMARK)
     return value
 
 
 async def due_orders(connection: Connection, until: datetime, limit: int) -> list[str]:
-    """Return the ids of at most `limit` orders whose holds are due, the oldest first; not locked."""
+    """Return the ids of at most `limit` orders whose holds are due, the oldest first, without locking them."""
     return [row[0] for row in await connection.fetch(_DUE_ORDERS, until, limit)]
 
 
 async def due_carts(connection: Connection, until: datetime, limit: int) -> list[str]:
-    """Return the ids of at most `limit` carts whose holds are due, the oldest first; not locked."""
+    """Return the ids of at most `limit` carts whose holds are due, the oldest first, without locking them."""
     return [row[0] for row in await connection.fetch(_DUE_CARTS, until, limit)]
 
 
 async def due_on_products(
     connection: Connection, product_ids: Collection[str], until: datetime, limit: int
 ) -> list[DueHold]:
-    """Return holds on the products that are due at `until`: at most `limit` of orders and of carts; not locked."""
+    """Return holds on the products that are due at `until`, without locking them.
+
+    At most the oldest `limit` of orders and the oldest `limit` of carts.
+    """
     rows = await connection.fetch(_DUE_ON_PRODUCTS, until, list(product_ids), limit)
     return [DueHold(*row) for row in rows]
 

@@ -1,16 +1,16 @@
 """Save: one statement a table, whatever the batch's size.
 
-New rows go in by COPY, changed ones by UPDATE from arrays. Rows are sorted by key, so that two
-workers that make the same new rows wait for each other in one direction only.
+New rows are inserted with COPY, changed ones with UPDATE from arrays. Rows are sorted by key, so that two workers that
+insert the same new rows wait for each other in one direction only and cannot deadlock.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 import orjson
 
-from domain.model import Cart, Fact, LedgerEntry, Line, Order, Product
+from domain.model import Cart, Disposition, Fact, LedgerEntry, Line, Order, Product, Reason, Settled
 from storage.database import Connection
 from storage.load import EventKey
 
@@ -83,7 +83,7 @@ _CART_COLUMNS = (
     "version",
 )
 
-# The columns above that are sent as lists of texts; see `_array`.
+# The columns above that are sent as arrays of text; see `_array`.
 _TEXTS = frozenset(
     (
         "product_id",
@@ -154,13 +154,13 @@ ON CONFLICT (topic, partition) DO UPDATE SET
 
 
 class InboxRow(NamedTuple):
-    """An event that was judged, and what became of it."""
+    """An event that was received, the digest of its content, and what became of it."""
 
     event_id: str
     source: str
     digest: bytes
-    outcome: str
-    reason: str | None
+    outcome: Disposition
+    reason: Reason | None
 
 
 class OutboxRow(NamedTuple):
@@ -186,7 +186,7 @@ class PartitionProgress(NamedTuple):
 
 
 async def save_products(connection: Connection, products: Iterable[Product], new: Collection[str]) -> None:
-    """Write the products' stock; those whose ids are in `new` do not exist yet."""
+    """Write the products; those whose ids are in `new` are inserted."""
     rows = sorted(
         (
             product.product_id,
@@ -204,13 +204,13 @@ async def save_products(connection: Connection, products: Iterable[Product], new
 
 
 async def save_orders(connection: Connection, orders: Iterable[Order], new: Collection[str]) -> None:
-    """Write the orders; those whose ids are in `new` do not exist yet."""
+    """Write the orders; those whose ids are in `new` are inserted."""
     rows = [_order_row(order) for order in sorted(orders, key=lambda order: order.order_id)]
     await _insert_and_update(connection, "orders", _ORDER_COLUMNS, _UPDATE_ORDERS, rows, new)
 
 
 async def save_carts(connection: Connection, carts: Iterable[Cart], new: Collection[str]) -> None:
-    """Write the carts; those whose ids are in `new` do not exist yet."""
+    """Write the carts; those whose ids are in `new` are inserted."""
     rows = [_cart_row(cart) for cart in sorted(carts, key=lambda cart: cart.cart_id)]
     await _insert_and_update(connection, "carts", _CART_COLUMNS, _UPDATE_CARTS, rows, new)
 
@@ -222,44 +222,44 @@ async def append_ledger(connection: Connection, entries: Sequence[LedgerEntry]) 
     await connection.copy_records_to_table(
         "inventory_transactions",
         columns=_LEDGER_COLUMNS,
-        # In the order of the primary key, so that neighbours in its index are written together.
+        # In the order of the primary key, so that each page of its index is visited once.
         records=sorted((*entry[:12], entry.cause.event_id, entry.cause.occurred_at) for entry in entries),
     )
 
 
 async def append_inbox(connection: Connection, rows: Iterable[InboxRow]) -> None:
-    """Remember the events; raises UniqueViolationError when another worker was faster with one."""
+    """Record the events as received; raises UniqueViolationError when another worker has received one of them."""
     records = sorted(rows)
     if records:
         await connection.copy_records_to_table("inbox", columns=_INBOX_COLUMNS, records=records)
 
 
-async def settle_inbox(connection: Connection, settled: Sequence[tuple[EventKey, str, str | None]]) -> None:
-    """Write what became of events that had waited."""
+async def settle_inbox(connection: Connection, settled: Mapping[EventKey, Settled]) -> None:
+    """Write what became of events whose facts had waited."""
     if settled:
         await connection.execute(
             _SETTLE,
-            [key[1] for key, _, _ in settled],
-            [key[0] for key, _, _ in settled],
-            [outcome for _, outcome, _ in settled],
-            [reason for _, _, reason in settled],
+            [key[1] for key in settled],
+            [key[0] for key in settled],
+            [fact.disposition for fact in settled.values()],
+            [fact.reason for fact in settled.values()],
         )
 
 
 async def forget_events(connection: Connection, keys: Collection[EventKey]) -> None:
-    """Take events out of the inbox, so that a replay of their dead letters is not suppressed."""
+    """Delete events from the inbox, so that a redrive of their dead letters is not suppressed as a duplicate."""
     if keys:
         await connection.execute(_FORGET, [key[1] for key in keys], [key[0] for key in keys])
 
 
 async def append_outbox(connection: Connection, rows: Sequence[OutboxRow]) -> None:
-    """Queue outgoing events for the relay, in order."""
+    """Append outgoing events to the outbox, in order."""
     if rows:
         await connection.copy_records_to_table("outbox", columns=_OUTBOX_COLUMNS, records=rows)
 
 
 async def save_progress(connection: Connection, progress: Sequence[PartitionProgress]) -> None:
-    """Record how far partitions were read; neither offset nor watermark ever goes back."""
+    """Record how far partitions have been read; neither offset nor watermark ever decreases."""
     if progress:
         furthest: dict[tuple[str, int], PartitionProgress] = {}
         for row in sorted(progress):
@@ -292,10 +292,10 @@ async def _insert_and_update(
 
 
 def _array(column: Sequence[object], name: str) -> list[object] | str:
-    """Return a column as asyncpg sends it best: texts as a list, anything else in PostgreSQL's own notation.
+    """Return a column in the form that asyncpg encodes fastest: texts as a list, anything else as an array literal.
 
-    asyncpg asks of every element that is not a text whether it is an array itself, which costs more than
-    the rest of its encoding.
+    asyncpg checks for each element that is not a str whether it is itself an array, which costs more than the rest of
+    its encoding.
     """
     if name in _TEXTS:
         return list(column)

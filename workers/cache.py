@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeVar
 
 from domain.model import Cart, Order, Product
 from engine import metrics
-from engine.execute import Report
 from engine.reading import RETRY_SECONDS, CacheHealth
+from engine.tasks import BatchResult
 from storage import stock
 from storage.cache import CACHE_ERRORS, Batch, Cache
 
@@ -61,13 +61,13 @@ class CacheRefresher:
         self._carts: dict[str, Cart] = {}
         self._since: float | None = None
 
-    def after_commit(self, report: Report) -> None:
+    def after_commit(self, result: BatchResult) -> None:
         """Remember what the batch changed; costs a few dictionary entries, never waits and never fails."""
-        if not (report.products or report.orders or report.carts):
+        if not (result.products or result.orders or result.carts):
             return
-        _merge(self._products, report.products)
-        _merge(self._orders, report.orders)
-        _merge(self._carts, report.carts)
+        _merge(self._products, result.products)
+        _merge(self._orders, result.orders)
+        _merge(self._carts, result.carts)
         if self._since is None:
             self._since = self._monotonic()
         self._changed.set()

@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from domain.commands import ExpireCart, ExpireOrder, ForgetFact
+from domain.model import Policy
 from engine import metrics
-from engine.execute import Report, Rules, Task, execute
+from engine.execute import execute
+from engine.tasks import BatchResult, DeadlineTask, ExpiryTask, Task
 from storage import dead_letters, load
 from storage.database import Pool
 from storage.errors import is_contention, is_unavailable
@@ -36,13 +38,13 @@ class Sweeper:
     def __init__(
         self,
         pool: Pool,
-        rules: Rules,
+        policy: Policy,
         interval_seconds: float,
         clock: Callable[[], datetime],
-        after_commit: Callable[[Report], None],
+        after_commit: Callable[[BatchResult], None],
     ) -> None:
         self._pool = pool
-        self._rules = rules
+        self._policy = policy
         self._interval_seconds = interval_seconds
         self._clock = clock
         self._after_commit = after_commit
@@ -71,22 +73,18 @@ class Sweeper:
             orders = await load.due_orders(connection, low_watermark, SWEEP_LIMIT)
             carts = await load.due_carts(connection, low_watermark, SWEEP_LIMIT)
             facts = await dead_letters.overdue(connection, low_watermark, SWEEP_LIMIT)
-        tasks = [
-            *(Task(ExpireOrder(order_id, low_watermark)) for order_id in orders),
-            *(Task(ExpireCart(cart_id, low_watermark)) for cart_id in carts),
+        tasks: list[Task] = [
+            *(ExpiryTask(ExpireOrder(order_id, low_watermark)) for order_id in orders),
+            *(ExpiryTask(ExpireCart(cart_id, low_watermark)) for cart_id in carts),
             *(
-                Task(
-                    ForgetFact(fact.order_id, fact.source, fact.event_id),
-                    record=fact.record,
-                    event_type=fact.event_type,
-                )
+                DeadlineTask(ForgetFact(fact.order_id, fact.source, fact.event_id), fact.record, fact.event_type)
                 for fact in facts
             ),
         ]
         if not tasks:
             return Swept(0, 0)
-        report = await execute(self._pool, tasks, self._rules, self._clock(), skip_locked=True)
-        self._after_commit(report)
-        for letter in report.dead_letters:
+        result = await execute(self._pool, tasks, self._policy, self._clock(), skip_locked=True)
+        self._after_commit(result)
+        for letter in result.dead_letters:
             metrics.DEAD_LETTERS.labels(letter.record.topic, letter.reason).inc()
-        return Swept(report.expired, len(report.dead_letters))
+        return Swept(result.expired, len(result.dead_letters))

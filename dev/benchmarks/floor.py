@@ -18,7 +18,9 @@ from dev.benchmarks.errors import BenchmarkError
 from dev.benchmarks.programs import Timed
 from dev.benchmarks.workload import utc_now
 from dev.records import ConsumedRecord, ProducedRecord
-from engine.execute import Rules, Task, execute
+from domain.model import Policy
+from engine.execute import execute
+from engine.tasks import EventTask
 from storage.database import Connection, open_pool
 from workers.consuming.records import DecodedRecord, read_records
 
@@ -50,7 +52,7 @@ async def rehearse(
             now = utc_now()
             read = read_records(items[start : start + batch_size], "", now)
             tasks = [_task(item) for item in read]
-            await execute(recorder, tasks, Rules(), now)
+            await execute(recorder, tasks, Policy(), now)
             progress("rehearsing the floor", min(start + batch_size, len(items)), len(items))
     finally:
         await recorder.close()
@@ -76,11 +78,10 @@ async def time_floor(database_url: str, rehearsal: Rehearsal) -> Timed:
         await pool.close()
 
 
-def _task(item: object) -> Task:
+def _task(item: object) -> EventTask:
     if not isinstance(item, DecodedRecord):
         raise BenchmarkError(f"the workload has a record that cannot be read: {item}")
-    event = item.event
-    return Task(item.command, event.digest, item.record, event.type, event.traceparent)
+    return EventTask(item.command, item.event.digest, item.record, item.event.type)
 
 
 class _RecordingPool:

@@ -285,21 +285,19 @@ def _change(command: "AdjustStock", *, as_json: bool) -> None:
     from inventory.settings import load_settings
 
     changed = asyncio.run(work.change(load_settings(), command))
-    refused = changed.verdict.outcome == "refused"
     if as_json:
         print_json(_as_dict(changed))
-    elif changed.level is not None and not refused:
+    elif changed.level is not None and not changed.refused:
         _print_levels([changed.level])
-    if refused:
+    if changed.refused:
         print_warning(work.refusal_in_words(changed.verdict, command.product_id))
         raise typer.Exit(1)
 
 
 def _as_dict(changed: "Changed") -> dict[str, object]:
-    refused = changed.verdict.outcome == "refused"
     return {
         # A change that was tried again after a cut connection is a duplicate of itself: it was applied.
-        "outcome": "refused" if refused else "applied",
+        "outcome": "refused" if changed.refused else "applied",
         "reason": changed.verdict.reason,
         "message": changed.verdict.message,
         "stock": None if changed.level is None else changed.level._asdict(),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from domain.commands import (
     AdjustStock,
     CancelOrder,
-    Command,
+    CausedCommand,
     CreateOrder,
     CreateProduct,
     ExpireOrder,
@@ -14,12 +14,13 @@ from domain.commands import (
     RefundOrder,
     UpdateCart,
 )
-from domain.model import Cause, Operation
-from engine.execute import Report, Rules, Task, execute
+from domain.model import Cause, Operation, Policy
+from engine.execute import execute
+from engine.tasks import BatchResult, EventTask, ExpiryTask, Task, TaskDisposition
 from storage.database import Pool
 from storage.dead_letters import StoredRecord
 
-RULES = Rules()
+POLICY = Policy()
 OPENING = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
 
 
@@ -33,13 +34,13 @@ def record(event_id: str) -> StoredRecord:
     return StoredRecord("payment.succeeded", 0, 0, None, event_id.encode(), (), None)
 
 
-async def apply(pool: Pool, *commands: Command, now: datetime | None = None) -> Report:
+async def apply(pool: Pool, *commands: CausedCommand | ExpireOrder, now: datetime | None = None) -> BatchResult:
     """Apply the commands in one transaction."""
-    tasks = [
-        Task(command, event_type="test", record=None if isinstance(command, ExpireOrder) else record("r"))
+    tasks: list[Task] = [
+        ExpiryTask(command) if isinstance(command, ExpireOrder) else EventTask(command, b"", record("r"), "test")
         for command in commands
     ]
-    return await execute(pool, tasks, RULES, now or datetime.now(UTC))
+    return await execute(pool, tasks, POLICY, now or datetime.now(UTC))
 
 
 def created(order_id: str, lines: Mapping[str, int], *, minutes: float = 0, cart_id: str | None = None) -> CreateOrder:
@@ -66,7 +67,7 @@ def refunded(order_id: str, lines: Mapping[str, int], *, restock: bool) -> Refun
 async def fill(pool: Pool) -> None:
     """Let the shop live a little: every status of orders and carts, every type of entry, alerts both ways."""
     expired_at = OPENING + timedelta(hours=2)
-    batches: Sequence[Sequence[Command]] = (
+    batches: Sequence[Sequence[CausedCommand | ExpireOrder]] = (
         (
             CreateProduct(cause("a"), "apple", 100, 10),
             CreateProduct(cause("b"), "bread", 20, 5),
@@ -111,5 +112,5 @@ async def fill(pool: Pool) -> None:
         ),
     )
     for commands in batches:
-        report = await apply(pool, *commands)
-        assert not [verdict for verdict in report.verdicts if verdict.outcome == "dead_lettered"]
+        result = await apply(pool, *commands)
+        assert not [verdict for verdict in result.verdicts if verdict.disposition is TaskDisposition.DEAD_LETTERED]

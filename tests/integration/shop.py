@@ -6,18 +6,20 @@ Two looks at equal shops are equal: what differs by nature (times of writing, po
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from typing import Any
 
 from dev.records import ConsumedRecord
-from engine.execute import Report, Rules, Task, execute
+from domain.model import Policy
+from engine.execute import execute
+from engine.tasks import BatchResult, EventTask, Task
 from storage.database import Pool, open_pool
 from workers.consuming.records import DecodedRecord, read_records
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-RULES = Rules()
+POLICY = Policy()
 
 Published = dict[str, Any]
 
@@ -86,11 +88,11 @@ def record(published: Published, headers: Sequence[tuple[str, bytes | None]] = (
     return ConsumedRecord(published["topic"], 0, next(_offsets), at, b"key", body(published), headers)
 
 
-def task(published: Published, headers: Sequence[tuple[str, bytes | None]] = ()) -> Task:
+def task(published: Published, headers: Sequence[tuple[str, bytes | None]] = ()) -> EventTask:
     """Return the task that the consumer makes of a good event."""
     (read,) = read_records([record(published, headers)], "", T0)
     assert isinstance(read, DecodedRecord), read
-    return Task(read.command, read.event.digest, read.record, read.event.type, read.event.traceparent)
+    return EventTask(read.command, read.event.digest, read.record, read.event.type)
 
 
 @dataclass
@@ -98,15 +100,15 @@ class Shop:
     """A database, and the events that are applied to it."""
 
     pool: Pool
-    rules: Rules = field(default_factory=Rules)
+    policy: Policy = POLICY
 
     async def apply(self, *events: Published, now: datetime = T0) -> list[str]:
         """Apply the events in one batch; returns what became of each."""
-        return [verdict.outcome for verdict in (await self.run([task(one) for one in events], now)).verdicts]
+        return [verdict.disposition for verdict in (await self.run([task(one) for one in events], now)).verdicts]
 
-    async def run(self, tasks: Sequence[Task], now: datetime = T0, *, skip_locked: bool = False) -> Report:
+    async def run(self, tasks: Sequence[Task], now: datetime = T0, *, skip_locked: bool = False) -> BatchResult:
         """Apply tasks in one batch."""
-        return await execute(self.pool, tasks, self.rules, now, skip_locked=skip_locked)
+        return await execute(self.pool, tasks, self.policy, now, skip_locked=skip_locked)
 
     async def read_up_to(self, moment: datetime) -> None:
         """Set the stream's clock: there is one partition, and it was read up to `moment`."""
@@ -160,11 +162,11 @@ async def picture(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
 
 
 @asynccontextmanager
-async def open_shop(url: str, size: int = 5, rules: Rules = RULES) -> AsyncIterator[Shop]:
+async def open_shop(url: str, size: int = 5, policy: Policy = POLICY) -> AsyncIterator[Shop]:
     """Open a shop on a migrated database."""
     pool = await open_pool(url, size)
     try:
-        yield Shop(pool, rules)
+        yield Shop(pool, policy)
     finally:
         await pool.close()
 

@@ -17,8 +17,8 @@ from dev.servers.redis import start as start_redis
 from domain.commands import AdjustStock, CreateProduct, UpdateCart
 from domain.model import Operation, Product, StockStatus
 from engine import metrics, reading
-from engine.execute import Report
 from engine.reading import CacheHealth, StockReader
+from engine.tasks import BatchResult
 from storage import stock
 from storage.cache import CACHE_ERRORS, LOW_STOCK_TTL, STOCK_TTL, Batch, Cache
 from storage.database import Pool, open_pool
@@ -216,7 +216,7 @@ async def test_reports_out_of_order_keep_the_newest(cache: Cache) -> None:
     """Two transactions of one process may report in another order than they committed in."""
     refresher = CacheRefresher(cache, lambda: NOW)
     for version in (1, 3, 2):
-        refresher.after_commit(Report([], products={"apple": product("apple", version)}))
+        refresher.after_commit(BatchResult([], products={"apple": product("apple", version)}))
     await refresher.run_once()
     assert 3 == (await cache.stock(["apple"]))["apple"].version
 
@@ -226,7 +226,7 @@ async def test_what_waits_is_bounded(cache: Cache, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(worker_cache, "MAX_WAITING", 5)
     monkeypatch.setattr(worker_cache, "MAX_STEP", 3)
     refresher = CacheRefresher(cache, lambda: NOW)
-    refresher.after_commit(Report([], products={f"p{n}": product(f"p{n}", 1) for n in range(8)}))
+    refresher.after_commit(BatchResult([], products={f"p{n}": product(f"p{n}", 1) for n in range(8)}))
     assert [3, 2, 0] == [(await refresher.run_once()).sent for _ in range(3)]
     assert {"p3", "p4", "p5", "p6", "p7"} == set(await cache.stock([f"p{n}" for n in range(8)]))
 
@@ -379,9 +379,9 @@ async def test_a_bug_in_the_cache_stops_nothing(caplog: pytest.LogCaptureFixture
     """Values that cannot be written are dropped with a trace, and the next ones are written."""
     refresher = CacheRefresher(cache, lambda: NOW)
     loop = asyncio.create_task(refresher.run())
-    refresher.after_commit(Report([], products={"\ud800": product("\ud800", 1)}))
+    refresher.after_commit(BatchResult([], products={"\ud800": product("\ud800", 1)}))
     await _until(lambda: _is(any(entry.exc_info for entry in caplog.records)))
-    refresher.after_commit(Report([], products={"apple": product("apple", 1)}))
+    refresher.after_commit(BatchResult([], products={"apple": product("apple", 1)}))
     await _until(lambda: _cached(cache, "apple", 9))
     loop.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -18,7 +18,7 @@ from dev.servers.kafka import Broker
 from schemas.envelope import Event, decode
 from schemas.topics import TOPICS_IN
 from storage.database import connect
-from storage.dead_letters import DeadLetter, StoredRecord, append_dead_letters
+from storage.dead_letters import DeadLetter, DeadLetterReason, StoredRecord, append_dead_letters
 
 HISTORY = """InvoiceNo,StockCode,Quantity,InvoiceDate,CustomerID
 1,a,2,2010-12-01T08:00:00Z,9
@@ -212,7 +212,7 @@ async def test_publishing_without_a_worker_stops_after_the_wait(
 async def letters(database_url: str) -> dict[str, str]:
     """Three dead letters, two of which failed alike; the value is the environment that reaches them."""
 
-    def letter(number: int, topic: str, value: bytes | None, reason: str) -> DeadLetter:
+    def letter(number: int, topic: str, value: bytes | None, reason: DeadLetterReason) -> DeadLetter:
         headers = [("content-type", b"application/json"), ("binary", b"\xff\x00"), ("empty", None)]
         return DeadLetter(
             id=UUID(int=number << 100),
@@ -234,9 +234,9 @@ async def letters(database_url: str) -> dict[str, str]:
     await append_dead_letters(
         connection,
         [
-            letter(1, "order.created", b'{"order_id": "\xc3\xa9"}', "schema_invalid"),
-            letter(2, "cart.updated", b"\xff\xfe", "decode_error"),
-            letter(3, "order.created", None, "schema_invalid"),
+            letter(1, "order.created", b'{"order_id": "\xc3\xa9"}', DeadLetterReason.SCHEMA_INVALID),
+            letter(2, "cart.updated", b"\xff\xfe", DeadLetterReason.DECODE_ERROR),
+            letter(3, "order.created", None, DeadLetterReason.SCHEMA_INVALID),
         ],
     )
     await connection.close()

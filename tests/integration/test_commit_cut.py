@@ -8,7 +8,19 @@ from dev.servers.postgres_proxy import Cut, proxied
 from engine.execute import execute
 from storage.errors import is_unavailable
 from storage.save import PartitionProgress
-from tests.integration.shop import RULES, T0, Shop, adjusted, created, open_shop, paid, picture, problems, product, task
+from tests.integration.shop import (
+    POLICY,
+    T0,
+    Shop,
+    adjusted,
+    created,
+    open_shop,
+    paid,
+    picture,
+    problems,
+    product,
+    task,
+)
 from workers.sweeper import Sweeper
 
 BATCH = [product("p", 10), created("o", {"p": 3}), adjusted("p", "ADD", 5), paid("early"), paid("o")]
@@ -21,11 +33,11 @@ async def test_a_batch_cut_at_commit_counts_once(database_url: str, cut: Cut, re
     async with proxied(database_url) as (proxy, url), open_shop(url, 1) as shop:
         proxy.cut_commits(cut)
         with pytest.raises(Exception) as caught:  # noqa: PT011 - which it is, is the next question
-            await execute(shop.pool, [task(one) for one in BATCH], RULES, T0, progress=PROGRESS)
+            await execute(shop.pool, [task(one) for one in BATCH], POLICY, T0, progress=PROGRESS)
         assert is_unavailable(caught.value), repr(caught.value)
         assert 1 == proxy.cuts_made
-        report = await execute(shop.pool, [task(one) for one in BATCH], RULES, T0, progress=PROGRESS)
-        outcomes = [verdict.outcome for verdict in report.verdicts]
+        report = await execute(shop.pool, [task(one) for one in BATCH], POLICY, T0, progress=PROGRESS)
+        outcomes = [verdict.disposition for verdict in report.verdicts]
     once = ["applied", "applied", "applied", "parked", "applied"]
     assert (once if retried == "applied" else ["duplicate"] * 5) == outcomes
     async with open_shop(database_url, 1) as shop:
@@ -41,7 +53,7 @@ async def test_a_sweep_cut_at_commit_expires_once(database_url: str, cut: Cut) -
     async with proxied(database_url) as (proxy, url), open_shop(url, 2) as shop:
         await shop.apply(product("p", 10), *(created(f"o{n}", {"p": 1}, minutes=-60) for n in range(5)))
         await shop.read_up_to(T0)
-        sweeper = Sweeper(shop.pool, RULES, 1, lambda: T0, lambda _report: None)
+        sweeper = Sweeper(shop.pool, POLICY, 1, lambda: T0, lambda _report: None)
         proxy.cut_commits(cut)
         with pytest.raises(Exception) as caught:  # noqa: PT011 - as above
             await sweeper.run_once()

@@ -20,7 +20,8 @@ from confluent_kafka import Producer as ConfluentProducer
 from dev.servers.kafka import Broker
 from domain.commands import ExpireOrder
 from domain.model import LatePaymentPolicy, Policy
-from engine.execute import Rules, Task, execute
+from engine.execute import execute
+from engine.tasks import ExpiryTask
 from inventory.settings import Settings
 from inventory.worker import Worker, worker
 from tests.integration.shop import Shop, body, created, open_shop, paid, problems, product
@@ -287,9 +288,9 @@ async def test_an_outage_expires_nothing_that_was_paid_meanwhile(stage: Stage) -
         await stage.wait_for("orders WHERE status = 'reserved'", 2)
     await stage.producer.send(*dated([paid("o1"), paid("o2")], placed + TTL / 2))
     await _wall_passes(placed + TTL)
-    by_the_wall = Rules(Policy(order_ttl=TTL, late_payment=LatePaymentPolicy.SHORTFALL))
+    by_the_wall = Policy(order_ttl=TTL, late_payment=LatePaymentPolicy.SHORTFALL)
     now = datetime.now(UTC)
-    await execute(stage.shop.pool, [Task(ExpireOrder("o2", now))], by_the_wall, now)
+    await execute(stage.shop.pool, [ExpiryTask(ExpireOrder("o2", now))], by_the_wall, now)
     async with worker(settings):
         await stage.wait_for("inbox WHERE event_id LIKE 'paid-%'", 2)
     assert ("deducted", "expired") == (await stage.shop.status("o1"), await stage.shop.status("o2"))

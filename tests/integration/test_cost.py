@@ -11,7 +11,7 @@ import pytest
 from engine.execute import execute
 from storage.save import PartitionProgress
 from tests.integration.counting import Written, counted, rows_written
-from tests.integration.shop import RULES, Published, Shop, cancelled, cart, created, open_shop, paid, product, task
+from tests.integration.shop import POLICY, Published, Shop, cancelled, cart, created, open_shop, paid, product, task
 
 ORDERS = 40
 LINES = 3
@@ -25,7 +25,7 @@ async def test_a_batch_of_the_life_cycle_has_so_many_statements(shop: Shop) -> N
     await shop.apply(*_placed(range(ORDERS)))
     batch = [task(one) for one in (*_placed(range(ORDERS, 2 * ORDERS)), *_ended(range(ORDERS)))]
     async with counted(shop.pool) as statements:
-        await execute(shop.pool, batch, RULES, datetime.now(UTC), progress=PROGRESS)
+        await execute(shop.pool, batch, POLICY, datetime.now(UTC), progress=PROGRESS)
     assert {
         "BEGIN",
         "SELECT inbox",

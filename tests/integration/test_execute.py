@@ -12,14 +12,15 @@ import pytest
 from domain.commands import AdjustStock, ExpireOrder
 from domain.model import Cause, Operation
 from engine import execute as execute_module
-from engine.execute import Task, execute
+from engine.execute import execute
+from engine.tasks import ExpiryTask, command_task
 from storage import dead_letters, load, outbox, retention, save
 from storage.database import Connection, Pool
 from storage.errors import is_unavailable
 from storage.save import PartitionProgress
 from tests.integration.counting import counted
 from tests.integration.shop import (
-    RULES,
+    POLICY,
     T0,
     Shop,
     adjusted,
@@ -147,15 +148,14 @@ async def test_an_overdue_fact_becomes_a_dead_letter_and_its_replay_works(shop: 
     """Past its deadline by the stream's clock a parked event dies with its record, and its replay is judged anew."""
     await shop.apply(product("p", 10))
     early = task(paid("o"), headers=[("a\x00b", None), ("raw", b"\xff\x00")])
-    assert ["parked"] == [verdict.outcome for verdict in (await shop.run([early])).verdicts]
-    sweeper = Sweeper(shop.pool, RULES, 1, lambda: T0, lambda _report: None)
-    await shop.read_up_to(T0 + RULES.parked_event_ttl)
+    assert ["parked"] == [verdict.disposition for verdict in (await shop.run([early])).verdicts]
+    sweeper = Sweeper(shop.pool, POLICY, 1, lambda: T0, lambda _report: None)
+    await shop.read_up_to(T0 + POLICY.parked_event_ttl)
     assert (0, 0) == await sweeper.run_once()
-    await shop.read_up_to(T0 + RULES.parked_event_ttl + timedelta(seconds=1))
+    await shop.read_up_to(T0 + POLICY.parked_event_ttl + timedelta(seconds=1))
     assert (0, 1) == await sweeper.run_once()
     assert (0, 0) == await sweeper.run_once()
     (letter,) = await shop.rows("SELECT reason, event_id, value, headers::text FROM dead_letters")
-    assert early.record is not None
     assert ("deadline_expired", "paid-o", early.record.value) == letter[:3]
     assert '[["a\\u0000b",null],["raw","/wA="]]' == letter[3]
     assert [] == await shop.rows("SELECT event_id FROM inbox WHERE event_id = 'paid-o'")
@@ -247,10 +247,10 @@ async def test_skip_locked_leaves_out_what_others_work_on(shop: Shop) -> None:
     await shop.apply(created("held", {"p": 1}, minutes=-60), created("free", {"q": 1}, minutes=-60))
     async with shop.pool.acquire() as other, other.transaction():
         await other.execute("SELECT FROM orders WHERE order_id = 'held' FOR UPDATE")
-        tasks = [Task(ExpireOrder(order_id, T0)) for order_id in ("held", "free")]
+        tasks = [ExpiryTask(ExpireOrder(order_id, T0)) for order_id in ("held", "free")]
         async with asyncio.timeout(5):
             report = await shop.run(tasks, skip_locked=True)
-    assert ["duplicate", "applied"] == [verdict.outcome for verdict in report.verdicts]
+    assert ["duplicate", "applied"] == [verdict.disposition for verdict in report.verdicts]
     assert ("reserved", "expired") == (await shop.status("held"), await shop.status("free"))
 
 
@@ -263,9 +263,9 @@ async def test_a_value_that_the_database_refuses_stands_alone(shop: Shop, culpri
     names.insert(culprit_at, "bad")
     tasks = [task(created(name, {"p": 1})) for name in names]
     progress = [PartitionProgress("order.created", 0, 77, T0)]
-    report = await execute(shop.pool, tasks, RULES, T0, progress=progress)
+    report = await execute(shop.pool, tasks, POLICY, T0, progress=progress)
     expected = ["dead_lettered" if name == "bad" else "applied" for name in names]
-    assert expected == [verdict.outcome for verdict in report.verdicts]
+    assert expected == [verdict.disposition for verdict in report.verdicts]
     assert [("retries_exhausted", "created-bad")] == await shop.rows("SELECT reason, event_id FROM dead_letters")
     assert (100, 6) == await shop.stock("p")
     assert [] == await shop.rows("SELECT event_id FROM inbox WHERE event_id = 'created-bad'")
@@ -278,7 +278,7 @@ async def test_an_error_that_is_no_records_fault_is_raised(shop: Shop) -> None:
     await shop.apply(product("p", 10))
     too_much = AdjustStock(Cause("cli", "1", T0), "p", Operation.ADD, 2**63)
     with pytest.raises((asyncpg.DataError, OverflowError)):
-        await shop.run([Task(too_much)])
+        await shop.run([command_task(too_much)])
     assert (10, 0) == await shop.stock("p")
 
 
@@ -318,7 +318,7 @@ async def test_progress_never_goes_back(shop: Shop) -> None:
     """Neither offset nor watermark of a partition goes back, each by itself; an empty batch can bring progress."""
     for offset, minutes in ((10, 9), (12, 5), (8, 1)):
         progress = [PartitionProgress("order.created", 3, offset, T0 + timedelta(minutes=minutes))]
-        await execute(shop.pool, [], RULES, T0, progress=progress)
+        await execute(shop.pool, [], POLICY, T0, progress=progress)
     assert [(12, T0 + timedelta(minutes=9))] == await shop.rows("SELECT next_offset, watermark FROM stream_progress")
 
 
@@ -438,7 +438,7 @@ async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
         now = T0
 
         async def apply(*events: Any) -> None:
-            await execute(single, [task(one) for one in events], RULES, now)
+            await execute(single, [task(one) for one in events], POLICY, now)
 
         await apply(product("p", 5), product("q", 5), paid("early"), paid("late"))
         await apply(created("o", {"p": 5}, minutes=-60), cart("c", {"q": 5}, minutes=-60), created("early", {"q": 1}))
@@ -446,8 +446,8 @@ async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
         await apply(created("wants", {"p": 1}), cart("c2", {"q": 4}), cart("c", {"q": 1}, minutes=5), paid("wants"))
         await apply(created("o2", {"p": 1}, minutes=-60), adjusted("p", "ADD", 1))
         await apply(adjusted("p", "ADD", 2))
-        await execute(single, [], RULES, now, progress=[PartitionProgress("order.created", 0, 1, T0)])
-        await Sweeper(single, RULES, 1, lambda: T0, lambda _report: None).run_once()
+        await execute(single, [], POLICY, now, progress=[PartitionProgress("order.created", 0, 1, T0)])
+        await Sweeper(single, POLICY, 1, lambda: T0, lambda _report: None).run_once()
         await dead_letters.pending_dead_letters(connection, 100, 1000)
         await dead_letters.mark_published(connection, [1], now)
         await outbox.pending(connection, [1, 2, 3], 0, 100, published=[1], now=now)

@@ -15,7 +15,7 @@ from dev.oracle import shop as oracle_shop
 from dev.servers.postgres import PostgresServer
 from storage.database import Pool, open_pool
 from tests.integration.shop import (
-    RULES,
+    POLICY,
     T0,
     Published,
     Shop,
@@ -109,7 +109,7 @@ class _Bench:
                 f"TRUNCATE inventory_transactions, {TABLES};"
                 "SET session_replication_role = origin"
             )
-        shop = Shop(self.pool, RULES)
+        shop = Shop(self.pool, POLICY)
         await shop.read_up_to(HORIZON)
         outcomes = [await shop.apply(*batch) for batch in cut]
         assert [] == await problems(self.pool)

@@ -17,7 +17,7 @@ import pytest
 from engine.execute import execute
 from storage.save import PartitionProgress
 from tests.integration.shop import (
-    RULES,
+    POLICY,
     T0,
     Published,
     Shop,
@@ -54,7 +54,7 @@ async def _race(shop: Shop, *entries: list[Published]) -> list[list[str]]:
     async def run(events: list[Published]) -> list[str]:
         tasks = [task(one) for one in events]
         await line.wait()
-        return [verdict.outcome for verdict in (await execute(shop.pool, tasks, RULES, T0)).verdicts]
+        return [verdict.disposition for verdict in (await execute(shop.pool, tasks, POLICY, T0)).verdicts]
 
     return await asyncio.gather(*(run(events) for events in entries))
 
@@ -123,7 +123,7 @@ async def test_sweeper_against_payment(shop: Shop) -> None:
     await shop.apply(product("p", 100))
     await shop.apply(*(created(name, {"p": 1}, minutes=-60) for name in names))
     await shop.read_up_to(T0)
-    sweeper = Sweeper(shop.pool, RULES, 1, lambda: T0, lambda _report: None)
+    sweeper = Sweeper(shop.pool, POLICY, 1, lambda: T0, lambda _report: None)
     sweep = asyncio.create_task(sweeper.run_once())
     await asyncio.gather(*(shop.apply(paid(name)) for name in names))
     swept = await sweep
@@ -139,7 +139,7 @@ async def test_sweepers_side_by_side_expire_each_hold_once(shop: Shop) -> None:
     orders = [created(f"o{number}", {"p": 1}, minutes=-60) for number in range(200)]
     await shop.apply(product("p", 1000), *orders, *(cart(f"c{number}", {"p": 1}, minutes=-60) for number in range(200)))
     await shop.read_up_to(T0)
-    sweepers = [Sweeper(shop.pool, RULES, 1, lambda: T0, lambda _report: None) for _ in range(6)]
+    sweepers = [Sweeper(shop.pool, POLICY, 1, lambda: T0, lambda _report: None) for _ in range(6)]
     swept = await asyncio.gather(*(sweeper.run_once() for sweeper in sweepers))
     while (await sweepers[0].run_once()).expired:
         pass
@@ -218,7 +218,7 @@ async def test_the_streams_clock_is_written_by_many_at_once(shop: Shop) -> None:
         [PartitionProgress("t", number, racer, T0 + timedelta(racer)) for number in range(30)]
         for racer in range(RACERS)
     ]
-    await asyncio.gather(*(execute(shop.pool, [], RULES, T0, progress=one) for one in rows))
+    await asyncio.gather(*(execute(shop.pool, [], POLICY, T0, progress=one) for one in rows))
     furthest = (RACERS - 1, T0 + timedelta(RACERS - 1))
     assert [furthest] * 30 == await shop.rows("SELECT next_offset, watermark FROM stream_progress")
 

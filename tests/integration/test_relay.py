@@ -18,8 +18,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from dev.records import ConsumedRecord as Record
 from dev.servers import kafka as kafka_brokers
 from dev.servers.kafka import Broker
-from engine.execute import Task
 from engine.outbox_rows import NAMESPACE
+from engine.tasks import DeadLetterTask
 from schemas.topics import TOPICS_OUT
 from storage import dead_letters, outbox, save
 from storage.database import connect_worker
@@ -525,7 +525,7 @@ async def test_everything_published_keeps_its_contract(stage: Stage) -> None:
     await shop.apply(adjusted("p", "SET", 1))
     await shop.apply(adjusted("p", "SET", 50, "more"))
     await shop.read_up_to(T0)
-    await Sweeper(shop.pool, shop.rules, 1, lambda: T0, lambda _report: None).run_once()
+    await Sweeper(shop.pool, shop.policy, 1, lambda: T0, lambda _report: None).run_once()
     total = len(await shop.told())
     assert total == await stage.relay().run_once()
     types: set[str] = set()
@@ -617,4 +617,4 @@ def _poison(*records: Record) -> list[DeadLetter]:
 
 
 async def _keep(stage: Stage, *letters: DeadLetter) -> None:
-    await stage.shop.run([Task(letter=letter) for letter in letters])
+    await stage.shop.run([DeadLetterTask(letter) for letter in letters])

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from engine.execute import Report, execute
+from engine.execute import execute
+from engine.tasks import BatchResult
 from storage.save import PartitionProgress
-from tests.integration.shop import RULES, T0, Shop, cart, created, paid, problems, product
+from tests.integration.shop import POLICY, T0, Shop, cart, created, paid, problems, product
 from workers import sweeper as sweeper_module
 from workers.sweeper import Sweeper, Swept
 
 
-def _sweeper(shop: Shop, reports: list[Report] | None = None) -> Sweeper:
-    kept: list[Report] = [] if reports is None else reports
-    return Sweeper(shop.pool, RULES, 0.05, lambda: T0, kept.append)
+def _sweeper(shop: Shop, reports: list[BatchResult] | None = None) -> Sweeper:
+    kept: list[BatchResult] = [] if reports is None else reports
+    return Sweeper(shop.pool, POLICY, 0.05, lambda: T0, kept.append)
 
 
 async def test_a_shop_that_read_nothing_expires_nothing(shop: Shop) -> None:
@@ -27,7 +28,7 @@ async def test_a_shop_that_read_nothing_expires_nothing(shop: Shop) -> None:
 
 async def test_orders_and_carts_fall_when_the_stream_was_read_past_their_deadline(shop: Shop) -> None:
     """An order after 15 minutes, a cart after 30, and both not a moment earlier."""
-    reports: list[Report] = []
+    reports: list[BatchResult] = []
     await shop.apply(product("p", 5), created("o", {"p": 1}), cart("c", {"p": 2}))
     expected = [(15, 0), (15.001, 1), (30, 0), (30.001, 1), (60, 0)]
     for minutes, expired in expected:
@@ -45,9 +46,9 @@ async def test_the_slowest_partition_sets_the_clock(shop: Shop) -> None:
     rows = [PartitionProgress("order.created", n, 1, late) for n in range(5)] + [
         PartitionProgress("payment.succeeded", 3, 1, behind)
     ]
-    await execute(shop.pool, [], RULES, T0, progress=rows)
+    await execute(shop.pool, [], POLICY, T0, progress=rows)
     assert Swept(0, 0) == await _sweeper(shop).run_once()
-    await execute(shop.pool, [], RULES, T0, progress=[PartitionProgress("payment.succeeded", 3, 2, late)])
+    await execute(shop.pool, [], POLICY, T0, progress=[PartitionProgress("payment.succeeded", 3, 2, late)])
     assert Swept(1, 0) == await _sweeper(shop).run_once()
 
 
@@ -78,7 +79,7 @@ async def test_it_runs_until_it_is_stopped_and_waits_for_a_database_that_is_away
     """A look that fails for the database's sake is taken again."""
     failures = [ConnectionResetError("cut"), TimeoutError("slow")]
 
-    async def flaky(*args: Any, **options: Any) -> Report:
+    async def flaky(*args: Any, **options: Any) -> BatchResult:
         if failures:
             raise failures.pop()
         return await execute(*args, **options)
@@ -86,8 +87,8 @@ async def test_it_runs_until_it_is_stopped_and_waits_for_a_database_that_is_away
     monkeypatch.setattr(sweeper_module, "execute", flaky)
     await shop.apply(product("p", 5), created("o", {"p": 1}))
     await shop.read_up_to(T0 + timedelta(days=1))
-    reports: asyncio.Queue[Report] = asyncio.Queue()
-    running = asyncio.create_task(Sweeper(shop.pool, RULES, 0.01, lambda: T0, reports.put_nowait).run())
+    reports: asyncio.Queue[BatchResult] = asyncio.Queue()
+    running = asyncio.create_task(Sweeper(shop.pool, POLICY, 0.01, lambda: T0, reports.put_nowait).run())
     async with asyncio.timeout(10):
         assert 1 == (await reports.get()).expired
     running.cancel()

@@ -17,11 +17,12 @@ from domain.commands import (
     CreateProduct,
     ExpireCart,
     ExpireOrder,
+    Expiry,
     PayOrder,
     RefundOrder,
     UpdateCart,
 )
-from domain.decide import Expiry, step
+from domain.decide import step
 from domain.model import (
     Cause,
     Decision,

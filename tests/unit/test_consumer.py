@@ -9,7 +9,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from engine.execute import Report, Rules, Task, Verdict
+from domain.model import Policy
+from engine.tasks import BatchResult, Task, TaskDisposition, Verdict
 from inventory.health import Health
 from storage.save import PartitionProgress
 from workers.consuming import consumer as consumer_module
@@ -22,7 +23,7 @@ OPTIONS = ConsumerOptions((), "", "group", 1000, 30_000, 3000, 60_000, 500)
 @pytest.fixture
 def consumer() -> Consumer:
     """A consumer that was never started."""
-    return Consumer(None, Rules(), OPTIONS, FloodBreaker(10, 1.0, 10), lambda: datetime.now(UTC), lambda _: None)
+    return Consumer(None, Policy(), OPTIONS, FloodBreaker(10, 1.0, 10), lambda: datetime.now(UTC), lambda _: None)
 
 
 async def test_a_worker_that_is_never_told_its_partitions_is_not_alive(consumer: Consumer) -> None:
@@ -67,9 +68,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[PartitionProgress]
 
     async def execute(
         _pool: object, tasks: Sequence[Task], *_: object, progress: Sequence[PartitionProgress]
-    ) -> Report:
+    ) -> BatchResult:
         written.append(progress)
-        return Report([Verdict("dead_lettered")] * len(tasks))
+        return BatchResult([Verdict(TaskDisposition.DEAD_LETTERED)] * len(tasks))
 
     monkeypatch.setattr(consumer_module, "execute", execute)
     return written

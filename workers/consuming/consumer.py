@@ -21,10 +21,12 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaMessage
 
+from domain.model import Policy
 from engine import metrics
 from engine.backoff import Backoff
 from engine.crash import crash_on_bug
-from engine.execute import Report, Rules, Task, execute
+from engine.execute import execute
+from engine.tasks import BatchResult, DeadLetterTask, EventTask, Task, TaskDisposition
 from storage import save
 from storage.database import Pool
 from storage.errors import in_words, is_contention, is_unavailable
@@ -92,20 +94,20 @@ async def decode_raw(message: KafkaMessage) -> list[ConsumerRecord]:
 class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is published without types
     """Applies batches and keeps account of how far every partition has been read.
 
-    `after_commit` is called with each report once its transaction is committed.
+    `after_commit` is called with each result once its transaction is committed.
     """
 
     def __init__(
         self,
         pool: Pool,
-        rules: Rules,
+        policy: Policy,
         options: ConsumerOptions,
         breaker: FloodBreaker,
         clock: Callable[[], datetime],
-        after_commit: Callable[[Report], None],
+        after_commit: Callable[[BatchResult], None],
     ) -> None:
         self._pool = pool
-        self._rules = rules
+        self._policy = policy
         self._options = options
         self._breaker = breaker
         self._clock = clock
@@ -270,12 +272,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
     ) -> None:
         started = time.perf_counter()
         tasks = [_task(item) for item in items]
-        with traces.batch_span(len(tasks), (task.traceparent for task in tasks)):
-            report = await self._until_applied(tasks, progress)
-        if report is None:
+        with traces.batch_span(len(tasks), map(_traceparent, items)):
+            result = await self._until_applied(tasks, progress)
+        if result is None:
             return
         self._stream.written(progress)
-        self._after_commit(report)
+        self._after_commit(result)
         offsets = next_offsets(records)
         self._stream.processed(offsets)
         self._uncommitted |= offsets
@@ -283,20 +285,20 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit_or_die(), name="offsets")
         finished = time.perf_counter()
-        _measure(items, report, now)
-        for stage, seconds in report.seconds.items():
+        _measure(items, result, now)
+        for stage, seconds in result.seconds._asdict().items():
             metrics.BATCH_DURATION.labels(stage).observe(seconds)
         metrics.BATCH_DURATION.labels("total").observe(finished - started)
         self.last_progress = time.monotonic()
 
-    async def _until_applied(self, tasks: list[Task], progress: list[PartitionProgress]) -> Report | None:
+    async def _until_applied(self, tasks: list[Task], progress: list[PartitionProgress]) -> BatchResult | None:
         """Try until the database takes the batch; None when we are asked to stop meanwhile."""
         backoff = Backoff(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         since = time.monotonic()
         told = False
         while True:
             try:
-                report = await execute(self._pool, tasks, self._rules, self._clock(), progress=progress)
+                result = await execute(self._pool, tasks, self._policy, self._clock(), progress=progress)
             except Exception as error:
                 if not is_unavailable(error):
                     raise
@@ -310,7 +312,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is p
                 self.waits_for_database = False
                 if told:
                     logger.info("The database is back after %.1f s", time.monotonic() - since)
-                return report
+                return result
 
     async def _commit_or_die(self) -> None:
         with crash_on_bug(BUG):
@@ -481,24 +483,27 @@ def build_broker(bootstrap_servers: Sequence[str], *, graceful_timeout: float, *
 
 def _task(item: DecodedRecord | InvalidRecord) -> Task:
     if isinstance(item, InvalidRecord):
-        return Task(letter=item.letter)
-    event = item.event
-    return Task(item.command, event.digest, item.record, event.type, event.traceparent)
+        return DeadLetterTask(item.letter)
+    return EventTask(item.command, item.event.digest, item.record, item.event.type)
 
 
-def _measure(items: Sequence[DecodedRecord | InvalidRecord], report: Report, now: datetime) -> None:
+def _traceparent(item: DecodedRecord | InvalidRecord) -> str | None:
+    return item.event.traceparent if isinstance(item, DecodedRecord) else None
+
+
+def _measure(items: Sequence[DecodedRecord | InvalidRecord], result: BatchResult, now: datetime) -> None:
     metrics.BATCH_SIZE.observe(len(items))
-    counts: dict[tuple[str, str, str], int] = {}
-    for item, verdict in zip(items, report.verdicts, strict=True):
+    counts: dict[tuple[str, str, TaskDisposition], int] = {}
+    for item, verdict in zip(items, result.verdicts, strict=True):
         if isinstance(item, InvalidRecord):
-            labels = (item.letter.record.topic, "unknown", verdict.outcome)
+            labels = (item.letter.record.topic, "unknown", verdict.disposition)
         else:
-            labels = (item.event.topic, item.event.type, verdict.outcome)
+            labels = (item.event.topic, item.event.type, verdict.disposition)
             metrics.EVENT_AGE.observe(max((now - item.event.occurred_at).total_seconds(), 0.0))
         counts[labels] = counts.get(labels, 0) + 1
     for labels, count in counts.items():
         metrics.EVENTS.labels(*labels).inc(count)
-    for letter in report.dead_letters:
+    for letter in result.dead_letters:
         metrics.DEAD_LETTERS.labels(letter.record.topic, letter.reason).inc()
         # The message quotes values of the payload, which do not belong into a log: `inventory dlq show` has it.
         logger.warning(

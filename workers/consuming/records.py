@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
-from domain.commands import Command
+from domain.commands import CausedCommand
 from engine.dead_letters import build_dead_letter
 from schemas.envelope import Event, decode
 from schemas.errors import ContractViolation
-from storage.dead_letters import DeadLetter, StoredRecord
+from storage.dead_letters import DeadLetter, DeadLetterReason, StoredRecord
 from workers.handlers import command_for
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class DecodedRecord(NamedTuple):
 
     record: StoredRecord
     event: Event
-    command: Command
+    command: CausedCommand
 
 
 class InvalidRecord(NamedTuple):
@@ -65,7 +65,7 @@ def _read(record: KafkaRecord, prefix: str, now: datetime, now_ms: int) -> Decod
         return InvalidRecord(
             build_dead_letter(
                 stored,
-                violation.reason,
+                DeadLetterReason(violation.reason),
                 violation.message,
                 now,
                 event_id=violation.event_id,
@@ -81,7 +81,7 @@ def _read(record: KafkaRecord, prefix: str, now: datetime, now_ms: int) -> Decod
             extra={"topic": stored.topic, "partition": stored.partition, "offset": stored.offset},
         )
         message = f"the worker failed to read this record: {type(bug).__name__}"
-        return InvalidRecord(build_dead_letter(stored, "decode_error", message, now, error=bug))
+        return InvalidRecord(build_dead_letter(stored, DeadLetterReason.DECODE_ERROR, message, now, error=bug))
 
 
 def _time(timestamp_ms: int) -> datetime | None:

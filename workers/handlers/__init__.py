@@ -6,7 +6,7 @@ The module's name is the topic's with `.` as `_`.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from domain.commands import Command
+from domain.commands import CausedCommand
 from domain.model import Cause
 from schemas.envelope import Event
 from workers.handlers import (
@@ -19,7 +19,7 @@ from workers.handlers import (
     product_created,
 )
 
-_HANDLERS: Mapping[str, Callable[[Any, Cause], Command]] = {
+_HANDLERS: Mapping[str, Callable[[Any, Cause], CausedCommand]] = {
     "cart.updated": cart_updated.handle,
     "order.created": order_created.handle,
     "payment.succeeded": payment_succeeded.handle,
@@ -30,7 +30,7 @@ _HANDLERS: Mapping[str, Callable[[Any, Cause], Command]] = {
 }
 
 
-def command_for(event: Event) -> Command:
+def command_for(event: Event) -> CausedCommand:
     """Return the command that `event` means."""
     cause = Cause(event.source, event.id, event.occurred_at, event.traceparent)
     return _HANDLERS[event.topic](event.data, cause)

@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from dev.chaos import poison
 from dev.records import TOPICS_IN, ConsumedRecord
 from domain.commands import CreateProduct
-from domain.model import Cause, Disposition
-from engine.execute import Rules, Task, execute
+from domain.model import Cause, Policy
+from engine.execute import execute
+from engine.tasks import DeadLetterTask, EventTask, Task, TaskDisposition, command_task
 from storage.database import Pool, open_pool
 from workers.consuming.records import InvalidRecord, read_records
 
 CONTRACTS = Path(__file__).parents[3] / "docs" / "contracts" / "events"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
-FATES = {*(disposition.value for disposition in Disposition), "dead_lettered"}
+DISPOSITIONS = set(TaskDisposition)
 
 # Few names, so that events meet the state that earlier ones left.
 names = st.sampled_from(("a", "b", "c", "\U0001f600", "x" * 256, " ", "'; --", "\x7f", "\ud7ff")) | st.text(
@@ -119,7 +120,7 @@ class _Shelf:
     async def open(self) -> None:
         for product in ("good", "a", "b"):
             command = CreateProduct(Cause("test", f"new-{product}", NOW), product, 10, None)
-            await execute(self.pool, [Task(command)], Rules(), NOW)
+            await execute(self.pool, [command_task(command)], Policy(), NOW)
 
     def record(self, topic: str, key: bytes | None, value: bytes | None, found: Any, timestamp: int) -> ConsumedRecord:
         return ConsumedRecord(topic, 0, next(self._offsets), timestamp, key, value, found)
@@ -138,14 +139,14 @@ class _Shelf:
         return self.record("inventory.adjustment", b"good", json.dumps(body).encode(), (), NOW_MS)
 
     async def take(self, batch: Sequence[ConsumedRecord]) -> list[str]:
-        """Apply a batch as the consumer does; returns each record's fate."""
-        tasks = [
-            Task(letter=item.letter)
+        """Apply a batch as the consumer does; returns what became of each record."""
+        tasks: list[Task] = [
+            DeadLetterTask(item.letter)
             if isinstance(item, InvalidRecord)
-            else Task(item.command, item.event.digest, item.record, item.event.type, item.event.traceparent)
+            else EventTask(item.command, item.event.digest, item.record, item.event.type)
             for item in read_records(batch, "", NOW)
         ]
-        return [verdict.outcome for verdict in (await execute(self.pool, tasks, Rules(), NOW)).verdicts]
+        return [verdict.disposition for verdict in (await execute(self.pool, tasks, Policy(), NOW)).verdicts]
 
     async def on_hand(self) -> int:
         async with self.pool.acquire() as connection:
@@ -154,7 +155,7 @@ class _Shelf:
 
 
 def test_whatever_comes_in_neither_stops_the_worker_nor_costs_its_neighbours(database_url: str) -> None:
-    """Every record of a batch has a fate, and the good ones around the bad are applied."""
+    """Every record of a batch has a disposition, and the good ones around the bad are applied."""
     with asyncio.Runner() as runner:
         pool = runner.run(open_pool(database_url, 2))
         shelf = _Shelf(pool)
@@ -164,10 +165,10 @@ def test_whatever_comes_in_neither_stops_the_worker_nor_costs_its_neighbours(dat
         @given(drawn=st.lists(records(), min_size=1, max_size=6))
         def judge(drawn: list[Any]) -> None:
             batch = [shelf.neighbour(), *(shelf.record(*record) for record in drawn), shelf.neighbour()]
-            fates = runner.run(shelf.take(batch))
-            assert len(batch) == len(fates)
-            assert set(fates) <= FATES
-            assert ("applied", "applied") == (fates[0], fates[-1])
+            dispositions = runner.run(shelf.take(batch))
+            assert len(batch) == len(dispositions)
+            assert set(dispositions) <= DISPOSITIONS
+            assert ("applied", "applied") == (dispositions[0], dispositions[-1])
 
         judge()
         assert 10 + shelf.added == runner.run(shelf.on_hand())
