@@ -12,24 +12,25 @@ def run(
         str, typer.Option(help="Which parts this process runs, separated by commas: consumer, relay, sweeper.")
     ] = "consumer,relay,sweeper",
 ) -> None:
-    """Run the worker: events in, stock and alerts out.
+    """Run the worker: apply events and publish the outcomes.
 
     Consumes events, publishes outcomes and alerts, expires holds.
 
-    Health and metrics are on INVENTORY_HTTP_PORT (/livez, /readyz, /metrics). SIGTERM finishes the batch at hand and
-    leaves; a second one stops at once. Run as many as the topics have partitions.
+    Health and metrics are served on INVENTORY_HTTP_PORT (/livez, /readyz, /metrics). SIGTERM stops after the current
+    batch; a second one stops at once. Run up to as many workers as the topics have partitions.
     """
     import asyncio
 
     from inventory import logs
     from inventory.errors import OperatorError
     from inventory.settings import load_settings
-    from inventory.worker import ROLES, run
+    from inventory.wiring import Role
+    from inventory.worker import run
 
-    wanted = [role.strip() for role in roles.split(",") if role.strip()]
-    unknown = [role for role in wanted if role not in ROLES]
-    if unknown or not wanted:
-        raise OperatorError(f"--roles takes {', '.join(ROLES)}, got {roles!r}")
+    names = [name.strip() for name in roles.split(",") if name.strip()]
+    if not names or not set(names).issubset(Role):
+        raise OperatorError(f"--roles takes {', '.join(Role)}, separated by commas, got {roles!r}")
+    wanted = [Role(name) for name in names]
     settings = load_settings()
     logs.configure(settings.log_level, settings.log_format)
     try:
