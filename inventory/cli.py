@@ -1,6 +1,6 @@
 """The `inventory` command.
 
-Exit codes: 0 fine; 1 the command found something wrong; 2 wrong use, wrong settings or an unreachable server;
+Exit codes: 0 success; 1 the command found something wrong; 2 wrong usage, wrong settings or an unreachable server;
 70 a bug; 130 interrupted. Commands raise `OperatorError` for 2 and `typer.Exit(1)` for 1.
 """
 
@@ -19,16 +19,16 @@ EXIT_OPERATOR: Final = 2
 
 app = typer.Typer(
     name="inventory",
-    help="Turns cart, order and payment events from Kafka into stock in PostgreSQL: exactly once, never oversold.\n\n"
-    "Settings come from INVENTORY_ variables; `inventory settings` shows them.",
+    help="Turn cart, order and payment events from Kafka into stock in PostgreSQL: exactly once, never oversold.\n\n"
+    "Settings are INVENTORY_ environment variables; `inventory settings` shows them.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # plain help comes in a third of the time, and joins lines as written
+    rich_markup_mode=None,  # plain help takes a third of the time and keeps paragraphs
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-# One line per command. Their modules import at the top only what `--help` needs.
+# The modules of the commands import at the top only what `--help` needs.
 app.command("run")(run.run)
 app.command("settings")(settings.show)
 app.add_typer(topics.app, name="topics")
@@ -42,7 +42,7 @@ app.add_typer(dlq.app, name="dlq")
 
 
 def main() -> None:
-    """Run the command line; what an operator can mend is one clear line, a bug is a traceback and exit code 70."""
+    """Run the command line: one line for what an operator can fix, a traceback and exit code 70 for a bug."""
     logs.silence_clients()
     try:
         app()
@@ -50,7 +50,7 @@ def main() -> None:
         for line in str(error).splitlines():
             sys.stderr.write(f"inventory: {line}\n")
         sys.exit(EXIT_OPERATOR)
-    except Exception:  # noqa: BLE001 - the last line of defence: whatever else comes is a bug of ours
+    except Exception:  # noqa: BLE001 - any other exception is a bug
         traceback.print_exc()
         sys.stderr.write("inventory: this is a bug, please report the lines above\n")
         sys.exit(EXIT_BUG)

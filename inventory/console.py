@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - rich is imported only where there is a terminal to draw on
-"""What commands print: tables and progress on a terminal, plain lines on a pipe, JSON where a script reads."""
+"""What commands print: tables and progress bars on a terminal, plain lines on a pipe, JSON for scripts."""
 
 import json
 import shutil
@@ -11,11 +11,11 @@ from typing import Any, Final
 
 LINE_INTERVAL_SECONDS: Final = 5.0
 GAP: Final = "  "
-# A column is not cut below this: 8 characters of an id are what `dlq show` and people tell ids apart by.
+# No column is cut below this: 8 characters of an id and an ellipsis, which is enough for `dlq show`.
 NARROWEST: Final = 9
 
 
-# Called with what is being done, how far it is and how far it goes; may be called for every record.
+# Called with the step, the number done and the total; cheap enough to call for every record.
 ProgressLine = Callable[[str, int, int], None]
 
 
@@ -30,14 +30,14 @@ def print_json(value: object) -> None:
 
 
 def print_warning(text: str) -> None:
-    """Print what an operator should know, beside the result and not in it."""
+    """Print a warning to standard error, apart from the result."""
     sys.stderr.write(f"warning: {text}\n")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows in aligned columns; numbers to the right.
+    """Print rows in aligned columns, numbers to the right.
 
-    On a terminal the widest columns give way until a row fits its line; on a pipe nothing is cut or wrapped.
+    On a terminal the widest columns are cut until a row fits the line; on a pipe nothing is cut or wrapped.
     """
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(text) for text in column) for column in zip(header, *texts, strict=True)]
@@ -53,7 +53,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _fitted(widths: Sequence[int], columns: int) -> list[int]:
-    """Return widths that fit a line: the widest give way first, none below what still tells something."""
+    """Return widths that fit a line: the widest shrink first, none below NARROWEST."""
     fitted = list(widths)
     while sum(fitted) + len(GAP) * (len(fitted) - 1) > columns and max(fitted) > NARROWEST:
         fitted[fitted.index(max(fitted))] -= 1
@@ -66,7 +66,7 @@ def _cut(text: str, width: int) -> str:
 
 @contextmanager
 def progress() -> Iterator[ProgressLine]:
-    """Give a progress display on standard error: bars on a terminal, a line now and then elsewhere."""
+    """Give a progress display on standard error: bars on a terminal, a line every few seconds elsewhere."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -87,7 +87,7 @@ def progress() -> Iterator[ProgressLine]:
 
 
 class _Lines:
-    """Progress for a pipe or a log: a line at the start, at the end and every few seconds between."""
+    """Progress for a pipe or a log: a line at the start, at the end, and every few seconds in between."""
 
     def __init__(self) -> None:
         self._what = ""
@@ -105,7 +105,7 @@ class _Lines:
 
 
 def printable(text: str) -> str:
-    """Return text from outside, ids and messages, without control characters for the terminal to obey."""
+    """Escape control characters: text from outside must not control the operator's terminal."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 

@@ -1,4 +1,4 @@
-"""How a command reaches PostgreSQL: one connection, and one clear line when there is none."""
+"""How a command reaches PostgreSQL, and the one line that it prints if it cannot."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -17,7 +17,7 @@ CLOSE_TIMEOUT_SECONDS = 10.0
 
 @asynccontextmanager
 async def connection(settings: Settings) -> AsyncIterator[Connection]:
-    """Give one asyncpg connection; raises OperatorError where the server or our tables are not there."""
+    """Give one asyncpg connection; raises OperatorError if the server cannot be used or has no inventory tables."""
     async with _opened(settings, connect(settings.database_url)) as connected:
         yield connected
 
@@ -26,6 +26,15 @@ async def connection(settings: Settings) -> AsyncIterator[Connection]:
 async def pool(settings: Settings, name: str) -> AsyncIterator[Pool]:
     """Give a pool of one connection, as `engine.execute` wants it; raises OperatorError like `connection`."""
     async with _opened(settings, open_pool(settings.database_url, 1, name)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def migrated_pool(settings: Settings, name: str) -> AsyncIterator[Pool]:
+    """Give a pool like `pool`; raises OperatorError also unless the database has the tables of this version."""
+    async with pool(settings, name) as opened:
+        async with opened.acquire() as first:
+            await require_migrated(first)
         yield opened
 
 
@@ -40,7 +49,7 @@ async def _opened(settings: Settings, opening: Awaitable[Any]) -> AsyncIterator[
     except asyncpg.UndefinedTableError as error:
         raise not_migrated(settings) from error
     except Exception as error:
-        # A file that cannot be written is an OSError too, and is not PostgreSQL's fault.
+        # Other OSErrors, such as a file that cannot be written, are not PostgreSQL's.
         other = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
         if other or not is_unavailable(error):
             raise
@@ -54,16 +63,16 @@ async def _opened(settings: Settings, opening: Awaitable[Any]) -> AsyncIterator[
 
 
 def unreachable(settings: Settings, error: BaseException) -> OperatorError:
-    """Return the one line that a person needs when PostgreSQL does not answer or refuses us."""
+    """Return the error for a PostgreSQL that does not answer or refuses the connection."""
     detail = str(error).splitlines()[0] if str(error) else type(error).__name__
     return OperatorError(
         f"PostgreSQL at {mask_url(settings.database_url)} cannot be used: {detail}; "
-        "check that it runs and INVENTORY_DATABASE_URL"
+        "check that it runs, and INVENTORY_DATABASE_URL"
     )
 
 
 def not_migrated(settings: Settings) -> OperatorError:
-    """Return the one line that a person needs when our tables are not in the database."""
+    """Return the error for a database without inventory tables."""
     return OperatorError(
         f"the database {mask_url(settings.database_url)} has no inventory tables: run `inventory migrate` first"
     )
@@ -85,11 +94,11 @@ async def require_migrated(opened: Connection) -> None:
 
 
 def require_known(revision: str | None) -> None:
-    """Raise OperatorError for a revision that this program does not know, because it is too old for the database."""
+    """Raise OperatorError for a revision that is newer than this program."""
     from storage import migrate  # noqa: PLC0415 - same reason
 
     if revision is not None and revision not in migrate.known_revisions():
         raise OperatorError(
-            f"the database is at revision {revision}, which this program does not know: a newer one migrated it; "
-            "install that version"
+            f"the database is at revision {revision}, which this program does not know: a newer version migrated it; "
+            "install that version or a newer one"
         )

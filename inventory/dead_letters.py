@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from inventory.console import printable
 from inventory.database import connection, unreachable
 from inventory.errors import OperatorError
 from inventory.settings import Settings
@@ -117,16 +118,16 @@ def described(letter: Mapping[str, Any]) -> Iterator[str]:
     }
     for name, value in facts.items():
         if value is not None:
-            yield f"{name:<10} {_safe(str(value))}"
+            yield f"{name:<10} {printable(str(value))}"
     yield ""
     yield f"key        {_content(letter['key'])}"
     yield "headers" if letter["headers"] else "headers    none"
-    yield from (f"  {_safe(header['name'])}: {_content(header)}" for header in letter["headers"])
+    yield from (f"  {printable(header['name'])}: {_content(header)}" for header in letter["headers"])
     yield f"value      {letter['value']['encoding']}"
-    yield from (_safe(line) for line in str(letter["value"]["content"] or "").splitlines())
+    yield from (printable(line) for line in str(letter["value"]["content"] or "").splitlines())
     if letter["stacktrace"]:
         yield ""
-        yield from (_safe(line) for line in letter["stacktrace"].splitlines())
+        yield from (printable(line) for line in letter["stacktrace"].splitlines())
 
 
 def _content(part: Mapping[str, Any]) -> str:
@@ -136,12 +137,7 @@ def _content(part: Mapping[str, Any]) -> str:
         case "hex":
             return f"hex {part['content']}"
         case _:
-            return _safe(part["content"])
-
-
-def _safe(text: str) -> str:
-    """Escape control characters: a record from outside must not command the operator's terminal."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+            return printable(part["content"])
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

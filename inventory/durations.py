@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: `30m`, `1h30m`, `900`, `900s`, `PT30M`, `P1D`."""
+"""Durations as people write them: `30m`, `1h30m`, `900`, `900s`, `PT30M`, `P1D`."""
 
 import re
 from datetime import timedelta
@@ -14,7 +14,7 @@ _ISO = re.compile(
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read a length of time; a bare number is seconds. Raises ValueError with the accepted forms."""
+    """Parse a duration; a bare number is seconds. Raises ValueError with the accepted forms."""
     text = text.strip()
     try:
         if re.fullmatch(_NUMBER, text, re.ASCII):
@@ -28,12 +28,12 @@ def parse_duration(text: str) -> timedelta:
             return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     except OverflowError:
         pass
-    message = f"{text!r} is not a length of time; write 30m, 1h30m, 900 (seconds) or PT30M"
+    message = f"{text!r} is not a duration; write 30m, 1h30m, 900 (seconds) or PT30M"
     raise ValueError(message)
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a length of time in its largest whole units, so that `parse_duration` reads it back."""
+    """Format a duration in its largest whole units; `parse_duration` reads it back."""
     milliseconds = round(duration / timedelta(milliseconds=1))
     parts = []
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):

@@ -1,9 +1,9 @@
-"""The one exception that a person at a terminal is meant to read."""
+"""The one exception whose message is written for whoever runs the command."""
 
 
 class OperatorError(Exception):
-    """Something outside the program is wrong and an operator can mend it.
+    """Something outside the program is wrong, and an operator can fix it.
 
-    The message is one sentence that names what is wrong and what to do. The command line prints it without
-    a traceback and leaves with exit code 2.
+    The message says in one sentence what is wrong and what to do. The command line prints it without a traceback and
+    exits with code 2.
     """

@@ -1,7 +1,7 @@
-"""A shop's past as events: rows of a CSV in, events out; no clock, no files, no randomness.
+"""Turns a shop's order history, rows of a CSV file, into events; no clock, no files, no randomness.
 
 The rows are invoice lines with the columns InvoiceNo, StockCode, Quantity, InvoiceDate and CustomerID, in the order
-in which they happened, the lines of one invoice together. The past says less than events do, so this is assumed:
+in which they happened, the lines of one invoice together. The history has less detail than events, so this is assumed:
 
 | in the file | becomes |
 |---|---|
@@ -29,19 +29,18 @@ from operator import attrgetter
 from typing import Any, Final
 
 from inventory.errors import OperatorError
+from inventory.identifiers import id_problem
+from schemas.limits import MAX_ID_LENGTH, MAX_LINES, MAX_QUANTITY
 
 COLUMNS: Final = ("InvoiceNo", "StockCode", "Quantity", "InvoiceDate", "CustomerID")
-MAX_QUANTITY: Final = 1_000_000
-MAX_LINES: Final = 1000
-# An order's and a refund's id are made of an invoice's; both must stay below the contract's 256 characters.
+# Ids of orders and refunds are derived from the invoice's, and must stay within MAX_ID_LENGTH.
 MAX_INVOICE_LENGTH: Final = 100
-MAX_ID_LENGTH: Final = 256
 
 _NAMESPACE: Final = uuid.UUID("5e4eb5d4-6a2c-5f3e-9d0b-2f1f0c7f4f7c")
 
 
 class HistoryError(OperatorError):
-    """The file says something that no event can say."""
+    """A row of the file cannot be turned into events."""
 
     def __init__(self, line: int, message: str) -> None:
         self.line = line
@@ -50,7 +49,7 @@ class HistoryError(OperatorError):
 
 @dataclass(frozen=True, slots=True)
 class InvoiceLine:
-    """One row of the file, checked; `line` is its place in the file."""
+    """One checked row of the file; `line` is its line number."""
 
     line: int
     invoice: str
@@ -61,13 +60,13 @@ class InvoiceLine:
 
     @property
     def cancels(self) -> bool:
-        """Whether the row's invoice takes earlier ones back."""
+        """Whether the row's invoice cancels or refunds earlier ones."""
         return self.invoice.startswith("C")
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """One event to publish; `at` is when it happened in the file, None before the file begins."""
+    """One event to publish; `at` is its time in the file, None for products, which come before it."""
 
     topic: str
     key: str
@@ -78,10 +77,10 @@ class HistoryEvent:
 
 @dataclass(slots=True)
 class Survey:
-    """What a first pass over the file finds: its size, and what each product needs so that nothing is refused.
+    """What a first pass over the file finds: its size, and the stock each product needs so that nothing is refused.
 
-    Returns are not counted on: topics have no order between each other, so a sale may be read before the return
-    that would have made room for it.
+    Returns do not reduce that: topics are not ordered among each other, so a sale may be read before the return that
+    made it possible.
     """
 
     rows: int = 0
@@ -91,7 +90,7 @@ class Survey:
 
 @dataclass(slots=True)
 class _Sale:
-    """An order that may still be taken back, wholly or in parts."""
+    """An order that may still be cancelled or refunded, in whole or in part."""
 
     order_id: str
     sold: dict[str, int]
@@ -126,7 +125,7 @@ def read_lines(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[InvoiceLin
 
 
 def survey(lines: Iterable[InvoiceLine]) -> Survey:
-    """Read everything once: which products there are, and how much of each goes out."""
+    """Count rows and invoices, and the units of each product that leave the stock."""
     found = Survey()
     invoice = None
     for line in lines:
@@ -152,16 +151,16 @@ def product_events(
         data: dict[str, Any] = {"product_id": product, "initial_quantity": quantity}
         if threshold is not None:
             data["low_stock_threshold"] = threshold
-        # Another stock or threshold is another statement: the worker then says "duplicate", not "id reused".
+        # Stock and threshold are part of the id: with other values a second run is a duplicate, not a reused id.
         yield _event("product.created", product, data, None, str(quantity), str(threshold))
 
 
 def invoice_events(lines: Iterable[InvoiceLine]) -> Iterator[HistoryEvent]:
     """Turn checked lines into events, invoice by invoice, in the file's order.
 
-    Holds in memory what was sold and may still be returned, nothing else.
+    Keeps in memory only what was sold and may still be returned.
     """
-    # Newest sale last, so that a return is matched by looking at the end.
+    # The newest sale is last: returns are matched from the end.
     sales: defaultdict[tuple[str, str], list[_Sale]] = defaultdict(list)
     for invoice, group in groupby(lines, key=attrgetter("invoice")):
         rows = list(group)
@@ -244,7 +243,7 @@ def _adjustments(first: InvoiceLine, operation: str, quantities: dict[str, int],
 
 
 def _event(topic: str, key: str, data: dict[str, Any], at: datetime | None, *cause: str) -> HistoryEvent:
-    """Name the event by what it is about, so that the same file always says the same ids."""
+    """Derive the event's id from what it is about, so that the same file always gives the same ids."""
     event_id = str(uuid.uuid5(_NAMESPACE, "\x1f".join((topic, key, *cause))))
     return HistoryEvent(topic, key, event_id, data, at)
 
@@ -281,12 +280,8 @@ def _line(number: int, values: list[str]) -> InvoiceLine:
 
 
 def _check_id(number: int, column: str, text: str, longest: int) -> None:
-    if not text:
-        raise HistoryError(number, f"{column} is empty")
-    if len(text) > longest:
-        raise HistoryError(number, f"{column} has {len(text)} characters, at most {longest} are allowed")
-    if "\x00" in text:
-        raise HistoryError(number, f"{column} holds a NUL character")
+    if problem := id_problem(text, longest):
+        raise HistoryError(number, f"{column} {problem}")
 
 
 def _quantity(number: int, text: str) -> int:

@@ -1,4 +1,4 @@
-"""How the program reaches Kafka: the one place that turns settings into client arguments."""
+"""How the program reaches Kafka: turns settings into client options."""
 
 import asyncio
 import ssl
@@ -19,7 +19,7 @@ ADMIN_TIMEOUT_SECONDS = 15.0
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """Return the keyword arguments that every aiokafka client takes: addresses, TLS, SASL, client id."""
+    """Return the keyword arguments of every aiokafka client: addresses, TLS, SASL, client id."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_brokers,
         "client_id": CLIENT_ID,
@@ -35,7 +35,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def producer_options(settings: Settings) -> dict[str, Any]:
-    """Return the keyword arguments of a producer that loses and repeats nothing: acks=all, idempotent."""
+    """Return the keyword arguments of an idempotent producer with acks=all."""
     return {**client_options(settings), "acks": "all", "enable_idempotence": True}
 
 
@@ -53,13 +53,13 @@ def broker_security(settings: Settings) -> BaseSecurity:
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the TLS context, or None where the protocol has no TLS; raises OperatorError for bad files."""
+    """Return the TLS context, or None for a protocol without TLS; raises OperatorError for unusable files."""
     if not settings.kafka_security_protocol.endswith("SSL"):
         return None
     try:
         context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
         if settings.kafka_ssl_certfile is not None:
-            # Without a password argument OpenSSL would ask on the terminal for an encrypted key's, and wait.
+            # Without a password OpenSSL would prompt on the terminal for an encrypted key's, and wait.
             context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile, password="")
     except (ssl.SSLError, OSError) as error:
         raise OperatorError(f"the INVENTORY_KAFKA_SSL_ files cannot be used: {error}") from error
@@ -67,8 +67,8 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def unreachable(settings: Settings, error: BaseException) -> OperatorError:
-    """Return the one line that a person needs when Kafka does not answer."""
-    # aiokafka lists its parsed addresses here; the operator's own spelling stands in front already.
+    """Return the error for a Kafka that does not answer or refuses the connection."""
+    # aiokafka's message repeats the addresses, which stand at the start of ours.
     detail = "no broker answers" if isinstance(error, KafkaConnectionError) else str(error) or type(error).__name__
     return OperatorError(
         f"Kafka at {settings.kafka_bootstrap_servers} cannot be used: {detail}; check that it runs, "
@@ -78,7 +78,7 @@ def unreachable(settings: Settings, error: BaseException) -> OperatorError:
 
 @asynccontextmanager
 async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Give a started admin client; raises OperatorError where Kafka does not answer in 15 seconds."""
+    """Give a started admin client; raises OperatorError if Kafka does not answer within 15 seconds."""
     client = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(ADMIN_TIMEOUT_SECONDS * 1000))
     try:
         try:

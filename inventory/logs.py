@@ -1,8 +1,8 @@
-"""Logs: one line per happening, for people on a terminal and as JSON elsewhere.
+"""Logs: one line per event, readable on a terminal and JSON elsewhere.
 
-Whatever a caller passes in logging's `extra` becomes a field of its own: event_id, order_id, topic, partition,
-offset and other plain values. A payload is not a plain value, and the names in PAYLOAD_FIELDS are dropped above
-debug level, so a customer's data does not end up in a log collector by accident.
+Each value in logging's `extra` becomes a field: event_id, order_id, topic, partition, offset and other plain values.
+Above debug level, values that are not plain and the names in PAYLOAD_FIELDS are dropped, so that customers' data does
+not reach a log collector by accident.
 
     logger.warning("dead letter", extra={"topic": "order.created", "partition": 3, "offset": 77, "reason": "conflict"})
 """
@@ -18,13 +18,15 @@ from typing import Any, Final, Literal, TextIO
 
 from typing_extensions import override
 
+from inventory.console import printable
+
 LEADING_FIELDS: Final[tuple[str, ...]] = ("event_id", "order_id", "topic", "partition", "offset")
 PAYLOAD_FIELDS: Final = frozenset({"payload", "value", "body", "data", "headers", "record"})
 LONGEST_FIELD = 500
 
-# These say on every connection, rebalance and request what our own lines and metrics say once.
+# They log every connection, rebalance and request, which our own lines and metrics report once.
 NOISY_LOGGERS: Final = ("aiokafka", "faststream", "uvicorn", "uvicorn.error", "asyncio", "alembic")
-# These say the same at every level: a line per request, or per probe every few seconds.
+# They log a line per request or probe at every level.
 SILENCED_LOGGERS: Final = ("faststream.access.kafka", "uvicorn.access")
 
 _STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -38,8 +40,8 @@ Format = Literal["auto", "human", "json"]
 def configure(level: Level = "info", format_: Format = "auto", stream: TextIO | None = None) -> None:
     """Send every log line of this process to `stream` (standard error) in one form.
 
-    Call it after importing FastStream, which hangs a handler of its own on its logger when imported; give its
-    broker and application `logger=None`, and uvicorn `log_config=None`, so that they do not do so again.
+    Call it after importing FastStream, which adds a handler to its logger on import. Give its broker and application
+    `logger=None`, and uvicorn `log_config=None`, so that they do not add theirs again.
     """
     stream = stream or sys.stderr
     human = format_ == "human" or (format_ == "auto" and stream.isatty())
@@ -59,7 +61,7 @@ def configure(level: Level = "info", format_: Format = "auto", stream: TextIO | 
 
 
 def silence_clients() -> None:
-    """Keep client libraries quiet in a short command, where one error line says it all."""
+    """Silence client libraries in a short command, which reports an error in one line."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in NOISY_LOGGERS:
         _adopt(name, logging.CRITICAL + 1)
@@ -67,7 +69,7 @@ def silence_clients() -> None:
 
 @contextmanager
 def clients_silenced() -> Iterator[None]:
-    """Keep client libraries quiet for as long as the block runs, where its failure becomes one line of ours."""
+    """Silence client libraries inside the block, whose failure becomes one line of ours."""
     loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -80,7 +82,7 @@ def clients_silenced() -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, the record's fields, and error with a traceback."""
+    """One JSON object per line: time, level, logger, message, fields, and the traceback as `error`."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -97,7 +99,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """One line to read: time, level, message, then the fields as name=value; a traceback below it."""
+    """One readable line: time, level, message, fields as name=value; a traceback below it."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
@@ -117,7 +119,7 @@ class HumanFormatter(logging.Formatter):
 
 
 def fields(record: logging.LogRecord) -> dict[str, str | int | float | bool]:
-    """Return the plain values a caller attached, the leading ones first; payloads only at debug level."""
+    """Return the values of `extra`, LEADING_FIELDS first; payloads only at debug level."""
     attached = {
         name: value
         for name, value in vars(record).items()
@@ -135,7 +137,7 @@ def fields(record: logging.LogRecord) -> dict[str, str | int | float | bool]:
 
 
 def _adopt(name: str, level: int) -> None:
-    """Make a library's logger speak through our handler, at this level."""
+    """Send a library's log lines to our handler, from this level."""
     logger = logging.getLogger(name)
     logger.handlers.clear()
     logger.propagate = True
@@ -156,5 +158,5 @@ def _readable(value: str | float) -> str:
 
 
 def _one_line(message: str) -> str:
-    """Ids come from outside: a line break in one must not forge a second log line."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)
+    """Escape line breaks and control characters: an id from outside must not forge a second log line."""
+    return printable(message)

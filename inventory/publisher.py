@@ -1,17 +1,13 @@
-"""Publishes a shop's past to Kafka as if it happened now.
+"""Publishes a shop's order history to Kafka as if it happened now.
 
-Products come first, and the orders only after the workers have read them: topics have no order between each other,
-and an order of a product that nobody has heard of is refused for good.
+Orders follow only after the workers have read the products: topics are not ordered among each other, and an order for
+an unknown product is refused for good.
 """
 
 import asyncio
 import contextlib
-import csv
-import gzip
-import io
 import json
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +19,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from inventory.console import ProgressLine
+from inventory.csv_rows import open_rows
 from inventory.errors import OperatorError
 from inventory.history import HistoryEvent, InvoiceLine, invoice_events, product_events, read_lines, survey
 from inventory.kafka import admin_client, producer_options, unreachable
@@ -33,7 +30,6 @@ SOURCE: Final = "inventory.publish"
 MAX_IN_FLIGHT: Final = 2000
 SEND_TIMEOUT_SECONDS: Final = 30.0
 WAIT_POLL_SECONDS: Final = 0.2
-GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ class Summary:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the numbers by the names that people use for them."""
+        """Return the counts by name, as they are printed."""
         total = self.events.total()
         return {
             "rows": self.rows,
@@ -76,9 +72,9 @@ class Summary:
 
 
 async def publish(settings: Settings, plan: Plan, progress: ProgressLine) -> Summary:
-    """Read the file twice, first for its products, then for its invoices, and publish what it says.
+    """Read the file twice, for its products and then for its invoices, and publish the events.
 
-    Raises OperatorError (HistoryError for the file's lines) where the file or Kafka is not as it should be.
+    Raises OperatorError if Kafka or the file cannot be used, HistoryError for a bad row.
     """
     found = survey(read_lines(open_rows(plan.path)))
     await _check_topics(settings)
@@ -104,37 +100,16 @@ async def publish(settings: Settings, plan: Plan, progress: ProgressLine) -> Sum
 
 
 def dry_run(plan: Plan) -> Iterator[str]:
-    """Give every event that would be published, in order, as a line of JSON; nothing reaches Kafka."""
+    """Yield every event that would be published, in order, as a line of JSON; connects to nothing."""
     found = survey(read_lines(open_rows(plan.path)))
     yield from map(_json_line, product_events(found, plan.initial_stock, plan.threshold))
     yield from (_json_line(event) for _, event in _invoices(plan.path))
 
 
-def open_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Give the rows of a CSV file, plain or gzip, each with its line number, holding one at a time."""
-    number = 0
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            raw.seek(0)
-            unpacked = gzip.GzipFile(fileobj=raw) if packed else raw
-            # Spreadsheets begin a file with a byte order mark, which would become part of the first column's name.
-            with io.TextIOWrapper(unpacked, "utf-8-sig", newline="") as text:
-                reader = csv.reader(text, strict=True)
-                for row in reader:
-                    number = reader.line_num
-                    yield number, row
-    except OSError as error:
-        detail = error.strerror or str(error)
-        raise OperatorError(f"{path} cannot be read: {detail}") from error
-    except (csv.Error, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise OperatorError(f"{path} is no CSV file in UTF-8 after line {number}: {error}") from error
-
-
 async def wait_until_read(
     settings: Settings, ends: dict[TopicPartition, int], timeout_seconds: float, progress: ProgressLine
 ) -> None:
-    """Wait until the workers' group has committed past these offsets; raises OperatorError after the timeout."""
+    """Wait until the workers' group has committed these offsets; raises OperatorError after the timeout."""
     deadline = time.monotonic() + timeout_seconds
     waiting = set(ends)
     async with admin_client(settings) as client:
@@ -145,7 +120,7 @@ async def wait_until_read(
                     place for place, end in ends.items() if place not in committed or committed[place].offset < end
                 }
             except (KafkaError, OSError, AttributeError):
-                # No coordinator yet, or (AttributeError) an error code that aiokafka fails to report: ask again.
+                # No coordinator yet, or an error that aiokafka cannot report (AttributeError): ask again.
                 pass
             progress("partitions of products that the workers have read", len(ends) - len(waiting), len(ends))
             if not waiting:
@@ -161,7 +136,7 @@ async def wait_until_read(
 
 
 class _Sender:
-    """Sends events as CloudEvents in binary mode, a bounded number of them in flight."""
+    """Sends events as CloudEvents in binary mode, with a bounded number in flight."""
 
     def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
         self.ends: dict[TopicPartition, int] = {}
@@ -171,8 +146,8 @@ class _Sender:
         self._last = datetime.min.replace(tzinfo=UTC)
 
     async def send(self, event: HistoryEvent) -> None:
-        """Hand the event to Kafka, waiting for older ones where too many are under way."""
-        # Strictly growing: a cart's update counts as earlier than the order that takes the cart over.
+        """Send the event; first wait for older ones if too many are in flight."""
+        # Strictly increasing: a cart's update must be earlier than the order that converts the cart.
         self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
         try:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
@@ -205,7 +180,7 @@ class _Sender:
 
 
 class Pace:
-    """Lets events pass at `speed` times the pace of the file; without a speed, as fast as they come."""
+    """Delays events to `speed` times the pace of the file; without a speed, does not delay."""
 
     def __init__(self, speed: float | None) -> None:
         self._speed = speed

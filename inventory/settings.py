@@ -1,7 +1,7 @@
 """Every setting of the program: environment only, prefix `INVENTORY_`, checked before anything starts.
 
-`load_settings()` is the way in: it raises an `OperatorError` that names each wrong variable. A combination
-that would lose events, hand out stock twice or send a secret where it is not asked for does not start.
+`load_settings()` raises an `OperatorError` that names each wrong variable. Combinations that could lose events, promise
+stock twice or leave a connection less protected than it looks are refused.
 """
 
 import os
@@ -72,10 +72,10 @@ class Settings(BaseSettings):
     )
 
     kafka_bootstrap_servers: str = Field(
-        "localhost:9092", min_length=1, description="Kafka brokers to start from: host:port, separated by commas."
+        "localhost:9092", min_length=1, description="Kafka brokers to connect to first: host:port, separated by commas."
     )
     kafka_security_protocol: SecurityProtocol = Field(
-        "PLAINTEXT", description="How to reach Kafka: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
+        "PLAINTEXT", description="Protocol to Kafka: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
     )
     kafka_sasl_mechanism: SaslMechanism | None = Field(
         None, description="With SASL: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."
@@ -83,10 +83,12 @@ class Settings(BaseSettings):
     kafka_sasl_username: str | None = Field(None, description="With SASL: the user's name.")
     kafka_sasl_password: SecretStr | None = Field(None, description="With SASL: the password. Never printed.")
     kafka_ssl_cafile: Path | None = Field(
-        None, description="With TLS: PEM file of the authorities to trust; without it the system's."
+        None, description="With TLS: PEM file of trusted authorities; the system's if not set."
     )
-    kafka_ssl_certfile: Path | None = Field(None, description="With mutual TLS: PEM file of our certificate.")
-    kafka_ssl_keyfile: Path | None = Field(None, description="With mutual TLS: PEM file of our private key.")
+    kafka_ssl_certfile: Path | None = Field(None, description="With mutual TLS: PEM file of the client certificate.")
+    kafka_ssl_keyfile: Path | None = Field(
+        None, description="With mutual TLS: PEM file of the client's private key, unencrypted."
+    )
     kafka_group_id: str = Field(
         "inventory-worker", min_length=1, max_length=255, description="Consumer group that all workers share."
     )
@@ -94,7 +96,7 @@ class Settings(BaseSettings):
         30_000,
         ge=1000,
         le=1_800_000,
-        description="Milliseconds without a heartbeat after which Kafka takes a worker for dead.",
+        description="Milliseconds without a heartbeat after which Kafka removes a worker from the group.",
     )
     kafka_heartbeat_interval_ms: int = Field(
         3000,
@@ -105,96 +107,95 @@ class Settings(BaseSettings):
         60_000,
         ge=1000,
         le=3_600_000,
-        description="Milliseconds that a worker has to finish its batch when partitions move.",
+        description="Milliseconds that a worker has to finish its batch in a rebalance.",
     )
     kafka_fetch_max_wait_ms: int = Field(
         500,
         ge=1,
         le=60_000,
-        description="Most milliseconds that a broker without new records lets a fetch wait for some.",
+        description="Longest that a broker holds a fetch open without new records, in milliseconds.",
     )
     kafka_topic_prefix: str = Field(
         "",
         max_length=100,
         pattern=r"^[A-Za-z0-9._-]*$",
-        description="Put before every topic's name, in and out, where several shops share one cluster.",
+        description="Prefix of every topic's name, for shops that share a cluster.",
     )
     kafka_topic_partitions: int = Field(
-        6, ge=1, le=10_000, description="Partitions of each topic that `inventory topics create` makes."
+        6, ge=1, le=10_000, description="Partitions of each topic that `inventory topics create` creates."
     )
     kafka_replication_factor: int = Field(
-        1, ge=1, le=100, description="Copies of each topic that `inventory topics create` makes; 3 in production."
+        1, ge=1, le=100, description="Replicas of each topic that `inventory topics create` creates; 3 in production."
     )
     kafka_dlq_retention: Duration = Field(
         timedelta(days=30),
-        description="How long the dead letter topics that `inventory topics create` makes keep records.",
+        description="Retention of the dead letter topics that `inventory topics create` creates.",
     )
     database_url: str = Field(
-        "postgresql://localhost/inventory", description="PostgreSQL's address, as a postgresql:// URL."
+        "postgresql://localhost/inventory",
+        description="PostgreSQL, as a postgresql:// URL; it may list several hosts: host1:5432,host2:5432.",
     )
-    database_pool_size: int = Field(5, ge=2, le=500, description="Most database connections of one process.")
+    database_pool_size: int = Field(
+        5, ge=2, le=500, description="Maximum number of database connections in the pool of one process."
+    )
     redis_url: str | None = Field(
-        None, description="Redis' address (redis://, rediss:// or unix://); without it the cache is off."
+        None, description="Redis, as a redis://, rediss:// or unix:// URL; the cache is off if not set."
     )
     cart_reservation_ttl: Duration = Field(
-        timedelta(minutes=30), description="How long a cart holds stock after its last update."
+        timedelta(minutes=30), description="How long a cart holds units after its last update."
     )
-    order_reservation_ttl: Duration = Field(
-        timedelta(minutes=15), description="How long an order holds stock while it waits for its payment."
-    )
+    order_reservation_ttl: Duration = Field(timedelta(minutes=15), description="How long an unpaid order holds units.")
     default_low_stock_threshold: int = Field(
         10,
         ge=0,
         le=1_000_000,
-        description="Stock at or below which an alert is published, where the product names no threshold.",
+        description="Low-stock threshold of products that do not have their own.",
     )
     late_payment_policy: LatePaymentPolicy = Field(
         "reserve_again",
-        description="A payment after the hold expired: reserve_again (deduct if there is stock) or shortfall.",
+        description="A payment after the hold expired: reserve_again (deduct if enough is available) or shortfall.",
     )
     parked_event_ttl: Duration = Field(
         timedelta(hours=24),
-        description="How long a payment, cancellation or refund waits for its order before it is dead-lettered.",
+        description="How long a payment, cancellation or refund waits for its order before it becomes a dead letter.",
     )
-    batch_max_records: int = Field(1000, ge=1, le=10_000, description="Most records in one transaction.")
+    batch_max_records: int = Field(1000, ge=1, le=10_000, description="Maximum number of records in one transaction.")
     inbox_retention: Duration = Field(
-        timedelta(days=7), description="How long event ids are remembered to suppress duplicates."
+        timedelta(days=7), description="How long the inbox remembers event ids to suppress duplicates."
     )
-    outbox_retention: Duration = Field(
-        timedelta(days=1), description="How long published outbox rows are kept for looking at."
-    )
+    outbox_retention: Duration = Field(timedelta(days=1), description="How long published outbox rows are kept.")
     dead_letter_breaker_consecutive: int = Field(
-        200, ge=1, description="Dead letters in a row on one topic after which the consumer pauses."
+        200, ge=1, description="Consecutive dead letters on one topic after which the consumer pauses."
     )
     dead_letter_breaker_ratio: float = Field(
-        0.5, gt=0, le=1, description="Share of dead letters among the last records above which the consumer pauses."
+        0.5, gt=0, le=1, description="Share of dead letters among the latest records above which the consumer pauses."
     )
     dead_letter_breaker_window: int = Field(
-        1000, ge=1, le=1_000_000, description="How many of the last records that share is taken over."
+        1000, ge=1, le=1_000_000, description="Number of latest records over which that share is computed."
     )
     sweep_interval: Duration = Field(
-        timedelta(seconds=1), description="Time between two looks for expired holds and parked events."
+        timedelta(seconds=1), description="Interval at which the sweeper looks for due holds and overdue parked events."
     )
     relay_poll_interval: Duration = Field(
-        timedelta(seconds=0.5), description="Time between two looks at the outbox when no commit wakes the relay."
+        timedelta(seconds=0.5), description="Interval at which the relay polls the outbox if no commit wakes it."
     )
-    relay_batch_size: int = Field(1000, ge=1, le=10_000, description="Most outbox rows published in one step.")
-    audit_interval: Duration = Field(
-        timedelta(minutes=10), description="Time between two audits of the books by a running worker."
+    relay_batch_size: int = Field(
+        1000, ge=1, le=10_000, description="Maximum number of outbox rows published in one step."
     )
+    audit_interval: Duration = Field(timedelta(minutes=10), description="Interval between audits by a running worker.")
     retention_interval: Duration = Field(
-        timedelta(minutes=1), description="Time between two steps of pruning the inbox and the outbox."
+        timedelta(minutes=1), description="Interval at which the inbox and the outbox are pruned."
     )
-    http_host: str = Field("0.0.0.0", description="Address on which health and metrics are served.")  # noqa: S104 - a container is reached from outside
+    http_host: str = Field("0.0.0.0", description="Address to serve health and metrics on.")  # noqa: S104 - a container is reached from outside
     http_port: int = Field(
-        8080, ge=0, le=65_535, description="Port of /livez, /readyz and /metrics; 0 picks a free one."
+        8080, ge=0, le=65_535, description="Port to serve /livez, /readyz and /metrics on; 0 picks a free one."
     )
     log_level: LogLevel = Field("info", description="debug, info, warning or error; debug shows payloads.")
     log_format: LogFormat = Field(
         "auto", description="human, json, or auto: human on a terminal, JSON lines elsewhere."
     )
     shutdown_timeout: Duration = Field(
-        timedelta(seconds=25), description="How long a stop may take to finish the batch and leave the group."
+        timedelta(seconds=25), description="Time allowed on a stop to finish the batch and leave the group."
     )
 
     @property
@@ -204,7 +205,7 @@ class Settings(BaseSettings):
 
     @override
     def __repr_args__(self) -> Any:
-        """Keep secrets out of every repr, log line and traceback."""
+        """Mask secrets in every repr, log line and traceback."""
         yield from printable(self).items()
 
     @field_validator("kafka_bootstrap_servers")
@@ -269,12 +270,12 @@ def variable(field: str) -> str:
 
 
 def printable(settings: Settings) -> dict[str, str]:
-    """Return every setting as text, by field, with passwords masked; what is not set is empty."""
+    """Return every setting as text, by field, with passwords masked; an unset one is empty."""
     return {field: _printable(getattr(settings, field)) for field in Settings.model_fields}
 
 
 def mask_url(url: str) -> str:
-    """Hide the password of a URL, in the user part and in the query; rather too much than too little."""
+    """Mask the password in a URL, in the user part and in the query; in doubt, mask more."""
     scheme, separator, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     if at and ":" in user:
@@ -303,7 +304,7 @@ def _is_broker(address: str) -> bool:
     if found is None or not 0 < int(found["port"]) <= LAST_PORT:
         return False
     try:
-        # What the resolver does first; it raises UnicodeError, which Kafka's client does not expect.
+        # The resolver encodes the name first; Kafka's client does not handle the UnicodeError that this may raise.
         found["host"].encode("idna")
     except UnicodeError:
         return False
@@ -348,13 +349,13 @@ def _timing_problems(settings: Settings) -> list[str]:
     if heartbeat * HEARTBEATS_PER_SESSION > session:
         problems.append(
             f"{variable('kafka_heartbeat_interval_ms')}={heartbeat} is more than a third of "
-            f"{variable('kafka_session_timeout_ms')}={session}: one lost heartbeat would drop the worker; "
+            f"{variable('kafka_session_timeout_ms')}={session}: one lost heartbeat would end the worker's membership; "
             f"set at most {session // HEARTBEATS_PER_SESSION}"
         )
     if session > rebalance:
         problems.append(
             f"{variable('kafka_session_timeout_ms')}={session} is longer than "
-            f"{variable('kafka_rebalance_timeout_ms')}={rebalance}: a dead worker would hold up every rebalance; "
+            f"{variable('kafka_rebalance_timeout_ms')}={rebalance}: a dead worker would delay every rebalance; "
             f"set at most {rebalance}"
         )
     if settings.shutdown_timeout >= timedelta(milliseconds=rebalance):
@@ -382,8 +383,8 @@ def _validation_problems(error: ValidationError) -> list[str]:
     return problems
 
 
-# Not ours, though they begin with our prefix: what the tests read, and what Kubernetes injects into every pod
-# beside a Service whose name begins with "inventory" (INVENTORY_API_SERVICE_HOST, INVENTORY_API_PORT_80_TCP ...).
+# Variables with our prefix that are not settings: those of the tests, and those that Kubernetes sets in every pod for a
+# Service whose name begins with "inventory" (INVENTORY_API_SERVICE_HOST, INVENTORY_API_PORT_80_TCP ...).
 _FOREIGN = re.compile(
     r"INVENTORY_(?:TEST_\w+|REQUIRE_\w+|(?:\w+_)?SERVICE_(?:HOST|PORT(?:_\w+)?)"
     r"|(?:\w+_)?PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
@@ -402,11 +403,11 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
         nearest = max(known, key=lambda setting: _likeness(setting, rest))
         alike = _likeness(nearest, rest) >= LIKE_ENOUGH
         hint = f"did you mean {PREFIX}{nearest}?" if alike else "`inventory settings` lists all of them"
-        problems.append(f"{name} is no setting: {hint}")
+        problems.append(f"{name} is not a setting: {hint}")
     return problems
 
 
 def _likeness(one: str, other: str) -> float:
-    """Compare names by whole words as well as by letters: CART_TTL is nearer CART_RESERVATION_TTL than SWEEP_TTL."""
+    """Compare names by words and by letters: CART_TTL is more like CART_RESERVATION_TTL than like SWEEP_TTL."""
     words, other_words = set(one.split("_")), set(other.split("_"))
     return len(words & other_words) / len(words | other_words) + SequenceMatcher(None, one, other).ratio()

@@ -1,4 +1,4 @@
-"""Makes the topics of the contracts in Kafka: what comes in, what goes out, and a dead letter topic for each in."""
+"""Creates the topics of the contracts in Kafka: topics in, topics out, and a dead letter topic for each topic in."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -15,20 +15,20 @@ from inventory.settings import Settings
 from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
 
 MIB: Final = 1024 * 1024
-# The contract allows 1 MiB. A larger record shall reach the worker and become a dead letter that names its size,
-# and its dead letter carries a few KiB of headers more than it did.
+# The contract allows 1 MiB. A larger record must reach the worker to become a dead letter that names its size. The dead
+# letter is a few KiB larger than the record.
 INCOMING_MAX_BYTES: Final = 4 * MIB
-# What is told of 1,000 lines with long ids is larger than the event was: each line says more than it did there.
+# The outcome of an event with 1,000 lines and long ids is larger than the event: its lines have more fields.
 OUTGOING_MAX_BYTES: Final = 2 * MIB
 DEAD_LETTER_MAX_BYTES: Final = 8 * MIB
-# With three copies, acks=all means two of them: one broker may be down and nothing acknowledged is lost.
+# With three replicas, acks=all waits for two: one broker may fail and no acknowledged record is lost.
 COPIES_FOR_TWO_ACKNOWLEDGEMENTS: Final = 3
 ATTEMPTS: Final = 3
 BACKOFF_SECONDS: Final = 0.5
 
 
 class NoAdminInterfaceError(OperatorError):
-    """The broker takes no orders: it makes topics by itself when they are used, or it is still starting."""
+    """The broker has no admin API: it is still starting, or it creates topics when they are first used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class TopicReport:
 
 
 def wanted_topics(settings: Settings) -> list[NewTopic]:
-    """List every topic of the contracts as Kafka shall have it."""
+    """Return every topic of the contracts with its configuration."""
     common: dict[str, str] = {}
     if settings.kafka_replication_factor >= COPIES_FOR_TWO_ACKNOWLEDGEMENTS:
         common["min.insync.replicas"] = "2"
@@ -66,7 +66,7 @@ def wanted_topics(settings: Settings) -> list[NewTopic]:
 
 
 async def create_topics(settings: Settings) -> list[TopicReport]:
-    """Create what is missing and leave the rest as it is; raises OperatorError where Kafka cannot or will not."""
+    """Create missing topics and leave the others unchanged; raises OperatorError if Kafka cannot or refuses."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             async with admin_client(settings) as client:
@@ -82,28 +82,28 @@ async def create_topics(settings: Settings) -> list[TopicReport]:
 
 
 def partition_warning(settings: Settings, reports: Iterable[TopicReport]) -> str | None:
-    """Say what is wrong with the partition counts of the topics in, and what it costs; None where nothing is."""
+    """Return what is wrong with the partition counts of the topics in and what it costs, or None."""
     incoming = {settings.kafka_topic_prefix + topic for topic in TOPICS_IN}
     counts = {report.topic: report.partitions for report in reports if report.topic in incoming}
     distinct = set(counts.values())
     if len(distinct) > 1:
         listed = ", ".join(f"{topic} {count}" for topic, count in counts.items())
         return (
-            f"the topics in have unequal partition counts ({listed}): everything stays right, but one order's events "
-            "then meet in different workers, which costs speed"
+            f"the topics in have unequal partition counts ({listed}): results stay correct, but an order's events "
+            "are then handled by different workers, which is slower"
         )
     if distinct != {settings.kafka_topic_partitions}:
         return (
             f"the topics in have {distinct.pop()} partitions each, INVENTORY_KAFKA_TOPIC_PARTITIONS says "
-            f"{settings.kafka_topic_partitions}; topics that exist are left as they are"
+            f"{settings.kafka_topic_partitions}; existing topics are not changed"
         )
     return None
 
 
 async def missing_topics(settings: Settings, client: AIOKafkaAdminClient) -> list[str]:
-    """List the topics in that have to be created before anything is published.
+    """Return the topics in that must be created before anything is published.
 
-    Empty for a broker without an admin API, like librdkafka's mock cluster: topics appear there when used.
+    Empty for a broker without an admin API, such as librdkafka's mock cluster, which creates topics when they are used.
     """
     existing = await existing_partitions(client)
     missing = [name for topic in TOPICS_IN if (name := settings.kafka_topic_prefix + topic) not in existing]
@@ -117,7 +117,7 @@ async def missing_topics(settings: Settings, client: AIOKafkaAdminClient) -> lis
 
 async def existing_partitions(client: AIOKafkaAdminClient) -> Mapping[str, int]:
     """Return the partition count of every topic in the cluster, creating none."""
-    # Asking for all: naming a missing topic in a metadata request makes many brokers create it.
+    # Ask for all topics: many brokers create a missing topic that a metadata request names.
     return {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics()}
 
 
@@ -141,9 +141,9 @@ async def _ask_to_create(client: AIOKafkaAdminClient, topics: list[NewTopic]) ->
     try:
         response: Any = await client.create_topics(topics)
     except (IncompatibleBrokerVersion, AttributeError) as error:
-        # AttributeError: aiokafka reads the controller's address also where the cluster names no controller.
+        # AttributeError: aiokafka reads the controller's address even if the cluster names no controller.
         raise NoAdminInterfaceError(
             "Kafka cannot create topics on request: either it is still starting, "
-            "or it is a test broker that makes topics by itself when they are used"
+            "or it is a test broker that creates topics when they are used"
         ) from error
     return list(response.topic_errors)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from dev.records import ProducedRecord
+from inventory.csv_rows import open_rows
 from inventory.history import invoice_events, read_lines, survey
-from inventory.publisher import open_rows
 
 SOURCE = b"/shop/checkout"
 PLENTY = 1_000_000

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
-"""`inventory audit`: do stock, ledger, orders and carts tell one story?"""
+"""`inventory audit`: checks that stock, ledger, orders and carts agree."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from inventory.settings import Settings
     from storage.audit import AuditResult, Violation
 
-# The window in which alerts are judged, as a share of the outbox's retention: the clocks of those who prune it
-# may differ from the database's.
+# Alerts are checked in this share of the outbox's retention: the clock of the worker that prunes it may differ from the
+# database's.
 JUDGED_SHARE_OF_RETENTION = 0.9
 
 
@@ -20,9 +20,9 @@ def audit(
 ) -> None:
     """Check that stock, ledger, orders and carts agree.
 
-    Reads everything in one snapshot and changes nothing, so it may run beside busy workers. Prints a line per check,
-    then up to 20 violations of each with their numbers. Ends with `audit: ok` and exit code 0, or with the number of
-    violations and exit code 1.
+    Reads one snapshot and changes nothing, so it can run beside busy workers. Prints a line per check, then up to 20
+    violations of each with their numbers. Ends with `audit: ok` and exit code 0, or with the number of violations and
+    exit code 1.
     """
     import asyncio
 

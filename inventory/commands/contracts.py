@@ -17,7 +17,8 @@ def contracts() -> None:
 @app.command()
 def export(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where to write; made if it is not there.", file_okay=False)
+        Path,
+        typer.Argument(metavar="DIR", help="Directory to write to; created if it does not exist.", file_okay=False),
     ],
 ) -> None:
     """Write JSON Schemas (2020-12) and an AsyncAPI 3.0 document."""

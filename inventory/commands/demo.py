@@ -11,9 +11,9 @@ MAX_RATE = 2000
 
 def demo(
     *,
-    seconds: Annotated[int, typer.Option(min=1, max=MAX_SECONDS, help="How long the shop is open.")] = 15,
-    seed: Annotated[int, typer.Option(min=0, help="Which shop: the same number gives the same events.")] = 7,
-    rate: Annotated[int, typer.Option(min=1, max=MAX_RATE, help="Events per second, about.")] = 150,
+    seconds: Annotated[int, typer.Option(min=1, max=MAX_SECONDS, help="How long the demo runs.")] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the traffic: the same number gives the same events.")] = 7,
+    rate: Annotated[int, typer.Option(min=1, max=MAX_RATE, help="Approximate number of events per second.")] = 150,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave servers and worker running until Ctrl-C, and print their addresses.")
     ] = False,
@@ -21,8 +21,8 @@ def demo(
     """Watch the worker on a lively shop, with embedded servers.
 
     Starts PostgreSQL, Redis and a mock Kafka broker on this machine, runs the real worker over carts, orders, payments,
-    cancellations, refunds, duplicates and broken records, and ends with a summary and `audit: ok`. Exit code 1 when the
-    books do not agree or an event is missing. On a pipe, or with NO_COLOR or CI set, it prints plain lines.
+    cancellations, refunds, duplicates and broken records, and ends with a summary and `audit: ok`. Exit code 1 if the
+    audit fails or an event is missing. On a pipe, or with NO_COLOR or CI set, it prints plain lines.
     """
     import importlib
     import importlib.util

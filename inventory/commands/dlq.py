@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
-"""`inventory dlq`: look at the records that were given up, with their original bytes."""
+"""`inventory dlq`: list and show dead letters with their original bytes."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,15 +15,17 @@ MAX_LIMIT = 10_000
 
 Topic = Annotated[str | None, typer.Option(help="Only from this topic, e.g. order.created.")]
 Reason = Annotated[str | None, typer.Option(help="Only with this reason, e.g. schema_invalid.")]
-Fingerprint = Annotated[str | None, typer.Option(help="Only from this group (see --group).")]
-Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only since 2h, 7d ... ago or 2026-01-31T08:00Z.")]
-Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="How many at most.")]
+Fingerprint = Annotated[str | None, typer.Option(help="Only with this fingerprint (see --group).")]
+Since = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Only from the last 2h, 7d ... or since 2026-01-31T08:00Z.")
+]
+Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most dead letters to list.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
 def dlq() -> None:
-    """Look at dead letters, the records given up."""
+    """List and show dead letters: records that could not be applied."""
 
 
 @app.command("list")
@@ -35,7 +37,7 @@ def list_(  # noqa: PLR0913 - one parameter per option
     since: Since = None,
     limit: Limit = 50,
     group: Annotated[
-        bool, typer.Option("--group", help="One line per group of dead letters that failed alike, with its count.")
+        bool, typer.Option("--group", help="One line per group of dead letters with the same cause, with its count.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,13 +58,13 @@ def list_(  # noqa: PLR0913 - one parameter per option
 
 @app.command()
 def show(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The id, or a beginning of it that no other has.")],
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The id, or a unique beginning of it.")],
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show one dead letter whole.
+    """Show one dead letter in full.
 
-    Why it failed, and its original key, headers and value.
+    The reason, and the record's original key, headers and value.
     """
     import asyncio
 
@@ -79,7 +81,7 @@ def show(
 
 
 def _reason(text: str | None) -> str | None:
-    """Refuse a reason that no dead letter can have: an empty list would say that all is well."""
+    """Refuse an unknown reason: an empty list would look as if all were well."""
     from schemas.outgoing import DEAD_LETTER_REASONS
 
     if text is None or text in DEAD_LETTER_REASONS:
@@ -103,7 +105,7 @@ def _since(text: str | None) -> "datetime | None":
         return datetime.now(UTC) - parse_duration(text)
     except (ValueError, OverflowError):
         raise typer.BadParameter(
-            f"{text!r} is neither a length of time like 2h nor a moment like 2026-01-31T08:00Z", param_hint="--since"
+            f"{text!r} is neither a duration like 2h nor a time like 2026-01-31T08:00Z", param_hint="--since"
         ) from None
 
 
@@ -130,7 +132,7 @@ def _print_letters(letters: list[dict[str, object]], total: int, *, as_json: boo
         columns = ("id", "failed_at", "topic", "partition", "offset", "reason", "event_id", "message")
         print_table(columns, [[_short(name, letter[name]) for name in columns] for letter in letters])
         if total > len(letters):
-            print_line(f"{len(letters):,} of {total:,}; --limit shows more, --group counts those that failed alike")
+            print_line(f"{len(letters):,} of {total:,}; --limit shows more, --group counts them by cause")
 
 
 def _short(column: str, value: object) -> object:

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
-"""`inventory migrate`: bring the database to the tables that this version needs."""
+"""`inventory migrate`: creates or upgrades the tables."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 def migrate(
     *,
     sql: Annotated[
-        bool, typer.Option("--sql", help="Print the SQL for an empty database instead; no server is asked.")
+        bool, typer.Option("--sql", help="Print the SQL for an empty database instead; connects to no server.")
     ] = False,
 ) -> None:
-    """Create the tables, or bring them to this version.
+    """Create the tables, or upgrade them to this version.
 
-    Running it again changes nothing, and two at once take turns. `inventory run` refuses to start on a database that
-    was not migrated.
+    Running it again changes nothing, and concurrent runs wait for each other. `inventory run` refuses to start on a
+    database that is not at this version.
     """
     from inventory.console import print_line
     from inventory.settings import load_settings
@@ -37,7 +37,7 @@ def migrate(
 
 
 def _current(settings: "Settings") -> str | None:
-    """Ask for the database's revision; raises OperatorError for one that only a newer program knows."""
+    """Return the database's revision; raises OperatorError for one that is newer than this program."""
     import asyncio
 
     from inventory.database import connection, require_known
@@ -62,5 +62,5 @@ def _upgrade(settings: "Settings") -> None:
     try:
         upgrade(settings.database_url)
     except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        # SQLAlchemy wraps the driver's error, and its own words are long.
+        # SQLAlchemy wraps the driver's error in a long message of its own.
         raise unreachable(settings, getattr(error, "orig", None) or error) from error

@@ -1,17 +1,18 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
-"""`inventory publish`: a shop's own past through the worker."""
+"""`inventory publish`: replays a shop's order history through the worker."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.limits import MAX_QUANTITY
+
 if TYPE_CHECKING:
     from inventory.publisher import Plan, Summary
     from inventory.settings import Settings
 
 ENOUGH = "enough"
-MAX_STOCK = 1_000_000
 
 
 def publish(  # noqa: PLR0913 - one parameter per option
@@ -28,16 +29,18 @@ def publish(  # noqa: PLR0913 - one parameter per option
     *,
     speed: Annotated[
         float | None,
-        typer.Option(min=0.000001, help="Times real time: 60 replays an hour in a minute; without it, full speed."),
+        typer.Option(
+            min=0.000001, help="Multiple of real time: 60 replays an hour in a minute; full speed if not given."
+        ),
     ] = None,
     initial_stock: Annotated[
         str,
-        typer.Option(metavar="N|enough", help="Stock of every product at the start; enough: nothing is refused."),
+        typer.Option(metavar="N|enough", help="Initial stock of every product; enough: as much as the file needs."),
     ] = ENOUGH,
     threshold: Annotated[
         int | None,
         typer.Option(
-            min=0, max=MAX_STOCK, help="Low-stock threshold of every product; without it, the worker's default."
+            min=0, max=MAX_QUANTITY, help="Low-stock threshold of every product; the worker's default if not given."
         ),
     ] = None,
     dry_run: Annotated[
@@ -47,15 +50,16 @@ def publish(  # noqa: PLR0913 - one parameter per option
         bool, typer.Option("--no-wait", help="Do not wait until the workers have read the products.")
     ] = False,
     wait_timeout: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="How long to wait for the workers.")
+        float, typer.Option(min=0.0, metavar="SECONDS", help="Longest wait for the workers to read the products.")
     ] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Publish a shop's order history from a CSV file.
 
-    The past is replayed as if it happened now. Products come first; when the workers have read them, each invoice's
-    cart.updated, order.created and payment.succeeded follow in the file's order. C invoices become cancellations and
-    refunds of that customer's earlier orders. Ids follow from the file, so publishing it again is safe.
+    The history is replayed as if it happened now. Products are published first; once the workers have read them, each
+    invoice's cart.updated, order.created and payment.succeeded follow in the file's order. C invoices become
+    cancellations and refunds of the customer's earlier orders. Event ids are derived from the file, so publishing it
+    again changes nothing.
     """
     from inventory.publisher import Plan
 
@@ -105,8 +109,8 @@ def _print_summary(summary: "Summary", *, as_json: bool) -> None:
 def _stock(text: str) -> int | None:
     if text == ENOUGH:
         return None
-    if not text.isascii() or not text.isdigit() or len(text) > len(str(MAX_STOCK)) or int(text) > MAX_STOCK:
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MAX_QUANTITY)) or int(text) > MAX_QUANTITY:
         raise typer.BadParameter(
-            f"{text!r} is neither 'enough' nor a number from 0 to {MAX_STOCK:,}", param_hint="--initial-stock"
+            f"{text!r} is neither 'enough' nor a number from 0 to {MAX_QUANTITY:,}", param_hint="--initial-stock"
         )
     return int(text)

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
-"""`inventory settings`: every setting, its value and where the value came from."""
+"""`inventory settings`: prints every setting, its value and its source."""
 
 from typing import Annotated
 
@@ -8,11 +8,11 @@ import typer
 
 def show(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the descriptions.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, including descriptions.")] = False,
 ) -> None:
     """Check the settings and print them; passwords are masked.
 
-    Everything is set by environment variables. Leaves with code 2 and a line per problem where they are wrong.
+    All settings are environment variables. If any is wrong, prints a line per problem and exits with code 2.
     """
     import os
 

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
-"""`inventory stock`: look at stock, correct it, and move it in and out as CSV."""
+"""`inventory stock`: show stock, correct it, and import and export it as CSV."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,22 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.limits import MAX_QUANTITY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from domain.commands import AdjustStock
     from domain.model import Operation
-    from inventory.stock import Changed, ImportSummary
-    from storage.stock import StockLevel
+    from inventory.settings import Settings
+    from inventory.stock.adjusting import Adjusted
+    from inventory.stock.importing import ImportPlan, ImportSummary
+    from inventory.stock.reading import StockList
+    from storage.stock import LedgerRow, StockLevel
 
 app = typer.Typer(no_args_is_help=True)
 
-MAX_QUANTITY = 1_000_000
 MAX_LIMIT = 100_000
 LEVEL_COLUMNS = ("product_id", "on_hand", "reserved", "available", "threshold", "status", "version")
 
 
-class From(StrEnum):
+class StockSource(StrEnum):
     """Where stock is read."""
 
     CACHE = "cache"
@@ -30,53 +34,55 @@ class From(StrEnum):
 
 
 Product = Annotated[str, typer.Argument(metavar="PRODUCT", help="The product's id.")]
-Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="How many at most.")]
-Operator = Annotated[str | None, typer.Option(help="Who does it; without it, the name you are logged in with.")]
+Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most rows to show.")]
+Operator = Annotated[str | None, typer.Option(help="Who makes the change; your login name if not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
 def stock() -> None:
-    """Look at stock and correct it."""
+    """Show stock, correct it, import and export it."""
 
 
 @app.command()
 def show(
     products: Annotated[
-        list[str] | None, typer.Argument(metavar="PRODUCT", help="Only these; without any, all.")
+        list[str] | None, typer.Argument(metavar="PRODUCT", help="Products to show; all if none is given.")
     ] = None,
     *,
     low: Annotated[bool, typer.Option("--low", help="Only products at or below their threshold.")] = False,
     source: Annotated[
-        From, typer.Option("--from", help="Where to read; cache needs products or --low.", case_sensitive=False)
-    ] = From.DATABASE,
+        StockSource,
+        typer.Option("--from", help="Where to read; the cache needs products or --low.", case_sensitive=False),
+    ] = StockSource.DATABASE,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
     """Show stock: on hand, reserved, available, threshold and status.
 
-    What the cache lacks is read from PostgreSQL and left there. Exit code 1 when a product named does not exist.
+    What the cache does not have is read from PostgreSQL and cached. Exit code 1 if a named product does not exist.
     """
     import asyncio
 
-    from inventory import stock as work
     from inventory.console import print_json, print_line, print_warning
     from inventory.settings import load_settings
 
-    wanted = [_id(product_id) for product_id in products or ()]
-    if source is From.CACHE and (bool(wanted) == low):
+    requested = [_id(product_id) for product_id in products or ()]
+    if source is StockSource.CACHE and (bool(requested) == low):
         raise typer.BadParameter("the cache needs either products or --low", param_hint="--from")
     settings = load_settings()
-    if source is From.CACHE:
-        shown = asyncio.run(work.show_cached(settings, wanted, limit))
+    if source is StockSource.CACHE:
+        shown = asyncio.run(_read_cached(settings, requested, limit))
     else:
-        shown = asyncio.run(work.show(settings, wanted, limit, low=low))
+        shown = asyncio.run(_read(settings, requested, limit, low=low))
     if as_json:
         print_json([level._asdict() for level in shown.levels])
     elif shown.levels:
         _print_levels(shown.levels)
         if shown.total > len(shown.levels):
-            print_line(f"{len(shown.levels):,} of {shown.total:,}; --limit shows more, `stock export` writes all")
+            print_line(
+                f"{len(shown.levels):,} of {shown.total:,}; --limit shows more, `inventory stock export` writes all"
+            )
     elif not shown.unknown:
         print_line("no products are low" if low else "no products")
     for product_id in shown.unknown:
@@ -87,14 +93,13 @@ def show(
 
 @app.command()
 def history(product: Product, *, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Show what moved a product's stock, the newest first."""
+    """Show a product's ledger entries, the newest first."""
     import asyncio
 
-    from inventory import stock as work
     from inventory.console import print_json, print_line, print_table, print_warning
     from inventory.settings import load_settings
 
-    rows, level = asyncio.run(work.history(load_settings(), _id(product), limit))
+    rows, level = asyncio.run(_read_history(load_settings(), _id(product), limit))
     if level is None:
         print_warning(f"there is no product {product}")
         raise typer.Exit(1)
@@ -102,7 +107,7 @@ def history(product: Product, *, limit: Limit = 20, as_json: AsJson = False) -> 
         print_json([row._asdict() for row in rows])
         return
     if not rows:
-        print_line("nothing has moved yet")
+        print_line("the ledger has no entries for this product")
         return
     print_table(
         ("sequence", "occurred_at", "type", "quantity", "on_hand", "reserved", "for", "operator", "reason"),
@@ -129,24 +134,26 @@ def history(product: Product, *, limit: Limit = 20, as_json: AsJson = False) -> 
 def adjust(  # noqa: PLR0913 - one parameter per option
     product: Product,
     *,
-    add: Annotated[int | None, typer.Option(min=1, max=MAX_QUANTITY, metavar="N", help="Pieces that came in.")] = None,
+    add: Annotated[int | None, typer.Option(min=1, max=MAX_QUANTITY, metavar="N", help="Units that came in.")] = None,
     subtract: Annotated[
-        int | None, typer.Option(min=1, max=MAX_QUANTITY, metavar="N", help="Pieces that are gone.")
+        int | None, typer.Option(min=1, max=MAX_QUANTITY, metavar="N", help="Units that are gone.")
     ] = None,
     set_: Annotated[
-        int | None, typer.Option("--set", min=0, max=MAX_QUANTITY, metavar="N", help="Pieces that were counted.")
+        int | None, typer.Option("--set", min=0, max=MAX_QUANTITY, metavar="N", help="Units that were counted.")
     ] = None,
     expected_version: Annotated[
         int | None,
-        typer.Option(min=1, metavar="V", help="With --set: only if the product still has this version."),
+        typer.Option(
+            min=1, metavar="V", help="With --set: refuse the change unless the product still has this version."
+        ),
     ] = None,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; the ledger keeps it.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; recorded in the ledger.")],
     operator: Operator = None,
     as_json: AsJson = False,
 ) -> None:
     """Correct a product's stock on hand.
 
-    Never below what is reserved. Exit code 1 when the change is refused; nothing has changed then.
+    It cannot go below what is reserved. Exit code 1 if the change is refused; nothing is changed then.
     """
     from domain.model import Operation
 
@@ -159,15 +166,15 @@ def adjust(  # noqa: PLR0913 - one parameter per option
         raise typer.BadParameter("give exactly one of --add, --subtract and --set")
     operation, quantity = given[0]
     if expected_version is not None and operation is not Operation.SET:
-        raise typer.BadParameter("goes with --set only", param_hint="--expected-version")
+        raise typer.BadParameter("works with --set only", param_hint="--expected-version")
     _change(_adjustment(product, reason, operator, operation, quantity, expected_version), as_json=as_json)
 
 
 @app.command()
 def threshold(
     product: Product,
-    pieces: Annotated[
-        int, typer.Argument(metavar="N", min=0, max=MAX_QUANTITY, help="At or below this the product is low.")
+    units: Annotated[
+        int, typer.Argument(metavar="N", min=0, max=MAX_QUANTITY, help="The product is low when no more are available.")
     ],
     *,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why.")] = None,
@@ -176,12 +183,12 @@ def threshold(
 ) -> None:
     """Set a product's low-stock threshold.
 
-    The status is judged anew at once.
+    Its stock status is judged again at once.
     """
     command = _adjustment(product, reason, operator)
     from dataclasses import replace
 
-    _change(replace(command, threshold=pieces), as_json=as_json)
+    _change(replace(command, threshold=units), as_json=as_json)
 
 
 @app.command("import")
@@ -190,33 +197,32 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE.csv[.gz]",
-            help="Columns product_id, quantity and, if you like, low_stock_threshold; others are ignored.",
+            help="Columns product_id, quantity and optionally low_stock_threshold; others are ignored.",
             exists=True,
             dir_okay=False,
             readable=True,
         ),
     ],
     *,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; without it, the file's name.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the file's name if not given.")] = None,
     operator: Operator = None,
     as_json: AsJson = False,
 ) -> None:
     """Set the stock of products from a CSV file.
 
-    Products that are not known are made. The file is checked whole before anything is written. The same file again
-    changes nothing, so an import that was interrupted is simply run again. Exit code 1 when a row is refused (less on
-    hand than reserved).
+    Products that do not exist are created. The whole file is checked before anything is changed. Rows that equal the
+    stock change nothing, so run an interrupted import again. Exit code 1 if a row is refused (less on hand than
+    reserved).
     """
     import asyncio
 
-    from inventory import stock as work
-    from inventory.console import print_json, print_warning, progress
+    from inventory.console import print_json, print_warning
     from inventory.settings import load_settings
+    from inventory.stock.importing import plan_import
 
     settings = load_settings()
-    options = work.ImportOptions(_text(reason) or f"import of {file.name}", _operator(operator))
-    with progress() as show_progress:
-        summary = asyncio.run(work.import_stock(settings, file, options, show_progress))
+    plan = plan_import(file, _text(reason) or f"import of {file.name}", _operator(operator))
+    summary = asyncio.run(_import(settings, plan))
     if as_json:
         from dataclasses import asdict
 
@@ -232,27 +238,96 @@ def import_(
 @app.command()
 def export(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE.csv]", help="Where to; without it, standard output.", dir_okay=False)
+        Path | None,
+        typer.Argument(metavar="[FILE.csv]", help="File to write; standard output if not given.", dir_okay=False),
     ] = None,
 ) -> None:
     """Write all products as CSV.
 
-    As they are at one moment; `stock import` reads it.
+    One snapshot of all products, in the form that `inventory stock import` reads.
     """
     import asyncio
-    import sys
 
-    from inventory import stock as work
-    from inventory.console import print_line, progress
+    from inventory.console import print_line
     from inventory.settings import load_settings
 
-    settings = load_settings()
-    if file is None:
-        asyncio.run(work.export(settings, sys.stdout, lambda *_: None))
-        return
+    count = asyncio.run(_export(load_settings(), file))
+    if file is not None:
+        print_line(f"{count:,} products written to {file}")
+
+
+async def _read(settings: "Settings", product_ids: "Sequence[str]", limit: int, *, low: bool) -> "StockList":
+    from inventory.database import connection
+    from inventory.stock.reading import read_levels
+
+    async with connection(settings) as opened:
+        return await read_levels(opened, product_ids, limit, low=low)
+
+
+async def _read_cached(settings: "Settings", product_ids: "Sequence[str]", limit: int) -> "StockList":
+    from datetime import UTC, datetime
+
+    from engine.reading import StockReader
+    from inventory.cache import open_cache
+    from inventory.database import pool
+    from inventory.errors import OperatorError
+    from inventory.settings import variable
+    from inventory.stock.adjusting import SOURCE
+    from inventory.stock.reading import read_cached_levels
+
+    async with open_cache(settings) as cache:
+        if cache is None:
+            raise OperatorError(f"there is no cache: set {variable('redis_url')}")
+        async with pool(settings, SOURCE) as opened:
+            return await read_cached_levels(StockReader(opened, cache, lambda: datetime.now(UTC)), product_ids, limit)
+
+
+async def _read_history(
+    settings: "Settings", product_id: str, limit: int
+) -> "tuple[list[LedgerRow], StockLevel | None]":
+    from inventory.database import connection
+    from inventory.stock.reading import read_history
+
+    async with connection(settings) as opened:
+        return await read_history(opened, product_id, limit)
+
+
+async def _adjust(settings: "Settings", command: "AdjustStock") -> "Adjusted":
+    from inventory.cache import open_cache
+    from inventory.database import migrated_pool
+    from inventory.policy import policy_of
+    from inventory.stock.adjusting import SOURCE, adjust
+
+    async with open_cache(settings) as cache, migrated_pool(settings, SOURCE) as pool:
+        return await adjust(pool, policy_of(settings), cache, command)
+
+
+async def _import(settings: "Settings", plan: "ImportPlan") -> "ImportSummary":
+    from inventory.cache import open_cache
+    from inventory.console import progress
+    from inventory.database import migrated_pool
+    from inventory.policy import policy_of
+    from inventory.stock.adjusting import SOURCE
+    from inventory.stock.importing import import_stock
+
     with progress() as show_progress:
-        count = asyncio.run(work.export_to_file(settings, file, show_progress))
-    print_line(f"{count:,} products written to {file}")
+        async with open_cache(settings) as cache, migrated_pool(settings, SOURCE) as pool:
+            return await import_stock(pool, policy_of(settings), cache, plan, show_progress)
+
+
+async def _export(settings: "Settings", file: Path | None) -> int:
+    import sys
+
+    from inventory.console import progress
+    from inventory.database import connection
+    from inventory.stock.exporting import export_stock, whole_file
+
+    if file is None:
+        async with connection(settings) as opened:
+            return await export_stock(opened, sys.stdout, lambda *_: None)
+    with progress() as show_progress, whole_file(file) as output:
+        async with connection(settings) as opened:
+            return await export_stock(opened, output, show_progress)
 
 
 def _adjustment(
@@ -264,7 +339,7 @@ def _adjustment(
     expected_version: int | None = None,
 ) -> "AdjustStock":
     from domain.commands import AdjustStock
-    from inventory.stock import new_cause
+    from inventory.stock.adjusting import new_cause
 
     return AdjustStock(
         new_cause(),
@@ -280,27 +355,27 @@ def _adjustment(
 def _change(command: "AdjustStock", *, as_json: bool) -> None:
     import asyncio
 
-    from inventory import stock as work
     from inventory.console import print_json, print_warning
     from inventory.settings import load_settings
+    from inventory.stock.adjusting import describe_refusal
 
-    changed = asyncio.run(work.change(load_settings(), command))
+    adjusted = asyncio.run(_adjust(load_settings(), command))
     if as_json:
-        print_json(_as_dict(changed))
-    elif changed.level is not None and not changed.refused:
-        _print_levels([changed.level])
-    if changed.refused:
-        print_warning(work.refusal_in_words(changed.verdict, command.product_id))
+        print_json(_as_dict(adjusted))
+    elif adjusted.level is not None and not adjusted.refused:
+        _print_levels([adjusted.level])
+    if adjusted.refused:
+        print_warning(describe_refusal(adjusted.verdict, command.product_id))
         raise typer.Exit(1)
 
 
-def _as_dict(changed: "Changed") -> dict[str, object]:
+def _as_dict(adjusted: "Adjusted") -> dict[str, object]:
     return {
-        # A change that was tried again after a cut connection is a duplicate of itself: it was applied.
-        "outcome": "refused" if changed.refused else "applied",
-        "reason": changed.verdict.reason,
-        "message": changed.verdict.message,
-        "stock": None if changed.level is None else changed.level._asdict(),
+        # A retry after a lost connection may be a duplicate of the first attempt, which was applied.
+        "outcome": "refused" if adjusted.refused else "applied",
+        "reason": adjusted.verdict.reason,
+        "message": adjusted.verdict.message,
+        "stock": None if adjusted.level is None else adjusted.level._asdict(),
     }
 
 
@@ -325,20 +400,20 @@ def _operator(name: str | None) -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):
-        # A container's user need not have a name.
+        # A user id in a container may have no name.
         return "unknown"
 
 
 def _id(product_id: str) -> str:
-    from inventory.stock import id_trouble
+    from inventory.identifiers import id_problem
 
-    if trouble := id_trouble(product_id):
-        raise typer.BadParameter(f"the id {trouble}", param_hint="PRODUCT")
+    if problem := id_problem(product_id):
+        raise typer.BadParameter(f"the id {problem}", param_hint="PRODUCT")
     return product_id
 
 
 def _text(text: str | None) -> str | None:
-    """Refuse what PostgreSQL cannot hold: a terminal can hand over bytes that are no UTF-8."""
+    """Refuse text that is not UTF-8, which a terminal may pass on and PostgreSQL cannot store."""
     if text is None:
         return None
     try:

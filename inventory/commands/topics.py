@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
-"""`inventory topics`: the topics of the contracts in Kafka."""
+"""`inventory topics`: creates the topics of the contracts in Kafka."""
 
 from typing import Annotated
 
@@ -20,9 +20,8 @@ def create(
 ) -> None:
     """Create the topics that are missing.
 
-    Seven topics that are read, three that are written, and a dead letter topic for each that is read. Existing
-    topics stay as they are; running it again changes nothing. Partitions, copies and how long dead letters are kept
-    are settings.
+    The topics that the worker reads and writes, and a dead letter topic for each that it reads. Existing topics are not
+    changed. Partitions, replicas and the retention of dead letters are settings.
     """
     import asyncio
     from dataclasses import asdict

@@ -206,8 +206,8 @@ def test_a_cut_connection_applies_a_change_once(monkeypatch: pytest.MonkeyPatch)
             raise ConnectionResetError("the connection was cut in the commit")
         return report
 
-    monkeypatch.setattr("inventory.stock.execute", cut_after_commit)
-    monkeypatch.setattr("inventory.stock.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("inventory.stock.adjusting.execute", cut_after_commit)
+    monkeypatch.setattr("inventory.stock.adjusting.RETRY_SECONDS", 0.0)
     answer = json.loads(inventory("adjust", "apple", "--add", "5", "--reason", "x", "--json").stdout)
     assert (0, "applied", 55) == (cuts, answer["outcome"], answer["stock"]["on_hand"])
 
@@ -229,7 +229,7 @@ def test_import_creates_and_sets(tmp_path: Path, shop: str) -> None:
 
 def test_import_takes_many_transactions(tmp_path: Path, shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long file is applied in bounded transactions, none of its rows twice or not at all."""
-    monkeypatch.setattr("inventory.stock.IMPORT_ROWS_PER_TRANSACTION", 7)
+    monkeypatch.setattr("inventory.stock.importing.IMPORT_ROWS_PER_TRANSACTION", 7)
     rows = "".join(f"p{number},{number}\n" for number in range(100))
     assert (100, 100, 0, 0, 0) == imported(written(tmp_path, f"product_id,quantity\n{rows}"))
     assert {f"p{number}": number for number in range(100)} == {
@@ -267,7 +267,7 @@ def test_a_file_without_its_columns_is_refused(tmp_path: Path) -> None:
 
 def test_an_export_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was exported, page by page, is imported again without a change."""
-    monkeypatch.setattr("inventory.stock.EXPORT_PAGE", 2)
+    monkeypatch.setattr("inventory.stock.exporting.EXPORT_PAGE", 2)
     file = tmp_path / "out.csv"
     assert "3 products written" in inventory("export", str(file)).stdout
     with file.open(newline="") as lines:

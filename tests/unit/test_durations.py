@@ -35,7 +35,7 @@ def test_each_form_is_read(text: str, seconds: float) -> None:
 )
 def test_anything_else_is_refused(text: str) -> None:
     """A text that is no length of time raises ValueError, however odd it is."""
-    with pytest.raises(ValueError, match="is not a length of time"):
+    with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 
 

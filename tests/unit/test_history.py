@@ -250,7 +250,7 @@ def test_a_survey_counts_rows_and_invoices() -> None:
         ("1,,1,D,9", "line 2: StockCode is empty"),
         (f"1,{'a' * 257},1,D,9", "line 2: StockCode has 257 characters, at most 256"),
         (f"{'1' * 101},a,1,D,9", "line 2: InvoiceNo has 101 characters, at most 100"),
-        ("1,a\x00,1,D,9", "line 2: StockCode holds a NUL character"),
+        ("1,a\x00,1,D,9", "line 2: StockCode contains a NUL character"),
         ("1,a,1", "line 2: 3 columns, but the header has 5"),
     ],
 )

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from inventory import publisher
+from inventory.csv_rows import open_rows
 from inventory.errors import OperatorError
 from inventory.history import HistoryEvent, invoice_events, read_lines
-from inventory.publisher import Plan, Summary, binary_headers, dry_run, open_rows
+from inventory.publisher import Plan, Summary, binary_headers, dry_run
 from schemas.envelope import decode
 
 HEADER = "InvoiceNo,StockCode,Quantity,InvoiceDate,CustomerID\n"

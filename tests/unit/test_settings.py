@@ -77,8 +77,8 @@ def test_every_spelling_of_a_postgresql_url_becomes_one(monkeypatch: pytest.Monk
         ("HTTP_PORT", "http", "INVENTORY_HTTP_PORT: input should be a valid integer"),
         ("HTTP_PORT", "65536", "INVENTORY_HTTP_PORT: input should be less than or equal to 65535"),
         ("CART_RESERVATION_TTL", "0", "INVENTORY_CART_RESERVATION_TTL: must be longer than 0"),
-        ("ORDER_RESERVATION_TTL", "-5m", "INVENTORY_ORDER_RESERVATION_TTL: '-5m' is not a length of time"),
-        ("SWEEP_INTERVAL", "soon", "INVENTORY_SWEEP_INTERVAL: 'soon' is not a length of time"),
+        ("ORDER_RESERVATION_TTL", "-5m", "INVENTORY_ORDER_RESERVATION_TTL: '-5m' is not a duration"),
+        ("SWEEP_INTERVAL", "soon", "INVENTORY_SWEEP_INTERVAL: 'soon' is not a duration"),
         ("DATABASE_URL", "mysql://h/d", "INVENTORY_DATABASE_URL: must begin with postgresql://"),
         ("REDIS_URL", "localhost:6379", "INVENTORY_REDIS_URL: must begin with redis://"),
         ("KAFKA_BOOTSTRAP_SERVERS", "a:1,b", "INVENTORY_KAFKA_BOOTSTRAP_SERVERS: entry 2 of 2 is not host:port"),
@@ -184,7 +184,7 @@ def test_an_unknown_variable_is_named_with_the_nearest_real_one(
     monkeypatch: pytest.MonkeyPatch, name: str, hint: str
 ) -> None:
     """A typing error is no silent default."""
-    assert _problems(monkeypatch, **{name: "1"}) == [f"INVENTORY_{name} is no setting: {hint}"]
+    assert _problems(monkeypatch, **{name: "1"}) == [f"INVENTORY_{name} is not a setting: {hint}"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What `inventory stock` does: reading, adjusting, importing and exporting stock."""
