@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from inventory.errors import OperatorError
 from inventory.health import Health
-from workers.consuming.client import Broker
+from workers.consuming.subscription import Broker
 
 
 class HttpPort:

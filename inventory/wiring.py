@@ -15,8 +15,8 @@ from inventory.settings import Settings
 from schemas.topics import TOPICS_IN
 from storage.database import Pool, open_pool
 from workers.consuming.breaker import FloodBreaker
-from workers.consuming.client import Broker
-from workers.consuming.consumer import Consumer, ConsumerOptions, build_broker
+from workers.consuming.consumer import Consumer
+from workers.consuming.subscription import Broker, ConsumerOptions, build_broker
 from workers.maintenance import Maintenance, MaintenanceOptions
 from workers.publishing.relay import Relay, RelayOptions
 from workers.sweeper import Sweeper

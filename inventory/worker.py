@@ -17,7 +17,7 @@ from engine.crash import crash_on_bug
 from engine.reading import close_quietly
 from engine.tasks import BatchResult
 from inventory import telemetry, wiring
-from inventory.health import Health
+from inventory.health import Health, probe_database
 from inventory.http_port import HttpPort
 from inventory.policy import policy_of
 from inventory.preflight import check_database, check_topics
@@ -29,8 +29,8 @@ from workers.cache import CacheRefresher
 
 if TYPE_CHECKING:
     from storage.database import Pool
-    from workers.consuming.client import Broker
     from workers.consuming.consumer import Consumer
+    from workers.consuming.subscription import Broker
     from workers.publishing.relay import Relay
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class Worker:
         self.consumer: Consumer | None = None
         self.relay: Relay | None = None
         self._cache: Cache | None = None
+        self._health: Health | None = None
 
     @property
     def port(self) -> int:
@@ -109,7 +110,8 @@ class Worker:
         if Role.CONSUMER in self._roles:
             self.consumer = wiring.make_consumer(settings, pool, policy, self._after_commit)
         self._broker = broker = wiring.make_broker(settings)
-        await self._http.open(broker, Health(pool, self.consumer), service_version())
+        self._health = health = Health(probe_database(settings.database_url), self.consumer)
+        await self._http.open(broker, health, service_version())
         if self.consumer is not None:
             self.consumer.subscribe(broker)
             await broker.start()
@@ -128,6 +130,8 @@ class Worker:
                     await self.relay.flush()
         await _end(self._tasks)
         await self._http.close()
+        if self._health is not None:
+            await self._health.close()
         if self._cache is not None:
             await close_quietly(self._cache)
         if self._pool is not None:

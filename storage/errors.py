@@ -15,6 +15,7 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.QueryCanceledError,  # statement_timeout, or an operator
     asyncpg.OperatorInterventionError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # ALTER DATABASE ... ALLOW_CONNECTIONS false
     asyncpg.InternalClientError,  # asyncpg's protocol state after a cut connection
 )
 
@@ -46,7 +47,8 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
         # asyncpg's one class for "closed under me" and for being called wrongly: only the first passes.
         return any(word in str(error) for word in ("closed", "closing", "released"))
-    return isinstance(error, UNAVAILABLE)
+    # LockNotAvailableError is a subclass of an error above, but it is contention.
+    return isinstance(error, UNAVAILABLE) and not is_contention(error)
 
 
 def is_data(error: BaseException) -> bool:

@@ -20,8 +20,10 @@ from inventory.commands.run import run
 from inventory.settings import load_settings
 from storage import load, save
 from storage.save import InboxRow, OutboxRow
-from workers.consuming import consumer
-from workers.consuming.watermarks import next_offsets
+from workers.consuming import subscription
+from workers.consuming.batches import Batch
+from workers.consuming.consumer import Consumer
+from workers.consuming.offsets import next_offsets
 from workers.publishing.kafka_headers import event_headers
 
 logger = logging.getLogger(__name__)
@@ -52,13 +54,19 @@ def inbox_off() -> None:
 
 def offsets_first() -> None:
     """Commit the offsets, then apply the batch: at most once."""
-    after = consumer.Consumer._apply
+    initialize = Consumer.__init__
 
-    async def apply(self: consumer.Consumer, records: Any, *rest: Any) -> None:  # noqa: ANN401 - passed on
-        await self._commit(next_offsets(records))
-        await after(self, records, *rest)
+    def initialize_offsets_first(self: Consumer, *arguments: Any) -> None:  # noqa: ANN401 - passed on
+        initialize(self, *arguments)
+        apply = self._applier._apply
 
-    consumer.Consumer._apply = apply  # type: ignore[method-assign,assignment]
+        async def commit_and_apply(batch: Batch) -> None:
+            await self._offsets._commit(next_offsets(batch.records))
+            await apply(batch)
+
+        self._applier._apply = commit_and_apply  # type: ignore[method-assign]
+
+    Consumer.__init__ = initialize_offsets_first  # type: ignore[method-assign,assignment]
 
 
 def stock_parser() -> None:
@@ -67,7 +75,7 @@ def stock_parser() -> None:
     async def parse(records: Any, original: Any) -> Any:  # noqa: ANN401 - FastStream's parser
         return await original(records)
 
-    consumer.parse_raw = parse
+    subscription.parse_raw = parse
 
 
 def wall_clock() -> None:

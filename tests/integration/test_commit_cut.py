@@ -1,4 +1,4 @@
-"""The connection is cut around COMMIT: whether it was applied or not, the batch counts once in the end."""
+"""The connection is cut at COMMIT: whether the COMMIT was applied or not, the batch counts once in the end."""
 
 import asyncio
 
@@ -29,10 +29,10 @@ PROGRESS = [PartitionProgress("order.created", 0, 5, T0)]
 
 @pytest.mark.parametrize(("cut", "retried"), [("before", "applied"), ("after", "duplicate")])
 async def test_a_batch_cut_at_commit_counts_once(database_url: str, cut: Cut, retried: str) -> None:
-    """Before COMMIT arrived nothing is there; after it the retry finds its ids in the inbox. Both end alike."""
+    """Cut before COMMIT, nothing was applied; cut after it, the retry finds its ids in the inbox. Both end alike."""
     async with proxied(database_url) as (proxy, url), open_shop(url, 1) as shop:
         proxy.cut_commits(cut)
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - which it is, is the next question
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - the next line checks which error it is
             await execute(shop.pool, [task(one) for one in BATCH], POLICY, T0, progress=PROGRESS)
         assert is_unavailable(caught.value), repr(caught.value)
         assert 1 == proxy.cuts_made
@@ -49,7 +49,7 @@ async def test_a_batch_cut_at_commit_counts_once(database_url: str, cut: Cut, re
 
 @pytest.mark.parametrize("cut", ["before", "after"])
 async def test_a_sweep_cut_at_commit_expires_once(database_url: str, cut: Cut) -> None:
-    """A sweep that does not know whether it was applied is swept again, and each hold is dropped and told once."""
+    """A sweep that does not know whether it was applied runs again, and each hold expires and is published once."""
     async with proxied(database_url) as (proxy, url), open_shop(url, 2) as shop:
         await shop.apply(product("p", 10), *(created(f"o{n}", {"p": 1}, minutes=-60) for n in range(5)))
         await shop.read_up_to(T0)
@@ -65,7 +65,7 @@ async def test_a_sweep_cut_at_commit_expires_once(database_url: str, cut: Cut) -
 
 
 async def test_halves_of_a_bisected_batch_count_once_when_one_is_cut(database_url: str) -> None:
-    """A batch that is halved and cut in the middle ends like one that was not."""
+    """A bisected batch whose connection is cut between the halves ends like one that was not cut."""
     events = [product("p", 10), created("o1", {"p": 1}), created("bad", {"p": 1}), created("o2", {"p": 1})]
     async with open_shop(database_url, 1) as direct:
         await direct.pool.execute("ALTER TABLE orders ADD CONSTRAINT ck_test CHECK (order_id <> 'bad')")
@@ -80,7 +80,7 @@ async def test_halves_of_a_bisected_batch_count_once_when_one_is_cut(database_ur
 
 
 async def test_cuts_at_random_over_a_whole_stream_lose_and_repeat_nothing(database_url: str) -> None:
-    """Every second batch is cut, by turns before and after COMMIT, and retried as the consumer does."""
+    """Every second batch is cut, in turn before and after COMMIT, and retried as the consumer does."""
     stream = [[created(f"o{n}", {"p": 1}), paid(f"o{n}", minutes=1)] for n in range(12)]
     async with proxied(database_url) as (proxy, url), open_shop(url, 1) as shop:
         await shop.apply(product("p", 100))

@@ -1,4 +1,4 @@
-"""The consumer on a broker: poison and its neighbours, offsets, the flood breaker, bugs, outages."""
+"""The consumer on a broker: invalid records, offsets, the flood breaker, bugs, outages, rebalances."""
 
 import asyncio
 import signal
@@ -36,7 +36,7 @@ from tests.integration.stream import (
     producing,
     settings_for,
 )
-from workers.consuming import consumer as consumer_module
+from workers.consuming import applying
 
 _REPOSITORY = Path(__file__).parents[2]
 TTL = timedelta(seconds=3)
@@ -44,7 +44,7 @@ TTL = timedelta(seconds=3)
 
 @dataclass
 class Stage:
-    """A broker with topics of its own, an empty database, and the settings of a worker between them."""
+    """A broker with topics of its own, an empty database, and the settings of a worker for both."""
 
     settings: Settings
     shop: Shop
@@ -57,12 +57,12 @@ class Stage:
         return self.settings.model_copy(update=changes)
 
     async def count(self, query: str) -> int:
-        """Return what a query counts."""
+        """Count the rows of a table expression."""
         number: int = await self.shop.pool.fetchval(f"SELECT count(*) FROM {query}")  # noqa: S608 - constants
         return number
 
     async def wait_for(self, query: str, number: int = 1) -> None:
-        """Wait until a query counts so many."""
+        """Wait until a table expression has at least `number` rows."""
         try:
             await eventually(lambda: self._reached(query, number))
         except AssertionError:
@@ -80,8 +80,8 @@ async def stage(kafka: Broker, topics: str, database_url: str) -> AsyncIterator[
         yield Stage(settings, shop, producer, kafka.bootstrap_servers, topics)
 
 
-async def test_each_bad_record_dies_alone(stage: Stage) -> None:
-    """Whatever a record consists of, it becomes one dead letter of the right reason and its neighbours are applied."""
+async def test_each_invalid_record_harms_no_other(stage: Stage) -> None:
+    """Whatever a record contains, it becomes one dead letter with the right reason, and its neighbours are applied."""
     good = [product("p", 100)] + [created(f"o{number}", {"p": 1}) for number in range(12)]
     unknown: list[tuple[str, bytes | None]] = [
         ("ce_id", b"1"),
@@ -119,7 +119,7 @@ async def test_each_bad_record_dies_alone(stage: Stage) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 async def test_every_compression_is_read(stage: Stage, compression: str) -> None:
-    """A producer compresses as it likes; what could not be read would keep its partition back."""
+    """Producers choose the compression; an unsupported one would hold its partition back."""
     await stage.shop.apply(product("p", 10))
     settings = {"bootstrap.servers": stage.bootstrap_servers, "compression.type": compression, "linger.ms": 50}
     producer = ConfluentProducer(settings)
@@ -130,8 +130,8 @@ async def test_every_compression_is_read(stage: Stage, compression: str) -> None
         await stage.wait_for("orders", 5)
 
 
-async def test_a_header_name_that_is_no_text_stops_nobody(stage: Stage) -> None:
-    """Kafka takes a header whose name is not UTF-8; its record and those around it are read like any other."""
+async def test_a_header_name_that_is_not_utf8_blocks_nothing(stage: Stage) -> None:
+    """Kafka accepts a header whose name is not UTF-8; its record and those around it are read like any other."""
     await stage.shop.apply(product("p", 10))
     program = (
         "import asyncio, sys\n"
@@ -152,7 +152,7 @@ async def test_a_header_name_that_is_no_text_stops_nobody(stage: Stage) -> None:
     bodies = [*(body(one).decode() for one in orders), "}"]
     producer = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, stage.bootstrap_servers, f"{stage.prefix}order.created", *bodies, *bodies),
-        # aiokafka's own builder in Python is the only one here that lets such a name through.
+        # Only aiokafka's pure Python record builder lets such a name through.
         env={"PATH": "/usr/bin:/bin", "AIOKAFKA_NO_EXTENSIONS": "1"},
     )
     async with asyncio.timeout(30):
@@ -166,7 +166,7 @@ async def test_a_header_name_that_is_no_text_stops_nobody(stage: Stage) -> None:
 
 
 async def test_offsets_follow_the_transaction(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the database takes nothing no offset moves and nothing is lost; once it does, both follow."""
+    """While the database is unavailable no offset is committed and nothing is lost; afterwards both are caught up."""
     away = asyncio.Event()
     tried = asyncio.Event()
 
@@ -176,12 +176,12 @@ async def test_offsets_follow_the_transaction(stage: Stage, monkeypatch: pytest.
             raise asyncpg.ConnectionDoesNotExistError("cut")
         return await execute(*args, **options)
 
-    monkeypatch.setattr(consumer_module, "execute", execute_unless_away)
+    monkeypatch.setattr(applying, "execute", execute_unless_away)
     await stage.producer.send(product("p", 10), created("o", {"p": 1}))
     async with worker(stage.settings) as running:
         async with asyncio.timeout(20):
             await tried.wait()
-        await eventually(lambda: _is(lambda: bool(running.consumer and running.consumer.waits_for_database)))
+        await eventually(lambda: _is(lambda: bool(running.consumer and running.consumer.status().waits_for_database)))
         assert {} == await committed(stage.bootstrap_servers, stage.prefix)
         assert 200 == await _ask(running, "livez")
         away.set()
@@ -190,7 +190,7 @@ async def test_offsets_follow_the_transaction(stage: Stage, monkeypatch: pytest.
 
 
 async def test_a_stop_while_the_database_is_away_loses_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that is stopped while a batch waits for the database leaves it, and all behind it, to its successor."""
+    """A worker stopped while its batch waits for the database leaves that batch and all after it to its successor."""
     tried = asyncio.Event()
     calls = 0
 
@@ -202,7 +202,7 @@ async def test_a_stop_while_the_database_is_away_loses_nothing(stage: Stage, mon
             raise asyncpg.ConnectionDoesNotExistError("cut")
         return await execute(*args, **options)
 
-    monkeypatch.setattr(consumer_module, "execute", execute_later)
+    monkeypatch.setattr(applying, "execute", execute_later)
     await stage.shop.apply(product("p", 10))
     orders = dated((created(f"o{number}", {"p": 1}) for number in range(8)), now_plus(0))
     for one in orders:
@@ -217,18 +217,18 @@ async def test_a_stop_while_the_database_is_away_loses_nothing(stage: Stage, mon
 
 
 async def test_a_flood_of_bad_records_pauses_the_consumer(stage: Stage) -> None:
-    """At the breaker's limit nothing more is taken, nothing of the batch is given up, and readiness says why."""
+    """At the breaker's limit consumption pauses, nothing of the batch is dead-lettered, and readiness says why."""
     for number in range(30):
         await stage.producer.raw("order.created", b"%d{" % number, partition=0)
     await stage.producer.raw("order.created", body(created("behind", {"p": 1})), partition=0)
     settings = stage.with_settings(dead_letter_breaker_consecutive=20)
     async with worker(settings) as running:
         assert running.consumer is not None
-        await eventually(lambda: _is(lambda: running.consumer and running.consumer.paused_because))
+        await eventually(lambda: _is(lambda: running.consumer and running.consumer.status().paused_because))
         status, text = await _look(running, "readyz")
         assert (503, True) == (status, "dead letters in a row" in text)
         assert 200 == await _ask(running, "livez")
-        # Two ticks of the stream's clock: neither they nor a fetch under way may touch what is put back.
+        # Neither ticks nor a fetch in flight may move a partition that was put back.
         for _ in range(3):
             await running.consumer.tick()
         put_back = TopicPartition(f"{stage.prefix}order.created", 0)
@@ -244,11 +244,11 @@ async def test_a_flood_of_bad_records_pauses_the_consumer(stage: Stage) -> None:
 
 
 async def test_a_bug_ends_the_process_and_loses_nothing(stage: Stage) -> None:
-    """What nobody expected ends the process with 70 before the offsets move; the next one applies the batch."""
+    """A bug ends the process with 70 before any offset is committed; the next process applies the batch."""
     program = (
-        "from workers.consuming import consumer\n"
+        "from workers.consuming import applying\n"
         "async def bug(*args, **options): raise ZeroDivisionError('a bug')\n"
-        "consumer.execute = bug\n"
+        "applying.execute = bug\n"
         "from inventory.cli import main\n"
         "import sys; sys.argv = ['inventory', 'run']\n"
         "main()\n"
@@ -264,8 +264,8 @@ async def test_a_bug_ends_the_process_and_loses_nothing(stage: Stage) -> None:
         await stage.wait_for("inbox", 2)
 
 
-async def test_an_idle_worker_moves_the_streams_clock(stage: Stage) -> None:
-    """Partitions that have nothing to read keep up with the time, all of them, so that holds expire in a quiet shop."""
+async def test_an_idle_worker_moves_the_watermarks(stage: Stage) -> None:
+    """The watermarks of all idle partitions keep up with the time, so that holds expire in a quiet shop."""
     settings = stage.with_settings(order_reservation_ttl=timedelta(seconds=1))
     await stage.shop.apply(product("p", 10))
     await stage.producer.send(*dated([created("o", {"p": 1})], now_plus(0)))
@@ -276,9 +276,9 @@ async def test_an_idle_worker_moves_the_streams_clock(stage: Stage) -> None:
 
 
 async def test_an_outage_expires_nothing_that_was_paid_meanwhile(stage: Stage) -> None:
-    """The headline: down beyond the deadline with payments waiting in Kafka, nothing expires before they are read.
+    """While the worker is down for longer than a hold lasts, payments wait in Kafka: none of their holds expires.
 
-    The second order shows what expiry by the wall's clock does to the same situation.
+    The second order is expired by the wall clock, to show what that does in the same situation.
     """
     settings = stage.with_settings(order_reservation_ttl=TTL, late_payment_policy="shortfall")
     await stage.shop.apply(product("p", 10))
@@ -294,15 +294,15 @@ async def test_an_outage_expires_nothing_that_was_paid_meanwhile(stage: Stage) -
     async with worker(settings):
         await stage.wait_for("inbox WHERE event_id LIKE 'paid-%'", 2)
     assert ("deducted", "expired") == (await stage.shop.status("o1"), await stage.shop.status("o2"))
-    told = {key: type_ for type_, key in await stage.shop.told() if key in {"o1", "o2"}}
-    assert "inventory.reservation.deducted" == told["o1"]
-    assert "inventory.reservation.shortfall" == told["o2"]
+    published = {key: type_ for type_, key in await stage.shop.told() if key in {"o1", "o2"}}
+    assert "inventory.reservation.deducted" == published["o1"]
+    assert "inventory.reservation.shortfall" == published["o2"]
 
 
 async def test_a_worker_that_was_frozen_expires_nothing_that_was_paid_meanwhile(
     stage: Stage, real_kafka: Broker
 ) -> None:
-    """A process stopped beyond the deadline finds an old answer in its socket, and does not take it for news."""
+    """A process suspended for longer than a hold lasts reads an old fetch response, and does not trust its time."""
     assert real_kafka.kind != "mock"
     settings = stage.with_settings(order_reservation_ttl=TTL, late_payment_policy="shortfall")
     await stage.shop.apply(product("p", 100))
@@ -326,8 +326,8 @@ async def test_a_worker_that_was_frozen_expires_nothing_that_was_paid_meanwhile(
             await process.communicate()
 
 
-async def test_a_backlog_is_read_in_the_order_of_the_shop(stage: Stage) -> None:
-    """After an outage an order is told reserved before it is told paid, though they lie in different topics."""
+async def test_a_backlog_is_read_in_the_order_of_events(stage: Stage) -> None:
+    """After an outage an order is reserved before it is paid, although the events come from different topics."""
     await stage.shop.apply(product("p", 10_000))
     orders, later, batch = 500, 150, 50
     start = now_plus(-60)
@@ -342,13 +342,13 @@ async def test_a_backlog_is_read_in_the_order_of_the_shop(stage: Stage) -> None:
                 await stage.producer.raw(event["topic"], body(event), key=key, timestamp_ms=timestamp)
     async with worker(stage.with_settings(batch_max_records=batch)):
         await stage.wait_for("inbox", 2 * orders + 1)
-    # Of a partition a few records are read at a stretch, so the very first payments may be early.
+    # Several records of a partition are read per turn, so the very first payments may come early.
     assert await stage.count("outbox WHERE type LIKE '%.reserved'") >= orders - batch
     assert orders == await stage.count("outbox WHERE type LIKE '%.deducted'")
 
 
-async def test_a_backlog_holds_the_clock_back(stage: Stage) -> None:
-    """A partition with unread records stands at the newest event read, whatever the other partitions do."""
+async def test_a_backlog_holds_the_watermark_back(stage: Stage) -> None:
+    """The watermark of a partition with unread records is the newest event read, whatever other partitions do."""
     hour_ago = now_plus(-3600)
     events = dated([created(f"o{number}", {"p": 1}) for number in range(60)], hour_ago)
     for one in events:
@@ -362,7 +362,7 @@ async def test_a_backlog_holds_the_clock_back(stage: Stage) -> None:
         return await execute(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(consumer_module, "execute", slowly)
+        patch.setattr(applying, "execute", slowly)
         async with worker(stage.with_settings(batch_max_records=10)):
             await stage.wait_for("inbox", 30)
             low_watermark = await stage.shop.pool.fetchval(
@@ -372,14 +372,14 @@ async def test_a_backlog_holds_the_clock_back(stage: Stage) -> None:
             for _ in range(3 + 3):
                 gate.release()
             await stage.wait_for("inbox", 60)
-            # Read to its end, the partition catches up with the wall's clock.
+            # Once it is read to its end, its watermark catches up with the wall clock.
             await stage.wait_for("stream_progress WHERE watermark > now() - interval '10 s' AND partition = 2", 7)
             for _ in range(100):
                 gate.release()
 
 
-async def test_a_fast_clock_does_not_carry_the_stream_away(stage: Stage) -> None:
-    """An event from hours ahead counts at its record's time, so it expires nobody else's hold."""
+async def test_a_fast_clock_does_not_raise_the_watermark(stage: Stage) -> None:
+    """An event dated hours ahead counts at its record's time, so it expires nobody else's hold."""
     settings = stage.with_settings(order_reservation_ttl=timedelta(minutes=5))
     await stage.shop.apply(product("p", 10))
     async with worker(settings):
@@ -392,7 +392,7 @@ async def test_a_fast_clock_does_not_carry_the_stream_away(stage: Stage) -> None
 
 
 async def test_workers_share_the_partitions_and_hand_them_over(stage: Stage, real_kafka: Broker) -> None:
-    """Two workers, then one, then another: every event is applied once, whoever has the partitions."""
+    """Two workers, then one: every event is applied once, whichever has the partition."""
     assert real_kafka.kind != "mock"
     settings = stage.with_settings(batch_max_records=20)
     await stage.shop.apply(product("p", 10_000))
@@ -401,8 +401,10 @@ async def test_workers_share_the_partitions_and_hand_them_over(stage: Stage, rea
         await stage.producer.send(*events[:100])
         async with worker(settings) as second:
             await stage.producer.send(*events[100:200])
-            await eventually(lambda: _is(lambda: bool(second.consumer and second.consumer.assigned)))
-            await eventually(lambda: _is(lambda: len(first.consumer.assigned) < 28 if first.consumer else False))
+            await eventually(lambda: _is(lambda: bool(second.consumer and second.consumer.status().assigned)))
+            await eventually(
+                lambda: _is(lambda: len(first.consumer.status().assigned) < 28 if first.consumer else False)
+            )
             await stage.producer.send(*events[200:250])
         await stage.producer.send(*events[250:])
         await stage.wait_for("inbox", 1 + len(events))
@@ -410,7 +412,7 @@ async def test_workers_share_the_partitions_and_hand_them_over(stage: Stage, rea
     assert [] == await problems(stage.shop.pool)
 
 
-# --- small tools --------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------
 
 
 async def _is(condition: Any) -> Any:
@@ -434,7 +436,7 @@ async def _ask(running: Worker, path: str) -> int:
 
 
 async def _wall_passes(moment: datetime) -> None:
-    """Wait until the wall's clock is past a moment: the one thing that no condition can shorten."""
+    """Wait until the wall clock is past a moment; no condition can shorten this."""
 
     async def passed() -> bool:
         return datetime.now(UTC) > moment

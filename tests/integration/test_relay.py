@@ -613,7 +613,7 @@ def _async(condition: Callable[[], object]) -> Callable[[], Awaitable[object]]:
 def _poison(*records: Record) -> list[DeadLetter]:
     read_: list[Any] = read_records(records, "", T0)
     assert all(isinstance(one, InvalidRecord) for one in read_)
-    return [one.letter for one in read_]
+    return [one.dead_letter for one in read_]
 
 
 async def _keep(stage: Stage, *letters: DeadLetter) -> None:

@@ -1,4 +1,4 @@
-"""The worker's Kafka client on aiokafka's own fetcher, with answers put in by hand: when it asks, and what it takes."""
+"""The worker's Kafka client on aiokafka's own fetcher: when it fetches, and what it returns of the responses."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ from aiokafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
 from aiokafka.structs import ConsumerRecord
 
 from workers.consuming import client as client_module
-from workers.consuming.client import PORTION, RecordClient, in_time
+from workers.consuming.batches import merge_by_timestamp
+from workers.consuming.client import RECORDS_PER_TURN, RecordClient
 
 ORDERS = TopicPartition("order.created", 0)
 PAYMENTS = TopicPartition("payment.succeeded", 0)
@@ -25,21 +26,22 @@ Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
 
 @dataclass
 class State:
-    """How far a partition was handed over, and how far the broker has said that it goes."""
+    """The position of a partition, and where the broker has said that it ends."""
 
     position: int = 0
     lso: int = 0
     highwater: int = 0
     paused: bool = False
+    timestamp: int | None = None
     has_valid_position: bool = True
 
     def consumed_to(self, position: int) -> None:
-        """Hear what was handed over."""
+        """Move the position."""
         self.position = position
 
 
 class Batch:
-    """What aiokafka makes of an answer: records that are read as they are taken, and may turn out unreadable."""
+    """What aiokafka makes of a fetch response: records are decoded as they are taken, and may prove unreadable."""
 
     def __init__(self, records: Iterable[Record], *, then_fails: bool = False) -> None:
         self._records = self._read(list(records), then_fails)
@@ -61,33 +63,34 @@ class Batch:
 
 @dataclass
 class Broker:
-    """The assigned partitions, and what has come in of them."""
+    """The assigned partitions, and the fetch responses received for them."""
 
     states: dict[TopicPartition, State] = field(default_factory=lambda: {ORDERS: State(), PAYMENTS: State()})
     fetched: OrderedDict[TopicPartition, FetchResult | FetchError] = field(default_factory=OrderedDict)
-    heard: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     waiting: set["asyncio.Future[None]"] = field(default_factory=set)
 
     def answer(self, place: TopicPartition, *records: Record, end: int | None = None, then_fails: bool = False) -> None:
-        """Let records come in; `end` is where the partition ends, by default behind them."""
+        """Receive records; `end` is where the partition ends, by default after them."""
         state = self.states[place]
         state.lso = records[-1].offset + 1 if end is None else end
+        state.timestamp = round(time.time() * 1000)
         batch = Batch(records, then_fails=then_fails)
         batch.next_fetch_offset = state.position
         assignment = SimpleNamespace(active=True, state_value=self.states.get)
         self.fetched[place] = FetchResult(place, assignment=assignment, partition_records=batch, backoff=0)
 
     def refuse(self, place: TopicPartition) -> None:
-        """Let an error come in."""
+        """Receive an error."""
         self.fetched[place] = FetchError(error=TopicAuthorizationFailedError(place.topic), backoff=0)
 
     async def batch_done(self) -> None:
-        """Note that the end of a batch was waited for, and with what held back."""
-        self.heard.append(f"batch done, {self.paused} paused")
+        """Record that the client waited for the end of a batch, and how many partitions were paused meanwhile."""
+        self.calls.append(f"batch done, {self.paused} paused")
 
     @property
     def paused(self) -> int:
-        """How many partitions are not asked for."""
+        """How many partitions are not fetched."""
         return sum(state.paused for state in self.states.values())
 
 
@@ -99,7 +102,7 @@ def broker() -> Broker:
 
 @pytest.fixture
 async def client(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordClient]:
-    """A client that was never started, on a fetcher that asks nobody."""
+    """A client that was never started, on a fetcher without a connection."""
     subscription = SimpleNamespace(
         reassignment_in_progress=False,
         is_assigned=lambda place: place in broker.states,
@@ -127,35 +130,37 @@ async def client(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     await client.stop()
 
 
-async def test_a_steady_stream_gathers_while_a_batch_is_applied(broker: Broker, client: RecordClient) -> None:
-    """Nothing is asked for between a batch that emptied the topics and the end of its work."""
+async def test_nothing_is_fetched_while_a_batch_of_a_steady_stream_is_applied(
+    broker: Broker, client: RecordClient
+) -> None:
+    """After a batch that emptied the topics, the next fetch waits until the batch is applied."""
     broker.answer(ORDERS, *_records(ORDERS, 0, 1))
     assert {ORDERS: [0, 1]} == _offsets(await _take(client))
-    assert (2, None) == (broker.paused, client.asking_since)
+    assert (2, None) == (broker.paused, client.poll_age())
     asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *_records(ORDERS, 2))
     assert {ORDERS: [2]} == _offsets(await _take(client))
-    assert ["batch done, 2 paused"] == broker.heard
+    assert ["batch done, 2 paused"] == broker.calls
 
 
-async def test_a_backlog_is_asked_for_ahead(broker: Broker, client: RecordClient) -> None:
+async def test_a_backlog_is_fetched_ahead(broker: Broker, client: RecordClient) -> None:
     """Where one partition has more, the next batch is fetched while this one is applied."""
     broker.answer(ORDERS, *_records(ORDERS, 0), end=9)
     broker.answer(PAYMENTS, *_records(PAYMENTS, 0))
     await _take(client)
-    assert (0, []) == (broker.paused, broker.heard)
-    assert client.asking_since is not None
+    assert (0, []) == (broker.paused, broker.calls)
+    assert client.poll_age() is not None
 
 
-async def test_records_that_are_none_are_no_backlog(broker: Broker, client: RecordClient) -> None:
-    """What a producer's transaction has left open cannot be read, and the mark at its end is no record."""
+async def test_control_records_and_open_transactions_are_no_backlog(broker: Broker, client: RecordClient) -> None:
+    """Records of an open transaction cannot be read yet, and a commit marker is no record."""
     broker.answer(ORDERS, *_records(ORDERS, 0))
     broker.states[ORDERS].highwater = 9
     await _take(client)
     assert 2 == broker.paused
 
 
-async def test_it_comes_back_with_records_only(broker: Broker, client: RecordClient) -> None:
-    """FastStream sleeps when there were none, and what comes meanwhile waits."""
+async def test_it_never_returns_without_records(broker: Broker, client: RecordClient) -> None:
+    """FastStream sleeps after an empty fetch, and records that arrive meanwhile wait."""
     taking = asyncio.create_task(client.getmany(timeout_ms=1, max_records=10))
     await asyncio.sleep(0.05)
     assert not taking.done()
@@ -163,8 +168,8 @@ async def test_it_comes_back_with_records_only(broker: Broker, client: RecordCli
     assert [ORDERS] == list(await taking)
 
 
-async def test_partitions_that_went_to_others_are_left_alone(broker: Broker, client: RecordClient) -> None:
-    """Kafka's client raises for a partition that is not ours, and that would end the consumer."""
+async def test_revoked_partitions_are_left_alone(broker: Broker, client: RecordClient) -> None:
+    """Kafka's client raises for a partition that is not assigned, and that would end the consumer."""
     broker.answer(ORDERS, *_records(ORDERS, 0))
     await _take(client)
     del broker.states[PAYMENTS]
@@ -172,19 +177,50 @@ async def test_partitions_that_went_to_others_are_left_alone(broker: Broker, cli
     assert {ORDERS: [1]} == _offsets(await _take(client))
 
 
-async def test_once_shut_it_stays_shut(broker: Broker, client: RecordClient) -> None:
-    """The flood breaker's word outlasts the batch at hand."""
+async def test_once_suspended_it_stays_suspended(broker: Broker, client: RecordClient) -> None:
+    """The end of the batch in flight resumes nothing."""
     broker.answer(ORDERS, *_records(ORDERS, 0))
     await _take(client)
-    client.shut()
+    client.suspend()
     broker.answer(ORDERS, *_records(ORDERS, 1))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.getmany(timeout_ms=1, max_records=10), 0.05)
     assert 2 == broker.paused
 
 
+async def test_partitions_assigned_after_a_suspension_are_suspended(broker: Broker, client: RecordClient) -> None:
+    """A rebalance resumes nothing, and without a suspension nothing is paused."""
+    client.keep_suspended()
+    assert 0 == broker.paused
+    client.suspend()
+    broker.states[ORDERS], broker.states[TopicPartition("order.created", 1)] = State(), State()
+    client.keep_suspended()
+    assert 3 == broker.paused
+
+
+async def test_a_batch_is_put_back_to_its_first_records(client: RecordClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each partition that is still assigned goes back to the first record of the batch, whatever came between."""
+    sought: list[tuple[TopicPartition, int]] = []
+    monkeypatch.setattr(client, "seek", lambda partition, offset: sought.append((partition, offset)))
+    refunds = TopicPartition("payment.refunded", 0)
+    batch = [*_records(ORDERS, 3), *_records(PAYMENTS, 7, 8), *_records(refunds, 1), *_records(ORDERS, 4, 5)]
+    client.put_back(batch)
+    assert [(ORDERS, 3), (PAYMENTS, 7)] == sought
+
+
+async def test_a_fetch_ages_while_it_is_unanswered(broker: Broker, client: RecordClient) -> None:
+    """The newest response of all partitions counts; before the first one there is no age."""
+    assert client.poll_age() is None
+    now = time.time()
+    broker.states[ORDERS].timestamp = round((now - 500) * 1000)
+    broker.states[PAYMENTS].timestamp = round((now - 400) * 1000)
+    age = client.poll_age()
+    assert age is not None
+    assert 0 <= age < 100  # the fetch began with this test, long after the last response
+
+
 async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, client: RecordClient) -> None:
-    """After an outage payments are not read long before their orders, however the partitions came in."""
+    """After an outage payments are not read long before their orders, in whatever order the responses arrive."""
     broker.answer(PAYMENTS, *_records(PAYMENTS, *range(300), at=range(300)), end=1000)
     broker.answer(ORDERS, *_records(ORDERS, *range(300), at=range(300)), end=1000)
     taken = {ORDERS: 0, PAYMENTS: 0}
@@ -194,25 +230,23 @@ async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, clie
         for place, offsets in found.items():
             assert offsets == list(range(taken[place], taken[place] + len(offsets)))
             taken[place] += len(offsets)
-        assert abs(taken[ORDERS] - taken[PAYMENTS]) <= 2 * PORTION
+        assert abs(taken[ORDERS] - taken[PAYMENTS]) <= 2 * RECORDS_PER_TURN
 
 
-async def test_a_producer_whose_clock_is_ahead_does_not_wait_for_all_others(
-    broker: Broker, client: RecordClient
-) -> None:
-    """Its records are taken for those of now."""
+async def test_a_producer_whose_clock_is_ahead_does_not_come_last(broker: Broker, client: RecordClient) -> None:
+    """Its records count as if they were written now."""
     tomorrow, now = int(time.time() * 1000) + 86_400_000, int(time.time() * 1000)
     broker.answer(ORDERS, *_records(ORDERS, *range(100), at=range(tomorrow, tomorrow + 100)), end=1000)
     broker.answer(PAYMENTS, *_records(PAYMENTS, *range(300), at=range(now, now + 300)), end=1000)
-    found = _offsets(await _take(client, 4 * PORTION))
-    assert len(found[ORDERS]) > PORTION
+    found = _offsets(await _take(client, 4 * RECORDS_PER_TURN))
+    assert len(found[ORDERS]) > RECORDS_PER_TURN
 
 
 @pytest.mark.parametrize("first", [ORDERS, PAYMENTS])
-async def test_what_cannot_be_read_takes_nothing_with_it(
+async def test_an_unreadable_record_loses_no_other(
     broker: Broker, client: RecordClient, first: TopicPartition, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A batch compressed as nothing here can read it keeps back its own partition; all others' records come."""
+    """An unsupported compression holds back its own partition; the records of all others are returned."""
     broker.answer(first, *_records(first, 0), end=9)
     for place in (first, ORDERS, PAYMENTS):
         broker.fetched.pop(place, None)
@@ -223,8 +257,8 @@ async def test_what_cannot_be_read_takes_nothing_with_it(
     assert "zstd" in caplog.text
 
 
-async def test_what_cannot_be_read_takes_nothing_with_it_as_it_comes_in(broker: Broker, client: RecordClient) -> None:
-    """The one record that is waited for is the only one that is taken blindly."""
+async def test_an_unreadable_record_loses_no_other_while_the_client_waits(broker: Broker, client: RecordClient) -> None:
+    """While waiting, one record is taken at a time, so an error can lose none that was taken with it."""
     taking = asyncio.create_task(client.getmany(timeout_ms=60_000, max_records=100))
     await asyncio.sleep(0.02)
     broker.answer(ORDERS, *_records(ORDERS, *range(5)))
@@ -234,18 +268,18 @@ async def test_what_cannot_be_read_takes_nothing_with_it_as_it_comes_in(broker: 
     assert list(range(5)) == _offsets(await taking)[ORDERS]
 
 
-async def test_a_topic_that_may_not_be_read_stops_no_other(broker: Broker, client: RecordClient) -> None:
-    """Its error comes again with each answer, and it is always the one that is furthest behind."""
+async def test_a_topic_without_permission_stops_no_other(broker: Broker, client: RecordClient) -> None:
+    """Its error comes with each response, and its partition always is the furthest behind."""
     for start in range(0, 30, 10):
         broker.refuse(PAYMENTS)
         broker.answer(ORDERS, *_records(ORDERS, *range(start, start + 10)), end=1000)
         assert {ORDERS: list(range(start, start + 10))} == _offsets(await _take(client, 10))
 
 
-async def test_where_there_are_errors_only_it_waits(
+async def test_it_waits_while_there_are_only_errors(
     broker: Broker, client: RecordClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It neither turns in circles nor fills the log, and goes on when it can."""
+    """It neither spins nor floods the log, and goes on when it can."""
     monkeypatch.setattr(client_module, "RETRY_SECONDS", 0.02)
     errors = 0
 
@@ -265,13 +299,13 @@ async def test_where_there_are_errors_only_it_waits(
 
 
 def test_partitions_are_merged_by_time_and_each_keeps_its_order() -> None:
-    """An order and its payment that lie in one batch are read in the order of the shop."""
+    """An order and its payment in one batch are applied in the order in which they happened."""
     orders = _records(ORDERS, 0, 1, 2, at=(10, 30, 20))
     payments = _records(PAYMENTS, 0, 1, at=(15, 40))
-    merged = in_time([*payments, *orders])
+    merged = merge_by_timestamp([*payments, *orders])
     assert [(10, 0), (15, 0), (30, 1), (20, 2), (40, 1)] == [(one.timestamp, one.offset) for one in merged]
-    assert orders == in_time(orders)
-    assert [] == in_time([])
+    assert orders == merge_by_timestamp(orders)
+    assert [] == merge_by_timestamp([])
 
 
 async def _take(client: RecordClient, max_records: int = 100) -> dict[TopicPartition, list[Record]]:

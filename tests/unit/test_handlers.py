@@ -1,4 +1,4 @@
-"""Handlers: a module per topic that bears its name, and from each contract's example the command that it means."""
+"""Handlers: one module per topic, named after it, and the command that each event becomes."""
 
 import json
 from datetime import UTC, datetime
@@ -26,23 +26,23 @@ def _command(topic: str, **data: Any) -> commands.Command:
 
 
 @pytest.mark.parametrize("topic", TOPICS_IN)
-def test_a_topics_handler_is_the_module_of_its_name(topic: str) -> None:
-    """`order.created` is handled in `order_created`, whose docstring says the rule."""
+def test_a_topics_handler_is_the_module_with_its_name(topic: str) -> None:
+    """`order.created` is handled in `order_created`, whose docstring states the rule."""
     module = import_module(f"workers.handlers.{topic.replace('.', '_')}")
     assert callable(module.handle)
     assert (module.__doc__ or "").startswith(f"`{topic}`: ")
 
 
 def test_there_is_no_handler_without_a_topic() -> None:
-    """Every module but the shared one is a topic's."""
+    """Every module but the shared one handles a topic."""
     folder = Path(handlers.__file__).parent
     names = {path.stem for path in folder.glob("*.py")} - {"__init__", "lines"}
     assert {topic.replace(".", "_") for topic in TOPICS_IN} == names
 
 
 @pytest.mark.parametrize("topic", TOPICS_IN)
-def test_every_contracts_example_means_a_command(topic: str) -> None:
-    """Each published example is understood, and its cause is the event's identity and time."""
+def test_every_contracts_example_becomes_a_command(topic: str) -> None:
+    """Each published example becomes a command, whose cause is the event's identity and time."""
     extra = TOPICS_IN[topic].contract.model_config["json_schema_extra"]
     assert isinstance(extra, dict)
     examples: Any = extra["examples"]
@@ -107,8 +107,8 @@ SUMMED = {"p": 3, "q": 5}
         ),
     ],
 )
-def test_an_event_means_its_command(topic: str, data: dict[str, Any], expected: commands.Command) -> None:
-    """Every field arrives where the rules look for it; repeated lines are summed in the order of their first."""
+def test_an_event_becomes_its_command(topic: str, data: dict[str, Any], expected: commands.Command) -> None:
+    """Every field arrives in the command; repeated lines are summed, in the order of their first occurrence."""
     command = _command(topic, **data)
     assert expected == command
     lines = getattr(command, "lines", None)

@@ -9,7 +9,7 @@ from faststream.kafka.security import parse_security
 from inventory.errors import OperatorError
 from inventory.kafka import broker_security, client_options, producer_options
 from inventory.settings import Settings
-from workers.consuming.consumer import build_broker
+from workers.consuming.subscription import build_broker
 
 SASL: dict[str, Any] = {"kafka_sasl_username": "worker", "kafka_sasl_password": "tiger"}
 

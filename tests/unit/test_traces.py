@@ -1,4 +1,4 @@
-"""Spans: one per batch, linked to its records' traces, and nothing where no endpoint is set."""
+"""Spans: one per batch, linked to the traces of its records, and none without an endpoint."""
 
 import pytest
 from opentelemetry import trace
@@ -13,7 +13,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_without_an_endpoint_nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without OpenTelemetry's endpoint no provider is set and the batch's span records nothing."""
+    """Without an OTLP endpoint no provider is set, and the batch's span records nothing."""
     for name in ENDPOINTS:
         monkeypatch.delenv(name, raising=False)
     assert not configure_traces("1")

@@ -1,4 +1,4 @@
-"""The stream's clock, on a consumer of cardboard: what moves it, and what must not."""
+"""Watermarks, on a stand-in for aiokafka's consumer: what raises them, and what must not."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,37 +17,37 @@ HERE = TopicPartition("order.created", 0)
 
 @dataclass
 class Client:
-    """The part of aiokafka's consumer that the clock looks at: the end of each partition, and when it was told."""
+    """The part of aiokafka's consumer that is used: the end of each partition, and when the broker reported it."""
 
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     read_at: dict[TopicPartition, datetime] = field(default_factory=dict)
 
     def assignment(self) -> set[TopicPartition]:
-        """Name the one partition."""
+        """Return the one partition."""
         return {HERE}
 
     def highwater(self, partition: TopicPartition) -> int | None:
-        """Return the end that was told last."""
+        """Return the end that was reported last."""
         return self.ends.get(partition)
 
     def last_poll_timestamp(self, partition: TopicPartition) -> int | None:
-        """Return when it was."""
+        """Return when the report was read."""
         at = self.read_at.get(partition)
         return None if at is None else round(at.timestamp() * 1000)
 
     def answer(self, end: int, at: datetime) -> "Client":
-        """Let an answer of the broker's arrive."""
+        """Read a fetch response."""
         self.ends[HERE], self.read_at[HERE] = end, at
         return self
 
 
-def _idle(clock: WatermarkTracker, client: Client, position: int) -> datetime | None:
-    rows = clock.of_idle(client, {HERE: position})
+def _idle(tracker: WatermarkTracker, client: Client, position: int) -> datetime | None:
+    rows = tracker.idle_rows(client, {HERE: position})
     return rows[0].watermark if rows else None
 
 
-def _batch(clock: WatermarkTracker, client: Client, *times: tuple[datetime, datetime]) -> PartitionProgress:
-    """Read a batch of events, each with its own time and its record's."""
+def _batch(tracker: WatermarkTracker, client: Client, *times: tuple[datetime, datetime]) -> PartitionProgress:
+    """Apply a batch of events, each with its own time and its record's."""
     records = [
         ConsumedRecord(
             HERE.topic,
@@ -59,88 +59,95 @@ def _batch(clock: WatermarkTracker, client: Client, *times: tuple[datetime, date
         )
         for n, (at, stamp) in enumerate(times)
     ]
-    (row,) = clock.of_batch(client, records, read_records(records, "", NOON), NOON)
+    (row,) = tracker.batch_rows(client, records, read_records(records, "", NOON), NOON)
     return row
 
 
-def test_a_partition_at_its_end_keeps_up_with_the_broker() -> None:
-    """Answer by answer the clock moves on, one answer behind."""
-    clock, client = WatermarkTracker(""), Client()
-    found = [_idle(clock, client.answer(7, NOON + timedelta(seconds=second)), 7) for second in range(4)]
+def test_a_partition_read_to_its_end_keeps_up_with_the_broker() -> None:
+    """Each response raises the watermark to when the one before it was read."""
+    tracker, client = WatermarkTracker(""), Client()
+    found = [_idle(tracker, client.answer(7, NOON + timedelta(seconds=second)), 7) for second in range(4)]
     assert [None, *(NOON + timedelta(seconds=second) - CAUGHT_UP_MARGIN for second in range(3))] == found
 
 
-def test_an_answer_from_before_a_standstill_is_no_news() -> None:
-    """An answer that lay in the socket for an hour counts for the time when it was asked."""
-    clock, client = WatermarkTracker(""), Client()
-    _idle(clock, client.answer(7, NOON), 7)
-    _idle(clock, client.answer(7, NOON + timedelta(seconds=1)), 7)
+def test_a_response_from_before_a_suspension_counts_for_when_it_was_requested() -> None:
+    """A response may have waited in the socket for an hour: what was written meanwhile is not in it."""
+    tracker, client = WatermarkTracker(""), Client()
+    _idle(tracker, client.answer(7, NOON), 7)
+    _idle(tracker, client.answer(7, NOON + timedelta(seconds=1)), 7)
     woken = NOON + timedelta(hours=1)
-    assert NOON + timedelta(seconds=1) - CAUGHT_UP_MARGIN == _idle(clock, client.answer(7, woken), 7)
-    # The next one was asked after waking, and tells of what came meanwhile.
-    assert None is _idle(clock, client.answer(9, woken + timedelta(seconds=1)), 7)
-    assert None is _idle(clock, client.answer(9, woken + timedelta(seconds=2)), 8)
+    assert NOON + timedelta(seconds=1) - CAUGHT_UP_MARGIN == _idle(tracker, client.answer(7, woken), 7)
+    # The next one was requested after the suspension, and reports what was written meanwhile.
+    assert None is _idle(tracker, client.answer(9, woken + timedelta(seconds=1)), 7)
+    assert None is _idle(tracker, client.answer(9, woken + timedelta(seconds=2)), 8)
     assert woken + timedelta(seconds=2) - CAUGHT_UP_MARGIN == _idle(
-        clock, client.answer(9, woken + timedelta(seconds=3)), 9
+        tracker, client.answer(9, woken + timedelta(seconds=3)), 9
     )
 
 
-def test_looking_twice_at_one_answer_learns_nothing() -> None:
-    """The clock moves by answers, not by looks."""
-    clock, client = WatermarkTracker(""), Client()
+def test_the_margin_covers_clocks_that_differ() -> None:
+    """The watermark stays a second below the broker's answer: an event from just before it may still be on its way."""
+    tracker, client = WatermarkTracker(""), Client()
+    _idle(tracker, client.answer(7, NOON), 7)
+    assert NOON - timedelta(seconds=1) == _idle(tracker, client.answer(7, NOON + timedelta(seconds=5)), 7)
+
+
+def test_reading_one_response_twice_changes_nothing() -> None:
+    """Watermarks rise with responses, not with calls."""
+    tracker, client = WatermarkTracker(""), Client()
     client.answer(7, NOON)
-    assert [None, None, None] == [_idle(clock, client, 7) for _ in range(3)]
+    assert [None, None, None] == [_idle(tracker, client, 7) for _ in range(3)]
 
 
-def test_a_backlog_stands_at_the_newest_event_read() -> None:
-    """With records unread the partition is as far as its events."""
-    clock, client = WatermarkTracker(""), Client()
+def test_the_watermark_of_a_backlog_is_the_newest_event_read() -> None:
+    """While records are unread, only events raise the watermark."""
+    tracker, client = WatermarkTracker(""), Client()
     for second in range(3):
-        assert _idle(clock, client.answer(100, NOON + timedelta(seconds=second)), 0) is None
+        assert _idle(tracker, client.answer(100, NOON + timedelta(seconds=second)), 0) is None
     hour_ago, two = NOON - timedelta(hours=1), NOON - timedelta(hours=2)
-    row = _batch(clock, client, (two, two), (hour_ago, hour_ago), (two, two))
+    row = _batch(tracker, client, (two, two), (hour_ago, hour_ago), (two, two))
     assert ("order.created", 0, 3, hour_ago) == row
 
 
-def test_a_fast_clock_counts_at_its_records_time() -> None:
-    """An event dated ahead of its record, or of us, moves the clock no further than the earlier of the two."""
+def test_an_event_counts_at_its_records_time_if_that_is_earlier() -> None:
+    """A producer's fast clock raises the watermark neither beyond the record's time nor beyond ours."""
     ahead, stamp = NOON + timedelta(hours=5), NOON - timedelta(minutes=3)
     client = Client().answer(100, NOON)
     assert stamp == _batch(WatermarkTracker(""), client, (ahead, stamp)).watermark
     assert NOON == _batch(WatermarkTracker(""), client, (ahead, ahead)).watermark
 
 
-def test_new_partitions_hold_the_clock_until_they_are_written() -> None:
-    """A partition that was never read stands at the beginning of time."""
-    clock = WatermarkTracker("prefix.")
-    clock.meet([TopicPartition("prefix.order.created", 3)])
-    assert [PartitionProgress("order.created", 3, 0, EPOCH)] == clock.unread()
-    assert [] == clock.unread({TopicPartition("prefix.order.created", 3)})
-    rows = clock.unread()
-    clock.meet([TopicPartition("prefix.order.created", 4)])
-    clock.written(rows)
-    assert [PartitionProgress("order.created", 4, 0, EPOCH)] == clock.unread()
-    clock.written(clock.unread())
-    assert [] == clock.unread()
+def test_unread_partitions_hold_the_low_watermark_until_they_are_saved() -> None:
+    """The first row of a partition that was never read has the earliest watermark there is."""
+    tracker = WatermarkTracker("prefix.")
+    tracker.add_unread([TopicPartition("prefix.order.created", 3)])
+    assert [PartitionProgress("order.created", 3, 0, EPOCH)] == tracker.unread_rows()
+    assert [] == tracker.unread_rows({TopicPartition("prefix.order.created", 3)})
+    rows = tracker.unread_rows()
+    tracker.add_unread([TopicPartition("prefix.order.created", 4)])
+    tracker.saved(rows)
+    assert [PartitionProgress("order.created", 4, 0, EPOCH)] == tracker.unread_rows()
+    tracker.saved(tracker.unread_rows())
+    assert [] == tracker.unread_rows()
 
 
 def test_a_position_is_settled_when_it_is_processed_or_stood_still() -> None:
-    """A position ahead of what was processed counts only after a quiet second, as aiokafka may have just moved it."""
-    clock = WatermarkTracker("")
+    """A position ahead of what was processed counts only after a quiet interval, as aiokafka may just have moved it."""
+    tracker = WatermarkTracker("")
     positions = {HERE: 8}
-    assert {} == clock.settle(positions, quiet=True)
-    assert {} == clock.settle(positions, quiet=False)
-    assert positions == clock.settle(positions, quiet=True)
-    assert {} == clock.settle({HERE: 9}, quiet=True)
-    clock.processed({HERE: 9})
-    assert {HERE: 9} == clock.settle({HERE: 9}, quiet=False)
+    assert {} == tracker.settled(positions, quiet=True)
+    assert {} == tracker.settled(positions, quiet=False)
+    assert positions == tracker.settled(positions, quiet=True)
+    assert {} == tracker.settled({HERE: 9}, quiet=True)
+    tracker.processed({HERE: 9})
+    assert {HERE: 9} == tracker.settled({HERE: 9}, quiet=False)
 
 
-def test_partitions_that_went_to_others_are_forgotten() -> None:
-    """After a rebalance everything is learned anew."""
-    clock, client = WatermarkTracker(""), Client()
-    clock.processed({HERE: 7})
-    _idle(clock, client.answer(7, NOON), 7)
-    clock.forget()
-    assert {} == clock.settle({HERE: 7}, quiet=False)
-    assert None is _idle(clock, client.answer(7, NOON + timedelta(seconds=1)), 7)
+def test_revoked_partitions_are_forgotten() -> None:
+    """After a rebalance nothing that was known before it counts."""
+    tracker, client = WatermarkTracker(""), Client()
+    tracker.processed({HERE: 7})
+    _idle(tracker, client.answer(7, NOON), 7)
+    tracker.forget_positions()
+    assert {} == tracker.settled({HERE: 7}, quiet=False)
+    assert None is _idle(tracker, client.answer(7, NOON + timedelta(seconds=1)), 7)

@@ -1,4 +1,4 @@
-"""A worker's parts end when it stops, whatever a library does with the first cancellation."""
+"""All tasks of a worker end when it stops, also where a library swallows a cancellation."""
 
 import asyncio
 import contextlib
@@ -6,18 +6,18 @@ import contextlib
 from inventory.worker import _end
 
 
-async def test_a_part_that_swallows_one_cancellation_ends_by_the_next() -> None:
-    """redis-py was seen to swallow a cancellation in the middle of a command: the worker then never stopped."""
-    begun = asyncio.Event()
+async def test_a_task_that_swallows_one_cancellation_ends_with_the_next() -> None:
+    """Observed with redis-py, in the middle of a command: the worker never stopped."""
+    started = asyncio.Event()
 
-    async def deaf_once() -> None:
+    async def swallow_one() -> None:
         with contextlib.suppress(asyncio.CancelledError):
-            begun.set()
+            started.set()
             await asyncio.Event().wait()
         await asyncio.Event().wait()
 
-    part = asyncio.create_task(deaf_once())
-    await begun.wait()
+    task = asyncio.create_task(swallow_one())
+    await started.wait()
     async with asyncio.timeout(10):
-        await _end([part])
-    assert part.cancelled()
+        await _end([task])
+    assert task.cancelled()

@@ -1,13 +1,13 @@
-"""The flood breaker: stops the consumer before a bad deployment drains a topic into its dead letters."""
+"""The flood breaker: pauses consumption before a bad deployment turns a whole topic into dead letters."""
 
 from collections import deque
 from collections.abc import Sequence
 
 
 class FloodBreaker:
-    """Counts dead letters among the records: in a row on one topic, and as a share of the last `window`.
+    """Limits dead letters: how many in a row on one topic, and their share of the last `window` records of all topics.
 
-    Topics are read side by side: the others' good records must not hide that one has none left.
+    Rows are counted per topic, because the good records of other topics would hide that one topic has none left.
     """
 
     def __init__(self, consecutive: int, ratio: float, window: int) -> None:
@@ -18,9 +18,10 @@ class FloodBreaker:
         self._runs: dict[str, int] = {}
 
     def admit(self, records: Sequence[tuple[str, bool]]) -> str | None:
-        """Count a batch, in order: topics, and true for a dead letter; or say why it must not be applied.
+        """Return None and count the batch, or return why it must not be applied.
 
-        A batch that is not admitted is not counted, so it can be offered again.
+        `records` are topics, each with whether the record is a dead letter, in the batch's order. A batch that is not
+        admitted is not counted, so it can be offered again.
         """
         runs = dict(self._runs)
         for topic, is_bad in records:

@@ -1,9 +1,9 @@
 """Lets aiokafka read records whose header names are not UTF-8.
 
-Kafka stores such records and some clients (C, Go) can send them. aiokafka raises in the middle of its fetch
-instead, at every attempt: the whole consumer stands still behind one record, for good. Here the rest of such
-a batch is read again by aiokafka's parser in Python, with replacement characters in the name; nothing that
-the worker reads is named so. Other batches are read as ever.
+Kafka stores such records, and some clients (C, Go) can send them. aiokafka raises an error in the middle of the fetch,
+at every attempt: one record blocks the whole consumer for good. Here the rest of such a batch is read again by
+aiokafka's pure Python parser, with replacement characters in the name. No header that the worker uses has such a name.
+All other batches are read as usual.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from typing_extensions import override
 
 
 def install() -> None:
-    """Have every consumer of this process read leniently."""
+    """Make every aiokafka consumer of this process read leniently."""
     fetcher.MemoryRecords = LenientRecords
 
 
 class LenientRecords:
-    """The batches of one answer of the broker's; stands in for aiokafka's class of that name."""
+    """The record batches of one fetch response; replaces aiokafka's `MemoryRecords`."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -35,7 +35,7 @@ class LenientRecords:
         return more
 
     def size_in_bytes(self) -> int:
-        """Return the size of them all."""
+        """Return the size of all batches."""
         size: int = self._records.size_in_bytes()
         return size
 
@@ -49,7 +49,7 @@ class LenientRecords:
 
 
 class _LenientBatch:
-    """One batch; `number` counts it from 1 in `data`."""
+    """One record batch: the `number`th in `data`, from 1."""
 
     __slots__ = ("_batch", "_data", "_number")
 
@@ -58,7 +58,7 @@ class _LenientBatch:
         self._data = data
         self._number = number
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the batch has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the batch
         return getattr(self._batch, name)
 
     def __iter__(self) -> Iterator[Any]:
@@ -74,14 +74,14 @@ class _LenientBatch:
         records = _MemoryRecordsPy(self._data)
         for _ in range(self._number - 1):
             records.next_batch()
-        batch = _DefaultRecordBatchPy(records._next_slice)  # noqa: SLF001 - the batch's bytes, before they are parsed
-        batch._maybe_uncompress()  # noqa: SLF001 - so that the buffer below is the last
-        batch._buffer = _LenientBytes(batch._buffer)  # noqa: SLF001 - where names are decoded from
+        batch = _DefaultRecordBatchPy(records._next_slice)  # noqa: SLF001 - the batch's bytes, not parsed yet
+        batch._maybe_uncompress()  # noqa: SLF001 - this sets the buffer that is wrapped below
+        batch._buffer = _LenientBytes(batch._buffer)  # noqa: SLF001 - header names are decoded from it
         return iter(batch)
 
 
 class _LenientBytes(bytearray):
-    """Bytes whose slices decode whatever they hold."""
+    """Bytes whose slices decode without errors."""
 
     @override
     def __getitem__(self, index: Any) -> Any:

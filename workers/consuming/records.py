@@ -1,4 +1,4 @@
-"""A batch's raw records: each decoded by itself into an event with its command, or into a dead letter."""
+"""Decoding: each raw record by itself, into an event with its command or into a dead letter."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class KafkaRecord(Protocol):
-    """What the consumer hands over; aiokafka's ConsumerRecord is one."""
+    """What is read of a record; aiokafka's ConsumerRecord has it."""
 
     topic: str
     partition: int
@@ -36,9 +36,9 @@ class DecodedRecord(NamedTuple):
 
 
 class InvalidRecord(NamedTuple):
-    """A record that will be given up."""
+    """A record that cannot be used: its dead letter."""
 
-    letter: DeadLetter
+    dead_letter: DeadLetter
 
 
 def read_records(records: Iterable[KafkaRecord], prefix: str, now: datetime) -> list[DecodedRecord | InvalidRecord]:
@@ -75,17 +75,17 @@ def _read(record: KafkaRecord, prefix: str, now: datetime, now_ms: int) -> Decod
             )
         )
     except Exception as bug:
-        # One record that trips over a bug must not stop the shop; many of them trip the flood breaker.
+        # A bug that one record triggers must not stop all others; if many records trigger it, the flood breaker trips.
         logger.exception(
-            "A record could not be read, and that is a bug in the worker; it becomes a dead letter",
+            "A bug in this worker: a record could not be decoded and becomes a dead letter",
             extra={"topic": stored.topic, "partition": stored.partition, "offset": stored.offset},
         )
-        message = f"the worker failed to read this record: {type(bug).__name__}"
+        message = f"the worker failed to decode this record: {type(bug).__name__}"
         return InvalidRecord(build_dead_letter(stored, DeadLetterReason.DECODE_ERROR, message, now, error=bug))
 
 
 def _time(timestamp_ms: int) -> datetime | None:
-    """Return the record's time, or None for one that no calendar has."""
+    """Return the record's time, or None if it is outside what `datetime` can represent."""
     try:
         return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
     except (OverflowError, ValueError, OSError):

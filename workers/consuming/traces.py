@@ -1,6 +1,6 @@
 """One span per batch, with a link to the trace of each record that carries one.
 
-Until a provider is set (`inventory.telemetry`) the tracer is OpenTelemetry's no-op, and links are not built.
+Without a tracer provider (`inventory.telemetry` sets it) there are no spans, and no links are built.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanContext, TraceFlags
 
-# Exporters cut a span's links at 128 unless told otherwise; building more would be work for nothing.
+# OpenTelemetry keeps 128 links of a span by default; building more would be wasted.
 MAX_LINKS = 128
 
 
 @contextmanager
 def batch_span(size: int, traceparents: Iterable[str | None]) -> Iterator[Span]:
-    """Measure a batch of `size` records, linked to the traces of those that have one."""
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # nobody set one
+    """Trace a batch of `size` records, linked to the traces of those that have a traceparent."""
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         yield trace.INVALID_SPAN
         return
     with (

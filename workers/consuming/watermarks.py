@@ -1,74 +1,73 @@
-"""The stream's clock: how far in event time each partition has been read, so that holds expire by it.
+"""Watermarks: up to which event time each partition has been read; holds expire by the lowest of them.
 
-A partition that was read to its end stands at the time at which the broker said that there is no more;
-one that was not, at the newest event read. The rows are written with batches, now and then, in their
-transactions, and once a second for partitions that are idle (`storage.save.save_progress`).
+The watermark of a partition that was read to its end is the time at which the broker reported that end. Otherwise it
+is the newest event read. `progress.py` decides when the rows are written.
 """
 
-import asyncio
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import IllegalStateError
 
-from engine import metrics
 from storage.save import PartitionProgress
+from workers.consuming.offsets import Offsets, next_offsets
 from workers.consuming.records import DecodedRecord, InvalidRecord
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# A partition at its end is as far as the broker's word that there is no more, less what clocks may
-# differ and events may spend on their way.
+# Subtracted from the time of the broker's answer: clocks differ, and an event may still be on its way to the broker.
 CAUGHT_UP_MARGIN = timedelta(seconds=1)
-POSITION_TIMEOUT_SECONDS = 0.2
-
-Offsets = Mapping[TopicPartition, int]
 
 
 class WatermarkTracker:
-    """Keeps account of what one consumer has processed of its partitions; `prefix` is the topics' prefix."""
+    """Tracks what one consumer has processed of its partitions; `prefix` is the topics' prefix."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._processed: dict[TopicPartition, int] = {}
         self._positions_before: Offsets = {}
+        # Per partition, when the last two fetch responses were read, in ms.
         self._answers: dict[TopicPartition, tuple[int | None, int]] = {}
         self._unread: set[TopicPartition] = set()
 
-    def meet(self, partitions: Iterable[TopicPartition]) -> None:
-        """Hear of partitions: until they are read they hold the clock back, from the next rows on."""
+    @property
+    def processed_offsets(self) -> Mapping[TopicPartition, int]:
+        """The offset after the last applied record, of each partition with one."""
+        return self._processed
+
+    def add_unread(self, partitions: Iterable[TopicPartition]) -> None:
+        """Add partitions that exist; until one is read, its first row holds the low watermark back."""
         self._unread.update(partitions)
 
-    def written(self, rows: Iterable[PartitionProgress]) -> None:
-        """Hear that `rows` are committed; partitions met since they were made stay new."""
+    def saved(self, rows: Iterable[PartitionProgress]) -> None:
+        """Record that `rows` are committed; partitions added after they were built stay unread."""
         known = {row[:2] for row in rows}
         self._unread = {partition for partition in self._unread if self._row(partition, 0, EPOCH)[:2] not in known}
 
     def processed(self, offsets: Offsets) -> None:
-        """Hear that everything before `offsets` is committed."""
+        """Record that everything before `offsets` is committed to the database."""
         self._processed |= offsets
 
-    def forget(self) -> None:
-        """Hear that the partitions go to others."""
+    def forget_positions(self) -> None:
+        """Forget what was learned of partitions that are revoked."""
         self._processed.clear()
         self._positions_before = {}
         self._answers.clear()
 
-    def unread(self, known: Container[TopicPartition] = ()) -> list[PartitionProgress]:
-        """Return first rows for partitions that are new to the clock."""
+    def unread_rows(self, known: Container[TopicPartition] = ()) -> list[PartitionProgress]:
+        """Return first rows for unread partitions, without those in `known`."""
         return [self._row(partition, 0, EPOCH) for partition in self._unread if partition not in known]
 
-    def of_batch(
+    def batch_rows(
         self,
         client: AIOKafkaConsumer | None,
         records: Sequence[ConsumerRecord],
         items: Sequence[DecodedRecord | InvalidRecord],
         now: datetime,
     ) -> list[PartitionProgress]:
-        """Return the rows of the batch's partitions: the next offset, and how far in event time it reads.
+        """Return rows for the batch's partitions: the next offset, and the watermark once the batch is applied.
 
-        An event counts at the earlier of its own time and its record's, so that one producer's fast
-        clock does not carry the stream's clock away.
+        An event counts at the earlier of its own time and its record's, so that one producer's fast clock does not
+        raise the watermark.
         """
         times: dict[tuple[str, int], datetime] = {}
         for record, item in zip(records, items, strict=True):
@@ -78,25 +77,28 @@ class WatermarkTracker:
                 if at > times.get(place, EPOCH):
                     times[place] = at
         return [
-            self._row(partition, offset, max(times.get(partition, EPOCH), self._read_until(client, partition, offset)))
+            self._row(
+                partition, offset, max(times.get(partition, EPOCH), self._end_confirmed(client, partition, offset))
+            )
             for partition, offset in next_offsets(records).items()
         ]
 
-    def of_idle(self, client: AIOKafkaConsumer, settled: Offsets) -> list[PartitionProgress]:
-        """Return rows for those partitions that have nothing beyond what was processed."""
+    def idle_rows(self, client: AIOKafkaConsumer, settled: Offsets) -> list[PartitionProgress]:
+        """Return rows for those partitions of `settled` that have no records left to read."""
         rows = []
         for partition, position in settled.items():
-            watermark = self._read_until(client, partition, position)
+            watermark = self._end_confirmed(client, partition, position)
             if watermark > EPOCH:
                 rows.append(self._row(partition, position, watermark))
         return rows
 
-    def settle(self, positions: Offsets, *, quiet: bool) -> Offsets:
-        """Return the positions up to which everything was processed; `quiet`: no batch since the last call.
+    def settled(self, positions: Offsets, *, quiet: bool) -> Offsets:
+        """Return those positions before which everything was processed; `quiet`: no batch came since the last call.
 
-        Between aiokafka's hand-over and our handler a batch is seen by nobody. A position that is our own
-        last offset has been processed. So has one that stood still through a quiet second, even where control
-        records (of producers' transactions) keep it from being the last record's offset plus one.
+        A batch that aiokafka has handed over and our handler has not received yet is counted nowhere, but the position
+        is past it. So a position is trusted only if it is our own last offset, or if it stayed the same through a quiet
+        interval. The second case is needed for control records of transactions, which leave the position ahead of the
+        last record's offset plus one.
         """
         before, self._positions_before = self._positions_before, positions
         return {
@@ -105,64 +107,24 @@ class WatermarkTracker:
             if self._processed.get(partition) == position or (quiet and before.get(partition) == position)
         }
 
-    def measure_lag(self, client: AIOKafkaConsumer, positions: Offsets) -> int:
-        """Set the gauges of each partition, and return how many records wait in all."""
-        total = 0
-        for partition, position in positions.items():
-            end = client.highwater(partition)
-            waits = end is not None and position < end
-            lag = max(end - self._processed.get(partition, position), 0) if waits else 0
-            total += lag
-            metrics.CONSUMER_LAG.labels(*self._labels(partition)).set(lag)
-            asked = client.last_poll_timestamp(partition)
-            if asked is not None:
-                metrics.LAST_POLL.set(asked / 1000)
-        return total
+    def _end_confirmed(self, client: AIOKafkaConsumer | None, partition: TopicPartition, next_offset: int) -> datetime:
+        """Return the time up to which nothing exists at or after `next_offset`, by the broker's word; else the epoch.
 
-    def drop_gauges(self, partitions: Iterable[TopicPartition]) -> None:
-        """Take partitions that went to others off the gauges."""
-        for partition in partitions:
-            metrics.CONSUMER_LAG.remove(*self._labels(partition))
-
-    def _read_until(self, client: AIOKafkaConsumer | None, partition: TopicPartition, next_offset: int) -> datetime:
-        """Return the time up to which the broker said that there is nothing beyond `next_offset`; else the epoch.
-
-        aiokafka notes when an answer was read, but it speaks of the time when it was asked: it may have lain in the
-        socket for hours while this process was stopped. It was asked after the one before it was read; that counts.
+        aiokafka knows when it read a fetch response, but the response may have waited in the socket for hours while
+        this process was stopped. The request was sent after the response before it was read, so that time counts.
         """
         if client is None or partition not in client.assignment():
             return EPOCH
-        end, read = client.highwater(partition), client.last_poll_timestamp(partition)
-        if end is None or read is None:
+        end, read_ms = client.highwater(partition), client.last_poll_timestamp(partition)
+        if end is None or read_ms is None:
             return EPOCH
-        before, last = self._answers.get(partition, (None, None))
-        if read != last:
-            before, last = last, read
-            self._answers[partition] = (before, last)
-        if before is None or next_offset < end:
+        before_ms, last_ms = self._answers.get(partition, (None, None))
+        if read_ms != last_ms:
+            before_ms, last_ms = last_ms, read_ms
+            self._answers[partition] = (before_ms, last_ms)
+        if before_ms is None or next_offset < end:
             return EPOCH
-        return datetime.fromtimestamp(before / 1000, UTC) - CAUGHT_UP_MARGIN
+        return datetime.fromtimestamp(before_ms / 1000, UTC) - CAUGHT_UP_MARGIN
 
     def _row(self, partition: TopicPartition, offset: int, watermark: datetime) -> PartitionProgress:
         return PartitionProgress(partition.topic.removeprefix(self._prefix), partition.partition, offset, watermark)
-
-    def _labels(self, partition: TopicPartition) -> tuple[str, str]:
-        return partition.topic.removeprefix(self._prefix), str(partition.partition)
-
-
-def next_offsets(records: Sequence[ConsumerRecord]) -> dict[TopicPartition, int]:
-    """Return, for each partition of the batch, the offset behind its last record."""
-    offsets = {(record.topic, record.partition): record.offset + 1 for record in records}
-    return {TopicPartition(*place): offset for place, offset in offsets.items()}
-
-
-async def positions_of(client: AIOKafkaConsumer) -> dict[TopicPartition, int]:
-    """Return where the consumer stands in its partitions; those it has not found its place in are left out."""
-    positions: dict[TopicPartition, int] = {}
-    for partition in client.assignment():
-        try:
-            async with asyncio.timeout(POSITION_TIMEOUT_SECONDS):
-                positions[partition] = await client.position(partition)
-        except (TimeoutError, IllegalStateError):
-            continue
-    return positions

@@ -1,6 +1,6 @@
-"""One module per topic: its rule in words, and a pure mapping from the contract to a command.
+"""One module per topic: the topic's rule in words, and a pure mapping from its contract to a command.
 
-The module's name is the topic's with `.` as `_`.
+A module is named after its topic, with `_` for `.`.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +31,6 @@ _HANDLERS: Mapping[str, Callable[[Any, Cause], CausedCommand]] = {
 
 
 def command_for(event: Event) -> CausedCommand:
-    """Return the command that `event` means."""
+    """Return the command for `event`."""
     cause = Cause(event.source, event.id, event.occurred_at, event.traceparent)
     return _HANDLERS[event.topic](event.data, cause)

@@ -1,6 +1,6 @@
-"""`cart.updated`: the cart's hold moves to match the snapshot, as far as there is stock, and is renewed.
+"""`cart.updated`: the cart's hold is changed to match the snapshot, as far as stock is available, and renewed.
 
-The newest snapshot wins, by `version` where given, else by time; an empty cart lets go of everything.
+The newest snapshot wins, by `version` where given, else by time. An empty cart releases its whole hold.
 """
 
 from domain.commands import UpdateCart

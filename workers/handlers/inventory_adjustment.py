@@ -1,6 +1,6 @@
-"""`inventory.adjustment`: stock on hand is corrected by hand, or the low-stock threshold is changed.
+"""`inventory.adjustment`: an operator corrects the stock on hand, or changes the low-stock threshold.
 
-Nothing may push the stock on hand below what is reserved; `expected_version` compares and sets.
+No adjustment may take the stock on hand below what is reserved. `expected_version` makes SET a compare-and-set.
 """
 
 from domain.commands import AdjustStock

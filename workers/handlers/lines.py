@@ -1,4 +1,4 @@
-"""Lines of an event, as the domain wants them."""
+"""The lines of an event, as commands carry them."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from schemas.incoming import Item
 
 
 def sum_lines(items: Iterable[Item]) -> dict[str, int]:
-    """Return pieces by product; lines that repeat a product are summed."""
+    """Return units by product; lines that repeat a product are summed."""
     lines: dict[str, int] = {}
     for item in items:
         lines[item.product_id] = lines.get(item.product_id, 0) + item.quantity

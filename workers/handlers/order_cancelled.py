@@ -1,6 +1,6 @@
-"""`order.cancelled`: the order, or the lines given, let go of their stock; what was deducted is put back.
+"""`order.cancelled`: the hold of the order, or of the lines given, is released; deducted units are restocked.
 
-A cancellation before its order waits for it.
+A cancellation that comes before its order waits for it.
 """
 
 from domain.commands import CancelOrder

@@ -1,6 +1,6 @@
-"""`order.created`: all lines are reserved or none; the hold of the order's cart is taken over.
+"""`order.created`: all lines are reserved, or none; the order takes over the hold of its cart.
 
-An order that is already paid is deducted at once; one already cancelled reserves nothing.
+An order that is already paid is deducted at once. One that is already cancelled reserves nothing.
 """
 
 from domain.commands import CreateOrder

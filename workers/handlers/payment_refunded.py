@@ -1,6 +1,6 @@
-"""`payment.refunded`: refunded pieces go back on the shelf, or with `restock` false never do.
+"""`payment.refunded`: refunded units are restocked, or with `restock` false written off for good.
 
-A refund before the order is created and paid waits; one beyond what was deducted is refused.
+A refund that comes before its order is created and paid waits. One beyond what was deducted is refused.
 """
 
 from domain.commands import RefundOrder

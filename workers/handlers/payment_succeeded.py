@@ -1,7 +1,7 @@
-"""`payment.succeeded`: what the order has reserved is deducted from the stock.
+"""`payment.succeeded`: what the order holds is deducted from the stock on hand.
 
-A payment before its order waits for it; one after the reservation expired follows the late payment
-policy; one for an order that was rejected or cancelled is a shortfall.
+A payment that comes before its order waits for it. After the hold expired, the late payment policy decides. For an
+order that was rejected or cancelled it is a shortfall.
 """
 
 from domain.commands import PayOrder

@@ -1,4 +1,4 @@
-"""`product.created`: a product becomes known, with its first stock; a repeat is a duplicate."""
+"""`product.created`: a product is added, with its initial stock; a repeat is a duplicate."""
 
 from domain.commands import CreateProduct
 from domain.model import Cause

@@ -141,7 +141,7 @@ class _Shelf:
     async def take(self, batch: Sequence[ConsumedRecord]) -> list[str]:
         """Apply a batch as the consumer does; returns what became of each record."""
         tasks: list[Task] = [
-            DeadLetterTask(item.letter)
+            DeadLetterTask(item.dead_letter)
             if isinstance(item, InvalidRecord)
             else EventTask(item.command, item.event.digest, item.record, item.event.type)
             for item in read_records(batch, "", NOW)

@@ -1,0 +1,103 @@
+"""Applying a batch: one at a time, tried again until the database accepts it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from domain.model import Policy
+from engine.backoff import Backoff
+from engine.crash import crash_on_bug
+from engine.execute import execute
+from engine.tasks import BatchResult, Task
+from storage.database import Pool
+from storage.errors import in_words, is_unavailable
+from workers.consuming import traces
+from workers.consuming.batches import Batch, tasks_of
+from workers.consuming.measuring import measure_batch
+from workers.consuming.records import DecodedRecord, InvalidRecord
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 0.05
+LAST_RETRY_SECONDS = 2.0
+
+
+class BatchApplier:
+    """Runs batches through `execute`; `on_finished` gets each with its result, or None when it was abandoned.
+
+    Nothing is raised. An unavailable database is retried in place, because FastStream would swallow the exception and
+    go on behind the lost batch; anything else is a bug, and ends the process.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        policy: Policy,
+        clock: Callable[[], datetime],
+        on_finished: Callable[[Batch, BatchResult | None], None],
+    ) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._clock = clock
+        self._on_finished = on_finished
+        self._in_flight: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.waits_for_database = False
+
+    def start(self, batch: Batch) -> None:
+        """Begin to apply `batch` in the background; the one before it must have finished."""
+        self._in_flight = asyncio.create_task(self._apply(batch), name="batch")
+
+    async def finished(self) -> None:
+        """Return when no batch is in flight."""
+        if self._in_flight is not None:
+            await asyncio.shield(self._in_flight)
+
+    async def finished_within(self, seconds: float) -> None:
+        """Return when no batch is in flight, or after `seconds`."""
+        if self._in_flight is not None:
+            await asyncio.wait((self._in_flight,), timeout=seconds)
+
+    def stop(self) -> None:
+        """From now on, abandon a batch that the database does not accept; its records will be redelivered."""
+        self._stopping = True
+
+    async def _apply(self, batch: Batch) -> None:
+        with crash_on_bug("A bug stopped this worker; its batch will be redelivered"):
+            started = time.perf_counter()
+            tasks = tasks_of(batch.items)
+            with traces.batch_span(len(tasks), map(_traceparent, batch.items)):
+                result = await self._until_applied(tasks, batch)
+            self._on_finished(batch, result)
+            if result is not None:
+                measure_batch(batch, result, time.perf_counter() - started)
+
+    async def _until_applied(self, tasks: Sequence[Task], batch: Batch) -> BatchResult | None:
+        """Try until the database accepts the batch; None when asked to stop meanwhile."""
+        backoff = Backoff(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
+        started = time.monotonic()
+        while True:
+            try:
+                result = await execute(self._pool, tasks, self._policy, self._clock(), progress=batch.progress)
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                if not self.waits_for_database:
+                    logger.warning(
+                        "The database is unavailable (%s); the batch is retried until it is back", in_words(error)
+                    )
+                    self.waits_for_database = True
+                if self._stopping:
+                    return None
+                await backoff.wait()
+            else:
+                if self.waits_for_database:
+                    logger.info("The database is back after %.1f s", time.monotonic() - started)
+                    self.waits_for_database = False
+                return result
+
+
+def _traceparent(item: DecodedRecord | InvalidRecord) -> str | None:
+    return item.event.traceparent if isinstance(item, DecodedRecord) else None
