@@ -1,10 +1,9 @@
-"""Reads the dead letters that the workers parked in PostgreSQL; changes nothing."""
+"""What `inventory dlq` shows of the dead letters that the workers stored in PostgreSQL; changes nothing."""
 
 import asyncio
-import base64
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,82 +13,54 @@ from inventory.console import printable
 from inventory.database import connection, unreachable
 from inventory.errors import OperatorError
 from inventory.settings import Settings
+from storage import dead_letter_queries
+from storage.database import Connection
+from storage.dead_letter_queries import Filter
 
 QUERY_TIMEOUT_SECONDS: Final = 30.0
 HEX_DIGITS: Final = frozenset("0123456789abcdef-")
 
-_MATCHING: Final = """
-    FROM dead_letters
-    WHERE ($1::text IS NULL OR topic = $1)
-      AND ($2::text IS NULL OR reason = $2)
-      AND ($3::text IS NULL OR fingerprint = $3)
-      AND ($4::timestamptz IS NULL OR failed_at >= $4)
-"""
-_COLUMNS: Final = """
-    id, topic, "partition", "offset", reason, message, exception_class, fingerprint, event_id, event_type, source,
-    delivery_count, redrive_count, record_timestamp, failed_at, published_at, publish_error
-"""
-_NEWEST: Final = f"SELECT {_COLUMNS} {_MATCHING} ORDER BY failed_at DESC, id LIMIT $5"
-_COUNT: Final = f"SELECT count(*) {_MATCHING}"
-_GROUPS: Final = f"""
-    SELECT fingerprint, reason, topic, count(*) AS count, min(failed_at) AS first, max(failed_at) AS last,
-           (array_agg(id ORDER BY failed_at DESC, id))[1] AS newest,
-           (array_agg(message ORDER BY failed_at DESC, id))[1] AS message
-    {_MATCHING}
-    GROUP BY fingerprint, reason, topic
-    ORDER BY count(*) DESC, max(failed_at) DESC
-    LIMIT $5
-"""
-_BEGINNING_WITH: Final = "FROM dead_letters WHERE starts_with(id::text, $1) ORDER BY id LIMIT 2"
-_ONE: Final = f"SELECT {_COLUMNS}, key, value, headers, stacktrace {_BEGINNING_WITH}"
 
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Which dead letters to read; None means all."""
-
-    topic: str | None
-    reason: str | None
-    fingerprint: str | None
-    since: datetime | None
-    limit: int
-
-
-async def newest(settings: Settings, query: Query) -> tuple[list[dict[str, Any]], int]:
+async def newest(settings: Settings, matching: Filter, limit: int) -> tuple[list[dict[str, Any]], int]:
     """Return the newest matching dead letters without their bytes, and how many match in all."""
-    *filters, limit = astuple(query)
-    rows = await _fetch(settings, _NEWEST, *filters, limit)
-    counted = await _fetch(settings, _COUNT, *filters)
-    return [_plain(row) for row in rows], counted[0]["count"]
+    async with _connected(settings) as connected:
+        page = await dead_letter_queries.read_newest(connected, matching, limit)
+    return [_plain(found._asdict()) for found in page.dead_letters], page.total
 
 
-async def groups(settings: Settings, query: Query) -> list[dict[str, Any]]:
+async def groups(settings: Settings, matching: Filter, limit: int) -> list[dict[str, Any]]:
     """Return the groups of matching dead letters that failed alike, the largest first."""
-    return [_plain(row) for row in await _fetch(settings, _GROUPS, *astuple(query))]
+    async with _connected(settings) as connected:
+        found = await dead_letter_queries.read_groups(connected, matching, limit)
+    return [_plain(asdict(group)) for group in found]
 
 
-async def one(settings: Settings, beginning: str) -> dict[str, Any]:
-    """Return the one dead letter whose id begins so, with its bytes; raises OperatorError for none or several."""
-    beginning = beginning.strip().lower()
-    if not beginning or not HEX_DIGITS.issuperset(beginning):
-        raise OperatorError(f"{beginning!r} is no id of a dead letter: `inventory dlq list` shows them")
-    rows = await _fetch(settings, _ONE, beginning)
-    if not rows:
-        raise OperatorError(f"there is no dead letter {beginning}: `inventory dlq list` shows them")
-    if len(rows) > 1:
-        raise OperatorError(f"several dead letters begin with {beginning}: give more of the id")
-    letter = _plain(rows[0])
-    letter["key"] = readable(rows[0]["key"])
-    letter["value"] = readable(rows[0]["value"])
-    letter["headers"] = [
-        {"name": name, **readable(None if value is None else base64.b64decode(value))}
-        for name, value in json.loads(rows[0]["headers"] or "[]")
-    ]
-    return letter
+async def one(settings: Settings, prefix: str) -> dict[str, Any]:
+    """Return the one dead letter whose id begins with `prefix`, with its bytes.
+
+    Raises OperatorError when there is none, or more than one.
+    """
+    prefix = prefix.strip().lower()
+    if not prefix or not HEX_DIGITS.issuperset(prefix):
+        raise OperatorError(f"{prefix!r} is no id of a dead letter: `inventory dlq list` shows them")
+    async with _connected(settings) as connected:
+        found = await dead_letter_queries.read_by_prefix(connected, prefix, 2)
+    if not found:
+        raise OperatorError(f"there is no dead letter {prefix}: `inventory dlq list` shows them")
+    if len(found) > 1:
+        raise OperatorError(f"several dead letters begin with {prefix}: give more of the id")
+    summary, stacktrace, record = found[0]
+    return {
+        **_plain(summary._asdict()),
+        "key": readable(record.key),
+        "value": readable(record.value),
+        "headers": [{"name": name, **readable(value)} for name, value in record.headers],
+        "stacktrace": stacktrace,
+    }
 
 
 def readable(content: bytes | None) -> dict[str, Any]:
-    """Return bytes as text where they are UTF-8, else as hexadecimal digits; both keep every byte."""
+    """Return bytes as text where they are UTF-8, otherwise in hexadecimal; nothing is lost either way."""
     if content is None:
         return {"encoding": "null", "content": None}
     try:
@@ -98,36 +69,36 @@ def readable(content: bytes | None) -> dict[str, Any]:
         return {"encoding": "hex", "content": content.hex()}
 
 
-def described(letter: Mapping[str, Any]) -> Iterator[str]:
+def described(dead_letter: Mapping[str, Any]) -> Iterator[str]:
     """Describe one dead letter from `one` in lines for a terminal."""
-    place = f"{letter['topic']}, partition {letter['partition']}, offset {letter['offset']}"
-    published = letter["published_at"] or letter["publish_error"] or "not yet, the relay will do so"
+    place = f"{dead_letter['topic']}, partition {dead_letter['partition']}, offset {dead_letter['offset']}"
+    published = dead_letter["published_at"] or dead_letter["publish_error"] or "not yet: the relay will publish it"
     facts = {
-        "id": letter["id"],
+        "id": dead_letter["id"],
         "record": place,
-        "written": letter["record_timestamp"],
-        "reason": letter["reason"],
-        "message": letter["message"],
-        "failed": letter["failed_at"],
+        "written": dead_letter["record_timestamp"],
+        "reason": dead_letter["reason"],
+        "message": dead_letter["message"],
+        "failed": dead_letter["failed_at"],
         "published": published,
-        "event": letter["event_id"],
-        "type": letter["event_type"],
-        "source": letter["source"],
-        "group": letter["fingerprint"],
-        "delivered": f"{letter['delivery_count']} times, replayed {letter['redrive_count']} times",
+        "event": dead_letter["event_id"],
+        "type": dead_letter["event_type"],
+        "source": dead_letter["source"],
+        "group": dead_letter["fingerprint"],
+        "delivered": f"{dead_letter['delivery_count']} times, redriven {dead_letter['redrive_count']} times",
     }
     for name, value in facts.items():
         if value is not None:
             yield f"{name:<10} {printable(str(value))}"
     yield ""
-    yield f"key        {_content(letter['key'])}"
-    yield "headers" if letter["headers"] else "headers    none"
-    yield from (f"  {printable(header['name'])}: {_content(header)}" for header in letter["headers"])
-    yield f"value      {letter['value']['encoding']}"
-    yield from (printable(line) for line in str(letter["value"]["content"] or "").splitlines())
-    if letter["stacktrace"]:
+    yield f"key        {_content(dead_letter['key'])}"
+    yield "headers" if dead_letter["headers"] else "headers    none"
+    yield from (f"  {printable(header['name'])}: {_content(header)}" for header in dead_letter["headers"])
+    yield f"value      {dead_letter['value']['encoding']}"
+    yield from (printable(line) for line in str(dead_letter["value"]["content"] or "").splitlines())
+    if dead_letter["stacktrace"]:
         yield ""
-        yield from (printable(line) for line in letter["stacktrace"].splitlines())
+        yield from (printable(line) for line in dead_letter["stacktrace"].splitlines())
 
 
 def _content(part: Mapping[str, Any]) -> str:
@@ -154,11 +125,12 @@ def _plain_value(value: object) -> object:
             return str(value)
 
 
-async def _fetch(settings: Settings, statement: str, *arguments: object) -> list[Any]:
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Connection]:
+    """Give a connection for `QUERY_TIMEOUT_SECONDS`; raises OperatorError when the database does not answer."""
     async with connection(settings) as connected:
         try:
             async with asyncio.timeout(QUERY_TIMEOUT_SECONDS):
-                rows: list[Any] = await connected.fetch(statement, *arguments)
+                yield connected
         except (TimeoutError, asyncpg.InterfaceError) as error:
             raise unreachable(settings, error) from error
-    return rows

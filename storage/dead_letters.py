@@ -150,7 +150,7 @@ async def unpark(connection: Connection, keys: Collection[EventKey]) -> None:
 async def overdue(connection: Connection, until: datetime, limit: int) -> list[ParkedEvent]:
     """Return at most `limit` parked events whose deadline has passed, the oldest first, without locking them."""
     rows = await connection.fetch(_OVERDUE, until, limit)
-    return [ParkedEvent(row[0], row[1], row[2], row[3], _record(row, 4), row[11], row[12]) for row in rows]
+    return [ParkedEvent(row[0], row[1], row[2], row[3], record_of(row, 4), row[11], row[12]) for row in rows]
 
 
 async def pending_dead_letters(connection: Connection, limit: int, max_bytes: int) -> list[tuple[int, DeadLetter]]:
@@ -159,7 +159,7 @@ async def pending_dead_letters(connection: Connection, limit: int, max_bytes: in
     At most `limit`, and no more than `max_bytes` of record values in all; the first comes whatever its size.
     """
     rows = await connection.fetch(_PENDING, limit, max_bytes)
-    return [(row[0], DeadLetter(row[1], _record(row, 2), DeadLetterReason(row[9]), *tuple(row)[10:])) for row in rows]
+    return [(row[0], DeadLetter(row[1], record_of(row, 2), DeadLetterReason(row[9]), *tuple(row)[10:])) for row in rows]
 
 
 async def mark_published(connection: Connection, positions: Sequence[int], now: datetime) -> None:
@@ -187,7 +187,8 @@ def _record_columns(record: StoredRecord) -> tuple[object, ...]:
     return (*record[:5], orjson.dumps(headers).decode(), record.timestamp)
 
 
-def _record(row: Any, first: int) -> StoredRecord:  # noqa: ANN401 - asyncpg's Record is untyped
+def record_of(row: Any, first: int) -> StoredRecord:  # noqa: ANN401 - asyncpg's Record is untyped
+    """Return the record that a row has from column `first` on, in the order of `StoredRecord`'s fields."""
     headers = [(name, None if value is None else b64decode(value)) for name, value in orjson.loads(row[first + 5])]
     return StoredRecord(
         row[first], row[first + 1], row[first + 2], row[first + 3], row[first + 4], headers, row[first + 6]

@@ -46,13 +46,14 @@ def list_(  # noqa: PLR0913 - one parameter per option
 
     from inventory import dead_letters
     from inventory.settings import load_settings
+    from storage.dead_letter_queries import Filter
 
     settings = load_settings()
-    query = dead_letters.Query(topic, _reason(reason), fingerprint, _since(since), limit)
+    matching = Filter(topic, _reason(reason), fingerprint, _since(since))
     if group:
-        _print_groups(asyncio.run(dead_letters.groups(settings, query)), as_json=as_json)
+        _print_groups(asyncio.run(dead_letters.groups(settings, matching, limit)), as_json=as_json)
     else:
-        letters, total = asyncio.run(dead_letters.newest(settings, query))
+        letters, total = asyncio.run(dead_letters.newest(settings, matching, limit))
         _print_letters(letters, total, as_json=as_json)
 
 

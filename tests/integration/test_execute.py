@@ -1,4 +1,4 @@
-"""The one transaction on a real database: what is remembered, what waits, what is given up, and at what cost."""
+"""The one transaction on a real database: what is received, parked and dead-lettered, and at what cost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +14,7 @@ from domain.model import Cause, Operation
 from engine import execute as execute_module
 from engine.execute import execute
 from engine.tasks import ExpiryTask, command_task
+from engine.working_set import MAX_DUE_HOLDS
 from storage import dead_letters, load, outbox, retention, save
 from storage.database import Connection, Pool
 from storage.errors import is_unavailable
@@ -173,6 +174,19 @@ async def test_a_due_order_gives_way_to_who_wants_its_stock(shop: Shop) -> None:
     assert [("reserved", "old"), ("expired", "old"), ("reserved", "new")] == told
 
 
+async def test_due_holds_give_way_up_to_the_bound(shop: Shop) -> None:
+    """A shortage that only the last of 1,000 due orders and of 1,000 due carts covers is covered."""
+    assert 1000 == MAX_DUE_HOLDS
+    numbers = range(MAX_DUE_HOLDS)
+    await shop.apply(product("p", 2 * MAX_DUE_HOLDS))
+    await shop.apply(*(created(f"o{number}", {"p": 1}, minutes=-60) for number in numbers))
+    await shop.apply(*(cart(f"c{number}", {"p": 1}, minutes=-60) for number in numbers))
+    await shop.read_up_to(T0)
+    result = await shop.run([task(created("new", {"p": 2 * MAX_DUE_HOLDS}))])
+    assert (["applied"], 2 * MAX_DUE_HOLDS) == ([result.verdicts[0].disposition], result.expired)
+    assert (2 * MAX_DUE_HOLDS, 2 * MAX_DUE_HOLDS) == await shop.stock("p")
+
+
 async def test_a_due_cart_gives_way_too(shop: Shop) -> None:
     """A cart's hold that is due is dropped first as well."""
     await shop.apply(product("p", 5), cart("old", {"p": 5}, minutes=-60))
@@ -312,6 +326,13 @@ async def test_a_database_that_is_away_is_the_callers_to_wait_for(shop: Shop) ->
     for place in ("lock_products", "low_watermark"):
         caught = await _error_when(shop, place, end_it)
         assert is_unavailable(caught), (place, caught)
+
+
+async def test_an_error_in_progress_alone_is_raised(shop: Shop) -> None:
+    """A batch without tasks has no culprit and cannot be halved."""
+    progress = [PartitionProgress("order.created", 2**40, 1, T0)]
+    with pytest.raises((asyncpg.DataError, OverflowError)):
+        await execute(shop.pool, [], POLICY, T0, progress=progress)
 
 
 async def test_progress_never_goes_back(shop: Shop) -> None:

@@ -308,7 +308,7 @@ def test_a_fact_of_an_earlier_batch_is_settled_by_its_key(fold: Fold) -> None:
 
 def test_a_request_cannot_wait() -> None:
     """There is no record that could be kept for a dead letter; to ask for it is a bug of the caller."""
-    with pytest.raises(AssertionError, match="only an event from Kafka can wait"):
+    with pytest.raises(AssertionError, match="^only an event from Kafka can wait"):
         Fold().batch(command_task(PayOrder(cause("paid"), "unheard-of")))
 
 
@@ -356,11 +356,11 @@ def test_a_dead_letter_is_stored_as_it_is(fold: Fold) -> None:
 
 
 def test_an_expiry_is_counted_once(fold: Fold) -> None:
-    """The hold that expires counts; a second attempt is a duplicate and does not."""
+    """The hold that expires counts; further attempts are duplicates and do not."""
     fold.batch(created("o"))
     expiry = ExpiryTask(ExpireOrder("o", at(60)))
-    changes = fold.batch(expiry, expiry)
-    assert [Verdict(APPLIED), Verdict(DUPLICATE)] == changes.verdicts
+    changes = fold.batch(expiry, expiry, expiry)
+    assert [Verdict(APPLIED), Verdict(DUPLICATE), Verdict(DUPLICATE)] == changes.verdicts
     assert (1, {"o"}, {}) == (changes.expired, changes.orders, changes.inbox)
     assert OrderStatus.EXPIRED is fold.state.orders["o"].status
 
