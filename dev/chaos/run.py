@@ -61,7 +61,6 @@ class Result:
     finding: Finding
     faults: Sequence[FaultRecord]
     evidence: Evidence
-    restarts: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

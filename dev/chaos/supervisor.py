@@ -98,7 +98,6 @@ class Supervisor:
         self._watcher: asyncio.Task[None] | None = None
         self.workers: list[Worker] = []
         self.exits: list[Exit] = []
-        self.restarts = 0
 
     def start_worker(self, *options: str) -> Worker:
         """Start one more worker."""
@@ -155,7 +154,6 @@ class Supervisor:
                 if worker.status is not None:
                     self._take_down(worker)
                 if worker.wanted and not worker.running and time.monotonic() > worker.restart_at:
-                    self.restarts += 1
                     worker.start()
             await asyncio.sleep(WATCH_SECONDS)
 

@@ -308,7 +308,7 @@ def test_a_fact_of_an_earlier_batch_is_settled_by_its_key(fold: Fold) -> None:
 
 def test_a_request_cannot_wait() -> None:
     """There is no record that could be kept for a dead letter; to ask for it is a bug of the caller."""
-    with pytest.raises(AssertionError, match="^only an event from Kafka can wait"):
+    with pytest.raises(AssertionError, match=r"^only an event from Kafka can wait"):
         Fold().batch(command_task(PayOrder(cause("paid"), "unheard-of")))
 
 
