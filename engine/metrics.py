@@ -1,33 +1,33 @@
-"""What the worker tells Prometheus; the names are a contract, and no label grows with products or orders.
+"""The worker's Prometheus metrics; their names are a contract, and no label's values grow with products or orders.
 
 | metric | type | labels | what it says |
 |---|---|---|---|
-| `inventory_events_total` | counter | topic, type, outcome | events by what became of them |
+| `inventory_events_total` | counter | topic, type, outcome | events by disposition |
 | `inventory_batch_size` | histogram | | records in one transaction |
-| `inventory_batch_duration_seconds` | histogram | stage | time of decode, load, decide, save, commit, offsets, total |
-| `inventory_consumer_lag_records` | gauge | topic, partition | records in Kafka that are not committed yet |
+| `inventory_batch_duration_seconds` | histogram | stage | duration of each stage of a batch |
+| `inventory_consumer_lag_records` | gauge | topic, partition | records whose offset is not committed yet |
 | `inventory_event_age_seconds` | histogram | | time from an event's occurred_at to its commit |
-| `inventory_watermark_lag_seconds` | gauge | | how far the clock that holds expire by is behind the wall's |
-| `inventory_outbox_pending` | gauge | | outgoing events not acknowledged by Kafka yet |
+| `inventory_watermark_lag_seconds` | gauge | | how far the low watermark, by which holds expire, lags |
+| `inventory_outbox_pending` | gauge | | outgoing events that Kafka has not acknowledged yet |
 | `inventory_outbox_oldest_seconds` | gauge | | age of the oldest of them |
-| `inventory_dead_letters_total` | counter | topic, reason | records given up, by the topic they came from |
-| `inventory_parked_events` | gauge | | payments, cancellations and refunds that wait for their order |
-| `inventory_reservations_expired_total` | counter | | holds of carts and orders that ran out |
+| `inventory_dead_letters_total` | counter | topic, reason | dead letters, by the topic of the original record |
+| `inventory_parked_events` | gauge | | payments, cancellations and refunds parked until their order is created |
+| `inventory_reservations_expired_total` | counter | | holds of carts and orders that expired |
 | `inventory_commit_lost_total` | counter | | offset commits lost to a rebalance; harmless, duplicates are suppressed |
-| `inventory_last_poll_timestamp_seconds` | gauge | | when the consumer last asked Kafka for records, in Unix time |
+| `inventory_last_poll_timestamp_seconds` | gauge | | Unix time of the consumer's last poll |
 | `inventory_low_stock_products` | gauge | | products at or below their threshold now |
-| `inventory_cache_errors_total` | counter | | failed writes and reads of Redis; stock stays right without it |
-| `inventory_invariant_violations` | gauge | | disagreements that the last audit found; anything but 0 is an alarm |
+| `inventory_cache_errors_total` | counter | | failed reads and writes of the cache; stock is not affected |
+| `inventory_invariant_violations` | gauge | | violations that the last audit found; more than 0 is an alarm |
 """
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-# The names above are all there is: without this every counter and histogram has a `_created` twin.
+# Without this, every counter and histogram would also export a `_created` series.
 disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client leaves this one untyped
 
 EVENTS = Counter(
     "inventory_events_total",
-    "Events by what became of them: applied, duplicate, refused, parked, dead_lettered.",
+    "Events by disposition: applied, duplicate, refused, parked, dead_lettered.",
     ("topic", "type", "outcome"),
 )
 BATCH_SIZE = Histogram(
@@ -37,12 +37,12 @@ BATCH_SIZE = Histogram(
 )
 BATCH_DURATION = Histogram(
     "inventory_batch_duration_seconds",
-    "Time of a batch by stage: decode, load, decide, save, commit, offsets, total.",
+    "Duration of a batch by stage: decode, load, decide, save, commit, offsets, total.",
     ("stage",),
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
 CONSUMER_LAG = Gauge(
-    "inventory_consumer_lag_records", "Records in Kafka that are not committed yet.", ("topic", "partition")
+    "inventory_consumer_lag_records", "Records whose offset is not committed yet.", ("topic", "partition")
 )
 EVENT_AGE = Histogram(
     "inventory_event_age_seconds",
@@ -51,26 +51,28 @@ EVENT_AGE = Histogram(
 )
 WATERMARK_LAG = Gauge(
     "inventory_watermark_lag_seconds",
-    "How far the stream's clock, by which holds expire, is behind the wall's.",
+    "How far the low watermark, by which holds expire, is behind the time of day.",
 )
-OUTBOX_PENDING = Gauge("inventory_outbox_pending", "Outgoing events not acknowledged by Kafka yet.")
-OUTBOX_OLDEST = Gauge("inventory_outbox_oldest_seconds", "Age of the oldest outgoing event not acknowledged yet.")
+OUTBOX_PENDING = Gauge("inventory_outbox_pending", "Outgoing events that Kafka has not acknowledged yet.")
+OUTBOX_OLDEST = Gauge(
+    "inventory_outbox_oldest_seconds", "Age of the oldest outgoing event that Kafka has not acknowledged yet."
+)
 DEAD_LETTERS = Counter(
-    "inventory_dead_letters_total", "Records given up, by the topic they came from.", ("topic", "reason")
+    "inventory_dead_letters_total", "Dead letters, by the topic of the original record.", ("topic", "reason")
 )
-PARKED_EVENTS = Gauge("inventory_parked_events", "Payments, cancellations and refunds that wait for their order.")
-RESERVATIONS_EXPIRED = Counter("inventory_reservations_expired_total", "Holds of carts and orders that ran out.")
+PARKED_EVENTS = Gauge(
+    "inventory_parked_events", "Payments, cancellations and refunds parked until their order is created."
+)
+RESERVATIONS_EXPIRED = Counter("inventory_reservations_expired_total", "Holds of carts and orders that expired.")
 COMMIT_LOST = Counter(
     "inventory_commit_lost_total",
     "Offset commits lost to a rebalance; harmless, their events are suppressed as duplicates.",
 )
-LAST_POLL = Gauge(
-    "inventory_last_poll_timestamp_seconds", "When the consumer last asked Kafka for records, in Unix time."
-)
+LAST_POLL = Gauge("inventory_last_poll_timestamp_seconds", "Unix time of the consumer's last poll.")
 LOW_STOCK_PRODUCTS = Gauge("inventory_low_stock_products", "Products at or below their threshold now.")
 CACHE_ERRORS = Counter(
-    "inventory_cache_errors_total", "Failed writes and reads of Redis; stock stays right without it."
+    "inventory_cache_errors_total", "Failed reads and writes of the cache in Redis; stock is not affected."
 )
 INVARIANT_VIOLATIONS = Gauge(
-    "inventory_invariant_violations", "Disagreements that the last audit found; anything but 0 is an alarm."
+    "inventory_invariant_violations", "Violations that the last audit found; more than 0 is an alarm."
 )

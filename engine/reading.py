@@ -1,7 +1,7 @@
 """Reading stock and reservations: from Redis where it has them, else from PostgreSQL.
 
-Redis may be missing or fail at any moment. It is logged once when Redis is lost and once when it is back, counted in
-`inventory_cache_errors_total`, and readers go to PostgreSQL meanwhile.
+Redis may be missing or fail at any moment. Losing it and getting it back is logged once each and counted in
+`inventory_cache_errors_total`; meanwhile readers go to PostgreSQL.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from storage.stock import Reservation, StockLevel
 
 logger = logging.getLogger(__name__)
 
-# While Redis is away it is asked this seldom.
+# Interval between attempts while Redis is lost.
 RETRY_SECONDS = 1.0
 
 _Value = TypeVar("_Value")
 
 
 class CacheHealth:
-    """Whether Redis answers: says once when it is lost and once when it is back, and spares readers the wait."""
+    """Whether Redis answers: logs when it is lost and when it is back, and keeps readers from waiting for it."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._lost_at: float | None = None
-        self._ask_again_at = 0.0
+        self._next_attempt = 0.0
 
     @property
     def lost(self) -> bool:
@@ -40,28 +40,28 @@ class CacheHealth:
         return self._lost_at is not None
 
     @property
-    def worth_asking(self) -> bool:
-        """Whether Redis answered last time, or has not been asked for a while."""
-        return not self.lost or self._monotonic() >= self._ask_again_at
+    def worth_trying(self) -> bool:
+        """Whether Redis answered the last attempt, or the next attempt is due."""
+        return not self.lost or self._monotonic() >= self._next_attempt
 
     def failed(self, error: BaseException) -> None:
-        """Note that Redis failed."""
+        """Record a failed attempt."""
         metrics.CACHE_ERRORS.inc()
         now = self._monotonic()
-        self._ask_again_at = now + RETRY_SECONDS
+        self._next_attempt = now + RETRY_SECONDS
         if self._lost_at is None:
             self._lost_at = now
-            logger.warning("Redis is lost, going on without the cache: %s", in_words(error))
+            logger.warning("Redis is lost, continuing without the cache: %s", in_words(error))
 
     def answered(self) -> None:
-        """Note that Redis answered."""
+        """Record a successful attempt."""
         if self._lost_at is not None:
             logger.info("Redis is back after %.1f s", self._monotonic() - self._lost_at)
             self._lost_at = None
 
 
 class StockReader:
-    """Reads through the cache: what it lacks comes from PostgreSQL and is left there for the next reader."""
+    """Reads through the cache: what it lacks is read from PostgreSQL and written to the cache for the next reader."""
 
     def __init__(
         self, pool: Pool, cache: Cache | None, clock: Callable[[], datetime], health: CacheHealth | None = None
@@ -73,12 +73,12 @@ class StockReader:
 
     @property
     def lost(self) -> bool:
-        """Whether Redis failed when it was last asked."""
+        """Whether the last attempt to use Redis failed."""
         return self._health.lost
 
     async def stock(self, product_ids: Collection[str]) -> dict[str, StockLevel]:
-        """Return the stock of those products that exist, in the order of `product_ids`."""
-        cached = await self._ask(lambda cache: cache.stock(product_ids)) or {}
+        """Return the stock of the products that exist, in the order of `product_ids`."""
+        cached = await self._query(lambda cache: cache.stock(product_ids)) or {}
         missing = [product_id for product_id in product_ids if product_id not in cached]
         if missing:
             async with self._pool.acquire() as connection:
@@ -89,20 +89,20 @@ class StockReader:
 
     async def low_stock(self) -> list[StockLevel]:
         """Return the products at or below their threshold, at most 10,000, in the order of their ids."""
-        cached = await self._ask(lambda cache: cache.low_stock())
+        cached = await self._query(lambda cache: cache.low_stock())
         if cached is not None:
             return cached
-        token = await self._ask(lambda cache: cache.begin_low_stock())
+        token = await self._query(lambda cache: cache.begin_low_stock())
         async with self._pool.acquire() as connection:
             read = await stock.read_low_stock(connection, MAX_LOW_STOCK + 1)
         if token is not None and len(read) <= MAX_LOW_STOCK:
             found = token
-            await self._ask(lambda cache: cache.finish_low_stock(found, read))
+            await self._query(lambda cache: cache.finish_low_stock(found, read))
         return read[:MAX_LOW_STOCK]
 
     async def order(self, order_id: str) -> Reservation | None:
-        """Return what the order holds, or None for one never heard of."""
-        cached = await self._ask(lambda cache: cache.order(order_id))
+        """Return what the order holds, or None for an unknown one."""
+        cached = await self._query(lambda cache: cache.order(order_id))
         if cached is not None:
             return cached
         async with self._pool.acquire() as connection:
@@ -112,8 +112,8 @@ class StockReader:
         return read
 
     async def cart(self, cart_id: str) -> Reservation | None:
-        """Return what the cart holds, or None for one never heard of."""
-        cached = await self._ask(lambda cache: cache.cart(cart_id))
+        """Return what the cart holds, or None for an unknown one."""
+        cached = await self._query(lambda cache: cache.cart(cart_id))
         if cached is not None:
             return cached
         async with self._pool.acquire() as connection:
@@ -123,14 +123,14 @@ class StockReader:
         return read
 
     async def _fill(self, batch: Batch) -> None:
-        await self._ask(lambda cache: cache.write(batch, self._clock()))
+        await self._query(lambda cache: cache.write(batch, self._clock()))
 
-    async def _ask(self, question: Callable[[Cache], Awaitable[_Value]]) -> _Value | None:
-        """Ask Redis; None where there is no answer."""
-        if self._cache is None or not self._health.worth_asking:
+    async def _query(self, query: Callable[[Cache], Awaitable[_Value]]) -> _Value | None:
+        """Query Redis; None when it is lost or does not know."""
+        if self._cache is None or not self._health.worth_trying:
             return None
         try:
-            answer = await question(self._cache)
+            answer = await query(self._cache)
         except CACHE_ERRORS as error:
             self._health.failed(error)
             return None
@@ -139,6 +139,6 @@ class StockReader:
 
 
 async def close_quietly(cache: Cache) -> None:
-    """Close the connections to a Redis that may be gone."""
+    """Close the connections to a Redis that may be lost."""
     with contextlib.suppress(*CACHE_ERRORS):
         await cache.close()

@@ -1,12 +1,12 @@
-"""The books: stock, ledger, orders and carts must tell one story.
+"""The audit: stock, ledger, orders and carts must agree with each other.
 
 `audit` reads everything in one snapshot; `quick_audit` reads what a running worker can afford: the stock, the
-open holds and the newest ledger entry of each product. Both change nothing and name each disagreement by its
-numbers.
+open holds and the newest ledger entry of each product. Both only read, and report each violation with its numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import orjson
@@ -14,34 +14,54 @@ import orjson
 from storage.database import Connection
 
 MAX_EXAMPLES = 20
-# The ledger is read in slices of this many products: each is a look-up by index, and progress can be shown.
+# The ledger is read in slices of this many products: each is an index lookup, and progress can be shown in between.
 PRODUCTS_PER_SLICE = 5_000
 STATEMENT_TIMEOUT_SECONDS = 3600.0
 QUICK_STATEMENT_TIMEOUT_SECONDS = 120.0
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how far it is and how far it goes."""
+"""Called with the name of the step, how many are done, and how many there are."""
 
-RULES: Mapping[str, str] = {
-    "stock": "0 <= reserved <= on_hand",
-    "status": "the stock status follows from available and threshold, and the last alert told from that",
-    "ledger-sequence": "a product's entries count 1, 2, 3 ... without holes",
-    "ledger-chain": "an entry begins where the one before it ended, the first at nothing",
-    "ledger-entry": "what an entry moved is what its type and quantity say",
-    "ledger-stock": "the last entry ends at the stock, and there are as many as the stock says",
-    "holds": "reserved is the sum of what open orders and active carts hold",
-    "order-lines": "a line's counters are possible",
-    "order-status": "only a reserved order holds stock, until a deadline",
-    "order-ledger": "the ledger moved for an order what its lines count",
-    "cart-status": "only an active cart holds stock, until a deadline",
-    "cart-ledger": "the ledger moved for a cart what it holds",
-    "parked": "each fact that waits in an order has its parked event, and the other way round",
-    "alerts": "alerts are edges: none repeats the one before, and the newest is the one remembered",
+
+class Check(StrEnum):
+    """What an audit checks; the statements below name them by value."""
+
+    STOCK = "stock"
+    STATUS = "status"
+    LEDGER_SEQUENCE = "ledger-sequence"
+    LEDGER_CHAIN = "ledger-chain"
+    LEDGER_ENTRY = "ledger-entry"
+    LEDGER_STOCK = "ledger-stock"
+    HOLDS = "holds"
+    ORDER_LINES = "order-lines"
+    ORDER_STATUS = "order-status"
+    ORDER_LEDGER = "order-ledger"
+    CART_STATUS = "cart-status"
+    CART_LEDGER = "cart-ledger"
+    PARKED = "parked"
+    ALERTS = "alerts"
+
+
+RULES: Mapping[Check, str] = {
+    Check.STOCK: "0 <= reserved <= on_hand",
+    Check.STATUS: "the stock status follows from available and threshold, and the last alert from the stock status",
+    Check.LEDGER_SEQUENCE: "a product's entries are numbered 1, 2, 3 ... without holes",
+    Check.LEDGER_CHAIN: "an entry starts from the stock that the one before it left, the first from zero",
+    Check.LEDGER_ENTRY: "an entry changed the stock by what its type and quantity say",
+    Check.LEDGER_STOCK: "the last entry leaves the current stock, and there are as many as the last sequence says",
+    Check.HOLDS: "reserved is the sum of the holds of reserved orders and active carts",
+    Check.ORDER_LINES: "the counters of a line are consistent with each other",
+    Check.ORDER_STATUS: "only a reserved order holds stock, and it has a deadline",
+    Check.ORDER_LEDGER: "the ledger's movements for an order add up to its lines' counters",
+    Check.CART_STATUS: "only an active cart holds stock, and it has a deadline",
+    Check.CART_LEDGER: "the ledger's movements for a cart add up to what it holds",
+    Check.PARKED: "every waiting fact of an order has its parked event, and every parked event its waiting fact",
+    Check.ALERTS: "no alert repeats the one before it, and the newest is the product's last alert status",
 }
-QUICK_CHECKS = ("stock", "status", "ledger-stock", "holds")
+QUICK_CHECKS = (Check.STOCK, Check.STATUS, Check.LEDGER_STOCK, Check.HOLDS)
 
-# The planner settings of the worker's pool suit look-ups by key; these statements read whole tables. Slices
-# must not be planned once for all: with unknown bounds the plan would be a scan of the whole ledger.
+# The planner settings of the worker's pool suit lookups by key; these statements read whole tables. Each slice needs
+# a plan of its own: a generic plan, with unknown bounds, would scan the whole ledger.
 _SETTINGS = """
 SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
 SET LOCAL enable_material = on; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL work_mem = '64MB';
@@ -56,10 +76,25 @@ SELECT (SELECT count(*) FROM inventory) AS products, (SELECT count(*) FROM inven
 _QUICK_COUNTS = """
 SELECT (SELECT count(*) FROM inventory) AS products, 0 AS entries, 0 AS orders, 0 AS carts, 0 AS parked
 """
-_COUNTED_BY = {"ledger": "entries", "order": "orders", "cart": "carts", "parked": "parked"}
-_COUNTED_BY_CHECK = {"ledger-stock": "products"}
+# Which of the counts above says how many rows a check has read.
+_COUNTED_BY: Mapping[Check, str] = {
+    Check.STOCK: "products",
+    Check.STATUS: "products",
+    Check.LEDGER_SEQUENCE: "entries",
+    Check.LEDGER_CHAIN: "entries",
+    Check.LEDGER_ENTRY: "entries",
+    Check.LEDGER_STOCK: "products",
+    Check.HOLDS: "products",
+    Check.ORDER_LINES: "orders",
+    Check.ORDER_STATUS: "orders",
+    Check.ORDER_LEDGER: "orders",
+    Check.CART_STATUS: "carts",
+    Check.CART_LEDGER: "carts",
+    Check.PARKED: "parked",
+    Check.ALERTS: "products",
+}
 
-# Each statement below gives one row a violation: (name, product_id, order_id, cart_id, numbers).
+# Each statement below returns one row per violation: (name, product_id, order_id, cart_id, numbers).
 _BOUNDED = """
 SELECT name, total, product_id, order_id, cart_id, numbers FROM (
     SELECT v.*, count(*) OVER (PARTITION BY name) AS total,
@@ -68,7 +103,7 @@ SELECT name, total, product_id, order_id, cart_id, numbers FROM (
 ) numbered WHERE place <= $1
 """
 
-# Counters are read as text first: a line that is no seven integers is a violation, not an error of ours.
+# Counters are read as text first: a line that is not seven integers is a violation, and must not fail the statement.
 _ORDER_LINES = r"""
 order_lines AS (
     SELECT order_id, status, product_id, text, sound, c[1] AS requested, c[2] AS cancelled, c[3] AS reserved,
@@ -207,9 +242,9 @@ WHERE (status = 'reserved') <> (expires_at IS NOT NULL) OR (status IN ('deducted
     OR (status = 'rejected' AND NOT refused)
 """  # noqa: S608 - constants
 
-# What left the shelf and what came back: a piece withheld after the whole order's cancellation left it twice and
-# is counted as restocked once less, and what an order paid and cancelled "would have taken" is counted on both
-# sides; so the difference is exact for every order.
+# The difference between restocked and deducted is exact for every order. Units that are taken off again after a
+# cancellation restocked them are subtracted from `restocked`. An order that was cancelled and paid before it was
+# created counts its units both as deducted and as restocked, and moved none.
 _ORDER_LEDGER = f"""
 WITH {_ORDER_LINES}, moved AS (
     SELECT reference_id AS order_id, product_id, sum(on_hand_after - on_hand_before)::bigint AS on_hand,
@@ -258,21 +293,21 @@ FROM waiting w FULL JOIN parked_events p USING (source, event_id)
 WHERE w.order_id IS DISTINCT FROM p.order_id
 """
 
-# Only rows that retention cannot have thinned out yet: all behind the last one older than $2.
+# Only rows newer than $2, which retention has not deleted from yet: those after the last older one.
 _ALERTS = """
-WITH told AS (
-    SELECT aggregateid AS product_id, position, severity, lag(severity) OVER alerts AS before,
+WITH alerts AS (
+    SELECT aggregateid AS product_id, position, severity, lag(severity) OVER of_product AS before,
         row_number() OVER (PARTITION BY aggregateid ORDER BY position DESC) = 1 AS newest
     FROM (
         SELECT aggregateid, position, payload::json ->> 'severity' AS severity FROM outbox
         WHERE aggregatetype IN ('inventory.low_stock', 'inventory.stock_recovered')
             AND position > (SELECT coalesce(max(position), 0) FROM outbox WHERE created_at < $2)
-    ) rows WINDOW alerts AS (PARTITION BY aggregateid ORDER BY position)
+    ) rows WINDOW of_product AS (PARTITION BY aggregateid ORDER BY position)
 )
 SELECT 'alerts', product_id, NULL::text, NULL::text,
     json_build_object('outbox_position', position, 'severity', severity, 'before', before,
         'alert_status', i.alert_status)
-FROM told LEFT JOIN inventory i USING (product_id)
+FROM alerts LEFT JOIN inventory i USING (product_id)
 WHERE before = severity OR (before = 'out' AND severity = 'low')
     OR (newest AND severity IS DISTINCT FROM i.alert_status)
 """
@@ -284,7 +319,7 @@ WHERE place % $1 = 0 ORDER BY product_id
 
 
 class Violation(NamedTuple):
-    """One disagreement: whose, and the numbers that disagree."""
+    """One violation: what it concerns, and the numbers that disagree."""
 
     product_id: str | None
     order_id: str | None
@@ -293,9 +328,9 @@ class Violation(NamedTuple):
 
 
 class CheckResult(NamedTuple):
-    """What one check found. `checked` counts what it looked at; `examples` are at most `MAX_EXAMPLES`."""
+    """What one check found. `checked` counts the rows it read; `examples` are at most `MAX_EXAMPLES`."""
 
-    name: str
+    name: Check
     rule: str
     checked: int
     violations: int
@@ -303,18 +338,18 @@ class CheckResult(NamedTuple):
 
 
 class AuditResult(NamedTuple):
-    """What an audit found, check by check."""
+    """What an audit found, per check."""
 
     checks: tuple[CheckResult, ...]
 
     @property
     def violations(self) -> int:
-        """How many disagreements there are in all."""
+        """How many violations there are in all."""
         return sum(check.violations for check in self.checks)
 
 
 async def audit(connection: Connection, alerts_since: datetime, progress: Progress | None = None) -> AuditResult:
-    """Check all books in one snapshot. `alerts_since`: outgoing alerts written since then are all still there."""
+    """Run all checks in one snapshot; alerts are checked from `alerts_since` on, where retention deleted none."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute(_SETTINGS.format(timeout=int(STATEMENT_TIMEOUT_SECONDS)))
         bounds = [row[0] for row in await connection.fetch(_BOUNDARIES, PRODUCTS_PER_SLICE)]
@@ -334,51 +369,47 @@ async def audit(connection: Connection, alerts_since: datetime, progress: Progre
         for done, (statement, arguments) in enumerate(statements):
             if progress is not None:
                 progress("auditing", done, len(statements))
-            await findings.look(connection, statement, arguments, STATEMENT_TIMEOUT_SECONDS)
+            await findings.collect(connection, statement, arguments, STATEMENT_TIMEOUT_SECONDS)
         if progress is not None:
             progress("auditing", len(statements), len(statements))
     return findings.result()
 
 
 async def quick_audit(connection: Connection) -> AuditResult:
-    """Check the stock against the open holds and each product's newest ledger entry; the ledger is not scanned."""
+    """Check the stock against the holds and each product's newest ledger entry, without scanning the ledger."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute(_SETTINGS.format(timeout=int(QUICK_STATEMENT_TIMEOUT_SECONDS)))
         findings = _Findings(QUICK_CHECKS, await connection.fetchrow(_QUICK_COUNTS))
         for statement in (_STOCK, _HOLDS, _LAST_ENTRY_STOCK):
-            await findings.look(connection, statement, (), QUICK_STATEMENT_TIMEOUT_SECONDS)
+            await findings.collect(connection, statement, (), QUICK_STATEMENT_TIMEOUT_SECONDS)
     return findings.result()
 
 
 class _Findings:
-    """Collects violations by check, the first few of each with their numbers."""
+    """Counts violations by check, and keeps the first few of each as examples."""
 
-    def __init__(self, checks: Sequence[str], counts: Mapping[str, int]) -> None:
+    def __init__(self, checks: Sequence[Check], counts: Mapping[str, int]) -> None:
         self._counts = counts
         self._totals = dict.fromkeys(checks, 0)
-        self._examples: dict[str, list[Violation]] = {check: [] for check in checks}
+        self._examples: dict[Check, list[Violation]] = {check: [] for check in checks}
 
-    async def look(
+    async def collect(
         self, connection: Connection, statement: str, arguments: Sequence[object], timeout_seconds: float
     ) -> None:
         rows = await connection.fetch(
             _BOUNDED.format(statement=statement), MAX_EXAMPLES, *arguments, timeout=timeout_seconds
         )
         for name, total in {row[0]: row[1] for row in rows}.items():
-            self._totals[name] += total
+            self._totals[Check(name)] += total
         for name, _, product_id, order_id, cart_id, numbers in rows:
-            examples = self._examples[name]
+            examples = self._examples[Check(name)]
             if len(examples) < MAX_EXAMPLES:
                 examples.append(Violation(product_id, order_id, cart_id, orjson.loads(numbers)))
 
     def result(self) -> AuditResult:
         return AuditResult(
             tuple(
-                CheckResult(name, RULES[name], self._checked(name), total, tuple(self._examples[name]))
-                for name, total in self._totals.items()
+                CheckResult(check, RULES[check], self._counts[_COUNTED_BY[check]], total, tuple(self._examples[check]))
+                for check, total in self._totals.items()
             )
         )
-
-    def _checked(self, check: str) -> int:
-        counted = _COUNTED_BY_CHECK.get(check) or _COUNTED_BY.get(check.partition("-")[0], "products")
-        return self._counts[counted]

@@ -1,18 +1,18 @@
-"""The cache in Redis: stock, the list of what runs low, and reservations, for those who only look.
+"""The cache in Redis for readers: stock, the list of low products, and reservations.
 
-| key | holds | lives |
+| key | value | time to live |
 |---|---|---|
-| `inventory:available:{product_id}` | JSON: a product's stock | 5 minutes after its last change |
-| `inventory:low_stock` | hash by product: all at or below their threshold | 10 minutes, then it is rebuilt |
-| `inventory:low_stock:changes` | hash by product: what changed during a rebuild | half a minute |
-| `inventory:reservation:order:{order_id}` | JSON: what an order holds | until its deadline, at most 5 minutes |
-| `inventory:reservation:cart:{cart_id}` | JSON: what a cart holds | until its deadline, at most 5 minutes |
+| `inventory:available:{product_id}` | JSON: a product's stock | 5 minutes from its last change |
+| `inventory:low_stock` | hash by product: all products at or below their threshold | 10 minutes, then it is rebuilt |
+| `inventory:low_stock:changes` | hash by product: what changed during a rebuild | 30 seconds |
+| `inventory:reservation:order:{order_id}` | JSON: what an order holds | until the hold expires, at most 5 minutes |
+| `inventory:reservation:cart:{cart_id}` | JSON: what a cart holds | until the hold expires, at most 5 minutes |
 
-Every value begins with its row's version, and a script compares versions before it writes: whoever comes late
-with an older value changes nothing. Nothing is deleted when it ends: an expired order's value says so, and a
-product's value stays when it leaves the list, so there is always a version to compare with.
+Every value begins with its row's version, and a script compares versions before it writes: a late writer with an older
+value changes nothing. Nothing is deleted when a hold ends or a product recovers: the value of an expired order says so,
+and the value of a product stays when it leaves the list, so there is always a version to compare with.
 
-Everything here raises `CACHE_ERRORS` when Redis is not there; `workers.cache` decides what that means.
+Everything here raises `CACHE_ERRORS` when Redis fails; `workers.cache` and `engine.reading` handle them.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -26,27 +26,28 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from domain.model import CartStatus, OrderStatus, StockStatus
 from storage.stock import Reservation, StockLevel, ordered
 
 STOCK_TTL: Final = timedelta(minutes=5)
 LOW_STOCK_TTL: Final = timedelta(minutes=10)
 RESERVATION_TTL: Final = timedelta(minutes=5)
 REBUILD_TTL: Final = timedelta(seconds=30)
-# A list longer than this is not cached: it would block Redis while it is written and help nobody to read it.
+# A longer list is not cached: writing it would block Redis, and nobody reads that many rows.
 MAX_LOW_STOCK: Final = 10_000
-# One script call writes this many values, in a few milliseconds; other clients of Redis wait meanwhile.
+# Values per script call: it takes a few milliseconds, during which Redis serves no other client.
 VALUES_PER_CALL: Final = 500
 
 TIMEOUT_SECONDS: Final = 1.0
 
 CACHE_ERRORS: Final[tuple[type[Exception], ...]] = (RedisError, OSError)
-"""What it looks like when Redis is missing, dies, is full or refuses; OSError includes TimeoutError."""
+"""What is raised when Redis is missing, dies, is full or refuses; OSError includes TimeoutError."""
 
-# The field of the list that says it is whole; no product has an empty id.
-_MARK: Final = b""
+# The field that says that the list is complete; no product has an empty id.
+_COMPLETE: Final = b""
 
-# KEYS: list, changes, then one key a value. ARGV: for each value its JSON, its lifetime in ms, the product's id
-# where it is a product (else ""), and "1" where the value may only replace an older one.
+# KEYS: list, changes, then one key per value. ARGV, for each value: its JSON, its time to live in ms, the product's id
+# ("" for a reservation), and "1" when the value may only replace an older one.
 _WRITE = """
 local function version(value)
     return value and tonumber(string.match(value, '^{"version":(%d+)')) or -1
@@ -85,16 +86,16 @@ end
 return written
 """
 
-# KEYS: changes. ARGV: a token, the lifetime in ms. Returns the token of the rebuild that is under way, ours or not.
+# KEYS: changes. ARGV: a token, the time to live in ms. Returns the token of the rebuild in progress, ours or another's.
 _BEGIN = """
 redis.call('HSETNX', KEYS[1], '', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return redis.call('HGET', KEYS[1], '')
 """
 
-# KEYS: list, changes. ARGV: the token, the lifetime in ms, then product ids and JSON in turn. What changed since the
-# rebuild began is newer than what was read, or the same. Without those changes (Redis was emptied, somebody else was
-# faster) the list could be stale, and is not written.
+# KEYS: list, changes. ARGV: the token, the time to live in ms, then product ids and JSON alternately. A change recorded
+# since the rebuild began is at least as new as what was read. When those changes are lost (Redis was emptied, another
+# rebuild finished first) the list could be stale, so it is not written.
 _FINISH = """
 local function version(value)
     return value and tonumber(string.match(value, '^{"version":(%d+)')) or -1
@@ -125,7 +126,7 @@ return 1
 
 
 class Batch(NamedTuple):
-    """Values to write. Those that were read or committed a while ago may only replace older ones (`late`)."""
+    """Values to write; `late` ones, read or committed a while ago, may only replace older ones."""
 
     stock: Sequence[StockLevel] = ()
     orders: Sequence[Reservation] = ()
@@ -134,11 +135,11 @@ class Batch(NamedTuple):
 
 
 class Cache:
-    """One Redis, on a key prefix of our own; `close()` it in the end. Raises `CACHE_ERRORS`."""
+    """The cache in one Redis, under a key prefix of our own; `close()` it at the end. Raises `CACHE_ERRORS`."""
 
     def __init__(self, url: str, prefix: str = "") -> None:
-        # One retry, for a pooled connection that died unnoticed; more would keep readers waiting.
-        # Any: redis-py's types speak of its blocking and its asynchronous client at once.
+        # One retry, for a pooled connection that died unnoticed; more would delay readers.
+        # Any: redis-py types its methods as blocking and asynchronous at once.
         self._redis: Any = Redis.from_url(
             url,
             socket_timeout=TIMEOUT_SECONDS,
@@ -160,7 +161,7 @@ class Cache:
     # --- write ----------------------------------------------------------------------------------
 
     async def write(self, batch: Batch, now: datetime) -> int:
-        """Write what is newer than what Redis has; returns how much that was."""
+        """Write the values that are newer than those in Redis; returns how many were."""
         values = [
             *((self._stock_key(level.product_id), *_stock_value(level)) for level in batch.stock),
             *((self._order_key(order.owner_id), *_reservation_value(order, now)) for order in batch.orders),
@@ -176,14 +177,14 @@ class Cache:
         return written
 
     async def begin_low_stock(self) -> str:
-        """Begin to rebuild the list: changes are kept from now on. Read the database after this; returns a token."""
+        """Begin to rebuild the list, recording changes from now on; returns a token. Read the database after this."""
         token = await self._begin(keys=[self._changes], args=[uuid4().hex, _milliseconds(REBUILD_TTL)])
         return str(token.decode())
 
     async def finish_low_stock(self, token: str, low: Sequence[StockLevel]) -> bool:
-        """Replace the list by what was read since `begin_low_stock`, merged with what changed meanwhile.
+        """Replace the list by what was read since `begin_low_stock`, merged with what changed since.
 
-        Returns False where changes may have been missed, and writes nothing then.
+        Returns False, and writes nothing, when changes may have been missed.
         """
         arguments: list[str | bytes | int] = [token, _milliseconds(LOW_STOCK_TTL)]
         for level in low:
@@ -193,26 +194,26 @@ class Cache:
     # --- read -----------------------------------------------------------------------------------
 
     async def stock(self, product_ids: Collection[str]) -> dict[str, StockLevel]:
-        """Return the stock of those products that are in the cache."""
+        """Return the stock of the products that are in the cache."""
         if not product_ids:
             return {}
         values = await self._redis.mget([self._stock_key(product_id) for product_id in product_ids])
         return {level.product_id: level for level in _levels(values)}
 
     async def low_stock(self) -> list[StockLevel] | None:
-        """Return the products at or below their threshold in the order of their ids; None where there is no list."""
+        """Return the products at or below their threshold in the order of their ids; None when there is no list."""
         fields = await self._redis.hgetall(self._list)
-        if _MARK not in fields:
+        if _COMPLETE not in fields:
             return None
-        return ordered(_levels(value for field, value in fields.items() if field != _MARK))
+        return ordered(_levels(value for field, value in fields.items() if field != _COMPLETE))
 
     async def order(self, order_id: str) -> Reservation | None:
-        """Return what the order holds, or None where the cache does not know."""
-        return _reservation(await self._redis.get(self._order_key(order_id)))
+        """Return what the order holds, or None when it is not in the cache."""
+        return _reservation(await self._redis.get(self._order_key(order_id)), OrderStatus)
 
     async def cart(self, cart_id: str) -> Reservation | None:
-        """Return what the cart holds, or None where the cache does not know."""
-        return _reservation(await self._redis.get(self._cart_key(cart_id)))
+        """Return what the cart holds, or None when it is not in the cache."""
+        return _reservation(await self._redis.get(self._cart_key(cart_id)), CartStatus)
 
     def _stock_key(self, product_id: str) -> str:
         return f"{self._prefix}available:{product_id}"
@@ -225,7 +226,7 @@ class Cache:
 
 
 def _stock_value(level: StockLevel) -> tuple[bytes, int, str]:
-    """Return the JSON (version and status first, where the scripts look), its lifetime, and whose it is."""
+    """Return the JSON (the scripts match version and status at its start), its time to live in ms, and its product."""
     value = {
         "version": level.version,
         "stock_status": level.stock_status,
@@ -248,22 +249,25 @@ def _reservation_value(reservation: Reservation, now: datetime) -> tuple[bytes, 
         "expires_at": reservation.expires_at,
     }
     ttl = RESERVATION_TTL
-    # A deadline in the past does not end a hold: holds expire by the stream's clock, and that may lag.
+    # A deadline in the past does not end a hold: holds expire by the low watermark, which may lag.
     if reservation.expires_at is not None and reservation.expires_at > now:
         ttl = min(ttl, reservation.expires_at - now)
     return orjson.dumps(value), max(_milliseconds(ttl), 1), ""
 
 
 def _levels(values: Iterable[bytes | None]) -> list[StockLevel]:
-    return [StockLevel(**orjson.loads(value)) for value in values if value is not None]
+    found = (orjson.loads(value) for value in values if value is not None)
+    return [StockLevel(**fields | {"stock_status": StockStatus(fields["stock_status"])}) for fields in found]
 
 
-def _reservation(value: bytes | None) -> Reservation | None:
+def _reservation(value: bytes | None, statuses: type[OrderStatus | CartStatus]) -> Reservation | None:
     if value is None:
         return None
     fields = orjson.loads(value)
-    expires_at = fields.pop("expires_at")
-    return Reservation(**fields, expires_at=None if expires_at is None else datetime.fromisoformat(expires_at))
+    expires_at = fields["expires_at"]
+    fields["status"] = statuses(fields["status"])
+    fields["expires_at"] = None if expires_at is None else datetime.fromisoformat(expires_at)
+    return Reservation(**fields)
 
 
 def _milliseconds(length: timedelta) -> int:

@@ -1,4 +1,4 @@
-"""The numbers that are watched from outside, each by an index."""
+"""The numbers behind the gauges; each is read through an index."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Partition(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """What waits and what runs short; `slowest` is the partition that every hold waits for, None before the first."""
+    """What is pending and what is low; `slowest` has the low watermark, None before anything was read."""
 
     parked_events: int
     low_stock_products: int
@@ -33,7 +33,7 @@ class Gauges(NamedTuple):
 
 
 async def read_gauges(connection: Connection) -> Gauges:
-    """Count what is watched."""
+    """Read all of them."""
     parked, low = await connection.fetchrow(_COUNTS)
     pending, oldest = await outbox.backlog(connection)
     slowest = await connection.fetchrow(_SLOWEST)

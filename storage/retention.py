@@ -1,4 +1,4 @@
-"""Retention: what is old enough goes, in bounded steps."""
+"""Retention: deletes old rows in bounded steps."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ DELETE FROM inbox WHERE ctid = ANY (ARRAY(
     FOR UPDATE SKIP LOCKED))
 """
 
-# By age of writing, of which the positions are the order: only the oldest rows are looked at.
+# Positions follow the time of writing, so the oldest rows are those with the lowest positions; no others are read.
 _PRUNE_OUTBOX = """
 DELETE FROM outbox WHERE ctid = ANY (ARRAY(
     SELECT oldest.ctid FROM (SELECT ctid, created_at, published_at FROM outbox ORDER BY position LIMIT $2) oldest
@@ -20,12 +20,12 @@ DELETE FROM outbox WHERE ctid = ANY (ARRAY(
 
 
 async def prune_inbox(connection: Connection, before: datetime, limit: int) -> int:
-    """Forget at most `limit` events recorded before `before`; returns how many."""
+    """Delete at most `limit` inbox rows recorded before `before`, parked events excepted; returns how many."""
     return _count(await connection.execute(_PRUNE_INBOX, before, limit))
 
 
 async def prune_outbox(connection: Connection, before: datetime, limit: int) -> int:
-    """Drop at most `limit` published outgoing events written before `before`; returns how many."""
+    """Delete at most `limit` published outbox rows written before `before`; returns how many."""
     return _count(await connection.execute(_PRUNE_OUTBOX, before, limit))
 
 

@@ -1,18 +1,18 @@
-"""Stock and reservations as people ask for them; nothing here locks or changes anything."""
+"""Stock and reservations for readers; nothing here locks or changes a row."""
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
-from domain.model import Cart, Order, OrderStatus, Product
+from domain.model import Cart, CartStatus, Order, OrderStatus, Product, StockStatus
 from storage.database import Connection
 
 _COLUMNS = "product_id, on_hand, reserved, available, low_stock_threshold, stock_status, version"
 _SOME = f"SELECT {_COLUMNS} FROM inventory WHERE product_id = ANY($1::text[]) ORDER BY product_id"  # noqa: S608 - constants
 _PAGE = f"SELECT {_COLUMNS} FROM inventory WHERE product_id > $1 ORDER BY product_id LIMIT $2"  # noqa: S608 - constants
-# The condition is the partial index's own, so the healthy products are not read.
+# The condition is that of the partial index, so products with enough stock are not read.
 _LOW = f"SELECT {_COLUMNS} FROM inventory WHERE stock_status <> 'ok' ORDER BY product_id LIMIT $1"  # noqa: S608 - constants
 _COUNT = "SELECT count(*), count(*) FILTER (WHERE stock_status <> 'ok') FROM inventory"
 _HISTORY = """
@@ -25,30 +25,30 @@ _CART = "SELECT cart_id, user_id, status, held, expires_at, version FROM carts W
 
 
 class StockLevel(NamedTuple):
-    """A product's stock in pieces; `version` grows with every change."""
+    """A product's stock in units; `version` grows with every change."""
 
     product_id: str
     on_hand: int
     reserved: int
     available: int
     low_stock_threshold: int
-    stock_status: str
+    stock_status: StockStatus
     version: int
 
 
 class Reservation(NamedTuple):
-    """What an order or a cart holds now: pieces by product. `version` grows with every change."""
+    """What an order or a cart holds now: units by product. `version` grows with every change."""
 
     owner_id: str
     user_id: str | None
-    status: str
+    status: OrderStatus | CartStatus
     lines: Mapping[str, int]
     expires_at: datetime | None
     version: int
 
 
 class LedgerRow(NamedTuple):
-    """One movement of a product, as the ledger has it."""
+    """One ledger entry of a product."""
 
     sequence: int
     type: str
@@ -67,20 +67,20 @@ class LedgerRow(NamedTuple):
 
 
 async def read_stock(connection: Connection, product_ids: Collection[str]) -> dict[str, StockLevel]:
-    """Return the stock of those products that exist."""
+    """Return the stock of the products that exist."""
     if not product_ids:
         return {}
-    return {row[0]: StockLevel(*row) for row in await connection.fetch(_SOME, list(product_ids))}
+    return {row[0]: _level(row) for row in await connection.fetch(_SOME, list(product_ids))}
 
 
 async def read_stock_page(connection: Connection, after: str, limit: int) -> list[StockLevel]:
-    """Return at most `limit` products in the order of their ids, from behind `after` ("" is the beginning)."""
-    return [StockLevel(*row) for row in await connection.fetch(_PAGE, after, limit)]
+    """Return at most `limit` products in the order of their ids, after the id `after` ("" for the first page)."""
+    return [_level(row) for row in await connection.fetch(_PAGE, after, limit)]
 
 
 async def read_low_stock(connection: Connection, limit: int) -> list[StockLevel]:
     """Return at most `limit` products that are at or below their threshold, in the order of their ids."""
-    return [StockLevel(*row) for row in await connection.fetch(_LOW, limit)]
+    return [_level(row) for row in await connection.fetch(_LOW, limit)]
 
 
 async def count_products(connection: Connection) -> tuple[int, int]:
@@ -95,26 +95,28 @@ async def read_history(connection: Connection, product_id: str, limit: int) -> l
 
 
 async def read_order(connection: Connection, order_id: str) -> Reservation | None:
-    """Return what the order holds, or None for one never heard of."""
+    """Return what the order holds, or None for an unknown one."""
     row = await connection.fetchrow(_ORDER, order_id)
     if row is None:
         return None
-    counters = orjson.loads(row["lines"]).items() if row["status"] == OrderStatus.RESERVED else ()
+    status = OrderStatus(row["status"])
+    counters = orjson.loads(row["lines"]).items() if status is OrderStatus.RESERVED else ()
     held = {product_id: line[2] - line[3] - line[4] for product_id, line in counters}
-    return Reservation(row["order_id"], row["user_id"], row["status"], _some(held), row["expires_at"], row["version"])
+    return Reservation(row["order_id"], row["user_id"], status, _some(held), row["expires_at"], row["version"])
 
 
 async def read_cart(connection: Connection, cart_id: str) -> Reservation | None:
-    """Return what the cart holds, or None for one never heard of."""
+    """Return what the cart holds, or None for an unknown one."""
     row = await connection.fetchrow(_CART, cart_id)
     if row is None:
         return None
     held = orjson.loads(row["held"])
-    return Reservation(row["cart_id"], row["user_id"], row["status"], held, row["expires_at"], row["version"])
+    status = CartStatus(row["status"])
+    return Reservation(row["cart_id"], row["user_id"], status, held, row["expires_at"], row["version"])
 
 
 def level_of(product: Product) -> StockLevel:
-    """Return the stock of a product that the rules have just judged."""
+    """Return the stock of a product as the domain has it."""
     on_hand, reserved = product.on_hand, product.reserved
     return StockLevel(
         product.product_id,
@@ -122,26 +124,31 @@ def level_of(product: Product) -> StockLevel:
         reserved,
         on_hand - reserved,
         product.threshold,
-        product.status.value,
+        product.status,
         product.version,
     )
 
 
 def reservation_of_order(order: Order) -> Reservation:
-    """Return what an order holds that the rules have just judged."""
+    """Return what an order holds as the domain has it."""
     lines = order.lines.items() if order.status is OrderStatus.RESERVED else ()
     held = {product_id: line.held for product_id, line in lines}
-    return Reservation(order.order_id, order.user_id, order.status.value, _some(held), order.expires_at, order.version)
+    return Reservation(order.order_id, order.user_id, order.status, _some(held), order.expires_at, order.version)
 
 
 def reservation_of_cart(cart: Cart) -> Reservation:
-    """Return what a cart holds that the rules have just judged."""
-    return Reservation(cart.cart_id, cart.user_id, cart.status.value, cart.held, cart.expires_at, cart.version)
+    """Return what a cart holds as the domain has it."""
+    return Reservation(cart.cart_id, cart.user_id, cart.status, cart.held, cart.expires_at, cart.version)
 
 
 def ordered(levels: Iterable[StockLevel]) -> list[StockLevel]:
-    """Return the levels as PostgreSQL sorts ids in the collation "C": by their bytes."""
+    """Return the levels sorted by the bytes of their ids, as PostgreSQL sorts in the collation "C"."""
     return sorted(levels, key=lambda level: level.product_id.encode())
+
+
+def _level(row: Any) -> StockLevel:  # noqa: ANN401 - asyncpg's Record is untyped
+    product_id, on_hand, reserved, available, threshold, status, version = row
+    return StockLevel(product_id, on_hand, reserved, available, threshold, StockStatus(status), version)
 
 
 def _some(held: Mapping[str, int]) -> dict[str, int]:

@@ -1,7 +1,8 @@
-"""What the cache means to the worker: it is told after each commit, read where it helps, and never waited for.
+"""Keeps the cache up to date: what a commit changed is written to Redis soon after it.
 
-Redis may be missing or die at any moment. That is logged once when it is lost and once when it is back, counted in
-`inventory_cache_errors_total`, and changes nothing else: writes wait their turn, readers ask PostgreSQL.
+Redis may be missing or fail at any moment. Losing it and getting it back is logged once each and counted in
+`inventory_cache_errors_total`. Nothing else changes: pending values are kept, within a bound, and readers go to
+PostgreSQL.
 """
 
 import asyncio
@@ -21,28 +22,28 @@ from storage.cache import CACHE_ERRORS, Batch, Cache
 
 logger = logging.getLogger(__name__)
 
-# What one process remembers to write, of products, orders and carts each; beyond that the oldest is dropped, and
-# the value in Redis is stale until its time is up.
-MAX_WAITING = 20_000
-# What one step writes of each, so that no step keeps the event loop for long.
-MAX_STEP = 2_000
-# Changes of this long are written together: a hot product is written once, not once a batch.
+# Most pending products, orders and carts each. Beyond it the oldest is dropped, and its value in Redis is stale until
+# it expires there.
+MAX_PENDING = 20_000
+# Most values of each kind in one write, so that serializing them does not block the event loop for long.
+MAX_PER_WRITE = 2_000
+# Changes are collected for this long before a write: a hot product is then written once and not once per batch.
 COLLECT_SECONDS = 0.1
-# After this long a value may be older than what has since come and gone in Redis: it only replaces older ones.
+# Once it is this old, a pending value only replaces an older one: a newer one may have been written and have expired.
 LATE_SECONDS = 60.0
 
 _Row = TypeVar("_Row", Product, Order, Cart)
 
 
 class Refreshed(NamedTuple):
-    """What one step did: values sent to Redis, and how many of them were newer than what it had."""
+    """What one write did: values sent to Redis, and how many of them were newer than what it had."""
 
     sent: int
     written: int
 
 
 class CacheRefresher:
-    """Writes what commits changed; `after_commit` for each report, `run()` until cancelled."""
+    """Writes what commits changed: call `after_commit` for each report, and `run()` until cancelled."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class CacheRefresher:
         self._since: float | None = None
 
     def after_commit(self, result: BatchResult) -> None:
-        """Remember what the batch changed; costs a few dictionary entries, never waits and never fails."""
+        """Queue what the batch changed; costs a few dictionary entries, never waits and never fails."""
         if not (result.products or result.orders or result.carts):
             return
         _merge(self._products, result.products)
@@ -73,19 +74,19 @@ class CacheRefresher:
         self._changed.set()
 
     async def run(self) -> None:
-        """Write for as long as the task lives; Redis being away is waited for."""
+        """Write until cancelled; while Redis is lost, try again."""
         while True:
             await self._changed.wait()
             await asyncio.sleep(RETRY_SECONDS if self._health.lost else COLLECT_SECONDS)
             try:
                 await self.run_once()
             except Exception:
-                # The cache is a convenience: not even a bug in it may stop the worker. The values are dropped.
+                # The cache is optional: not even a bug in it may stop the worker. The values are dropped.
                 metrics.CACHE_ERRORS.inc()
-                logger.exception("Values could not be written to the cache, and that is a bug in the worker")
+                logger.exception("A bug in the worker: values could not be written to the cache and are dropped")
 
     async def run_once(self) -> Refreshed:
-        """Write the oldest of what waits, a step; what could not be written waits on."""
+        """Write the oldest pending values; those that could not be written stay pending."""
         products, orders, carts = _take(self._products), _take(self._orders), _take(self._carts)
         since = self._since
         if not (self._products or self._orders or self._carts):
@@ -112,7 +113,7 @@ class CacheRefresher:
     def _put_back(
         self, products: dict[str, Product], orders: dict[str, Order], carts: dict[str, Cart], since: float
     ) -> None:
-        """Let the values wait on, before those that came meanwhile."""
+        """Make the values pending again, ahead of those that were queued meanwhile."""
         _merge(products, self._products)
         _merge(orders, self._orders)
         _merge(carts, self._carts)
@@ -120,20 +121,20 @@ class CacheRefresher:
         self._changed.set()
 
 
-def _take(waiting: dict[str, _Row]) -> dict[str, _Row]:
-    """Take the oldest out of what waits, as much as one step writes."""
-    keys = list(islice(waiting, MAX_STEP))
-    return {key: waiting.pop(key) for key in keys}
+def _take(pending: dict[str, _Row]) -> dict[str, _Row]:
+    """Remove and return the oldest pending values, as many as one write sends."""
+    keys = list(islice(pending, MAX_PER_WRITE))
+    return {key: pending.pop(key) for key in keys}
 
 
-def _merge(waiting: dict[str, _Row], changed: Mapping[str, _Row]) -> None:
-    """Add what changed, the newest version of each, within the bound.
+def _merge(pending: dict[str, _Row], changed: Mapping[str, _Row]) -> None:
+    """Add the changed values within the bound, keeping the newest version of each.
 
     Two transactions of this process can report in another order than they committed in.
     """
     for key, row in changed.items():
-        known = waiting.get(key)
+        known = pending.get(key)
         if known is None or row.version >= known.version:
-            waiting[key] = row
-    for _ in range(len(waiting) - MAX_WAITING):
-        del waiting[next(iter(waiting))]
+            pending[key] = row
+    for _ in range(len(pending) - MAX_PENDING):
+        del pending[next(iter(pending))]

@@ -1,7 +1,7 @@
-"""Housekeeping beside the stream: old rows are pruned, gauges refreshed, the books audited on a schedule.
+"""Periodic maintenance: prunes old rows, refreshes gauges, audits stock, ledger and reservations.
 
-A database that is away is tried again without a word; whatever else goes wrong here is logged and tried again
-at the next turn, because nothing here is worth stopping the shop for.
+While the database is unavailable it retries without logging. Any other error is logged and retried as well: no bug
+here is a reason to stop consuming.
 """
 
 import asyncio
@@ -13,27 +13,30 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
 from engine import metrics
+from engine.backoff import Backoff
 from storage import gauges, load, retention
 from storage.audit import AuditResult, quick_audit
 from storage.database import Connection, Pool
-from storage.errors import is_contention, is_unavailable
+from storage.errors import in_words, is_contention, is_unavailable
 from storage.gauges import Partition
 
 logger = logging.getLogger(__name__)
 
 PRUNE_STEP = 5_000
-# After so many steps others get their turn; what is left is pruned in the next, without a pause.
+# Bounds one run of pruning, so that gauges and audit are not held up; the rest is pruned in the next run, at once.
 MAX_PRUNE_STEPS = 20
 STANDSTILL_SECONDS = 60.0
-RETRY_SECONDS = 5.0
-# How many violations of each check are named in the log.
+FIRST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 10.0
+MIN_PAUSE_SECONDS = 0.05
+# How many violations of each check are logged one by one.
 MAX_LOGGED = 3
 
 _Prune: TypeAlias = Callable[[Connection, datetime, int], Awaitable[int]]
 
 
 class MaintenanceOptions(NamedTuple):
-    """How long things are kept, and how often to look."""
+    """How long rows are kept, and how often each duty is due."""
 
     inbox_retention: timedelta
     outbox_retention: timedelta
@@ -43,7 +46,7 @@ class MaintenanceOptions(NamedTuple):
 
 
 class Maintained(NamedTuple):
-    """What one turn did: rows pruned, and the violations found where the books were audited."""
+    """What one run did: rows pruned, and the violations found, None when no audit was due."""
 
     inbox_pruned: int = 0
     outbox_pruned: int = 0
@@ -51,10 +54,7 @@ class Maintained(NamedTuple):
 
 
 class Maintenance:
-    """Does what is due; `run_once()` is one turn, `run()` goes on until cancelled.
-
-    `clock` says what is old; `monotonic` (seconds) says what is due.
-    """
+    """Runs each duty when it is due; `clock` decides what is old, `monotonic` (seconds) what is due."""
 
     def __init__(
         self,
@@ -74,24 +74,27 @@ class Maintenance:
         self._audit_due = now + options.audit_interval_seconds * random.random()  # noqa: S311 - jitter
         self._watermark: datetime | None = None
         self._watermark_since = now
-        self._told_standstill = False
+        self._standstill_reported = False
 
     async def run(self) -> None:
-        """Keep house for as long as the task lives."""
+        """Run duties until cancelled."""
+        backoff = Backoff(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         while True:
             try:
                 await self.run_once()
             except Exception as error:
                 if is_unavailable(error) or is_contention(error):
-                    logger.debug("Housekeeping waits: %s", error)
+                    logger.debug("Maintenance failed (%s); trying again", in_words(error))
                 else:
-                    logger.exception("Housekeeping failed; it is tried again")
-                await asyncio.sleep(RETRY_SECONDS)
+                    logger.exception("Maintenance failed; trying again")
+                await backoff.wait()
+            else:
+                backoff.reset()
             due = min(self._gauges_due, self._retention_due, self._audit_due)
-            await asyncio.sleep(max(due - self._monotonic(), 0.05))
+            await asyncio.sleep(max(due - self._monotonic(), MIN_PAUSE_SECONDS))
 
     async def run_once(self) -> Maintained:
-        """Do what is due now: gauges, then retention, then the audit. What fails is due again at its next interval."""
+        """Run what is due now: gauges, then retention, then the audit; a duty that fails is due after its interval."""
         now = self._monotonic()
         options = self._options
         inbox_pruned = outbox_pruned = 0
@@ -101,7 +104,9 @@ class Maintenance:
             await self.refresh_gauges()
         if now >= self._retention_due:
             self._retention_due = now + options.retention_interval_seconds
-            inbox_pruned = await self._prune(retention.prune_inbox, await self._read_up_to() - options.inbox_retention)
+            inbox_pruned = await self._prune(
+                retention.prune_inbox, await self._inbox_age_reference() - options.inbox_retention
+            )
             outbox_pruned = await self._prune(retention.prune_outbox, self._clock() - options.outbox_retention)
             if max(inbox_pruned, outbox_pruned) == PRUNE_STEP * MAX_PRUNE_STEPS:
                 self._retention_due = now
@@ -113,7 +118,7 @@ class Maintenance:
         return Maintained(inbox_pruned, outbox_pruned, violations)
 
     async def refresh_gauges(self) -> None:
-        """Measure what waits and what runs short, and how far the stream's clock is behind."""
+        """Set the gauges: parked events, low stock, the outbox's backlog, and how far the low watermark lags."""
         async with self._pool.acquire() as connection:
             read = await gauges.read_gauges(connection)
         now = self._clock()
@@ -123,30 +128,30 @@ class Maintenance:
         metrics.OUTBOX_OLDEST.set(_age(read.outbox_oldest, now))
         metrics.WATERMARK_LAG.set(_age(read.slowest and read.slowest.watermark, now))
         if read.slowest is not None:
-            self._watch(read.slowest, now)
+            self._watch_low_watermark(read.slowest, now)
 
     async def audit(self) -> AuditResult:
-        """Audit the books as far as a running worker can afford it; disagreements are errors in the log."""
+        """Run the quick audit; each violation is logged as an error."""
         async with self._pool.acquire() as connection:
             result = await quick_audit(connection)
         metrics.INVARIANT_VIOLATIONS.set(result.violations)
         for check in result.checks:
             for violation in check.examples[:MAX_LOGGED]:
                 logger.error(
-                    "The books disagree (%s): %s: %s",
+                    "Audit violation (%s) of %s: %s",
                     check.rule,
                     violation.product_id or violation.order_id or violation.cart_id,
                     ", ".join(f"{name} {value}" for name, value in violation.numbers.items()),
                 )
         if result.violations:
-            logger.error("The books disagree in %d places; `inventory audit` names them", result.violations)
+            logger.error("The audit found %d violations; `inventory audit` lists them", result.violations)
         return result
 
-    async def _read_up_to(self) -> datetime:
-        """Return the stream's clock, by which ids are remembered; the wall's where no stream was ever read.
+    async def _inbox_age_reference(self) -> datetime:
+        """Return the time against which inbox rows age: the low watermark, or now where nothing was read.
 
-        Behind it, an event that is in the tables may still be delivered again: a worker that died between its two
-        commits may come back after more than the inbox's retention.
+        Not the time of day: a worker that died between the database's commit and the offsets' may be restarted after
+        more than the inbox's retention, and its batch is then redelivered.
         """
         now = self._clock()
         async with self._pool.acquire() as connection:
@@ -154,7 +159,7 @@ class Maintenance:
         return now if low_watermark is None else min(low_watermark, now)
 
     async def _prune(self, prune: _Prune, before: datetime) -> int:
-        """Prune in bounded steps, each its own transaction, until nothing old is left or others should have a turn."""
+        """Prune in bounded steps, each a transaction, until nothing old is left or the bound is reached."""
         pruned = 0
         for _ in range(MAX_PRUNE_STEPS):
             async with self._pool.acquire() as connection:
@@ -164,18 +169,19 @@ class Maintenance:
                 break
         return pruned
 
-    def _watch(self, slowest: Partition, now: datetime) -> None:
-        """Say once that the stream's clock stands still and why, and once that it moves again."""
+    def _watch_low_watermark(self, slowest: Partition, now: datetime) -> None:
+        """Log once that the low watermark stands still, with the partition to blame, and once that it moves."""
         if slowest.watermark != self._watermark:
-            if self._told_standstill:
-                logger.info("The stream's clock moves again; holds expire")
+            if self._standstill_reported:
+                logger.info("The low watermark advances again; holds expire")
             self._watermark, self._watermark_since = slowest.watermark, self._monotonic()
-            self._told_standstill = False
-        elif not self._told_standstill and self._monotonic() - self._watermark_since > STANDSTILL_SECONDS:
-            self._told_standstill = True
+            self._standstill_reported = False
+        elif not self._standstill_reported and self._monotonic() - self._watermark_since > STANDSTILL_SECONDS:
+            self._standstill_reported = True
             logger.warning(
-                "The stream's clock has stood still for %.0f s, %.0f s behind: no hold expires until partition %d of "
-                "%s is read further. Is its worker consuming? If the topic is gone, delete its rows in stream_progress",
+                "The low watermark has not advanced for %.0f s and is %.0f s behind: no hold expires until "
+                "partition %d of %s is read further. Check that a worker consumes it; if the topic was deleted, "
+                "delete its rows from stream_progress",
                 self._monotonic() - self._watermark_since,
                 _age(slowest.watermark, now),
                 slowest.partition,

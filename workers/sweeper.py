@@ -1,8 +1,8 @@
-"""The sweeper: drops holds that are due and gives up facts whose order never came, by the stream's clock.
+"""The sweeper: expires holds that are due, and dead-letters waiting facts whose order did not come in time.
 
-The clock is the event time up to which every partition has been read (`stream_progress`), not the
-wall's: after an outage the payments that wait in Kafka are read before any hold is dropped.
-Many sweepers work side by side; rows that one is working on are left out by the others.
+It goes by the low watermark, the event time up to which every partition has been read, and not by the
+time of day: after an outage, the payments still in Kafka are read before any hold expires.
+Several sweepers can run at once; each skips the rows that another one has locked.
 """
 
 import asyncio
@@ -14,26 +14,29 @@ from typing import NamedTuple
 from domain.commands import ExpireCart, ExpireOrder, ForgetFact
 from domain.model import Policy
 from engine import metrics
+from engine.backoff import Backoff
 from engine.execute import execute
 from engine.tasks import BatchResult, DeadlineTask, ExpiryTask, Task
 from storage import dead_letters, load
 from storage.database import Pool
-from storage.errors import is_contention, is_unavailable
+from storage.errors import in_words, is_contention, is_unavailable
 
 logger = logging.getLogger(__name__)
 
 SWEEP_LIMIT = 500
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 5.0
 
 
 class Swept(NamedTuple):
-    """What one look found: holds dropped, facts given up."""
+    """What one sweep did: how many holds expired, and how many waiting facts were dead-lettered."""
 
     expired: int
-    given_up: int
+    dead_lettered: int
 
 
 class Sweeper:
-    """Looks every `interval_seconds`; `run_once()` is one look of at most 500 orders, carts and facts each."""
+    """Sweeps every `interval_seconds`; one sweep takes at most 500 orders, 500 carts and 500 facts."""
 
     def __init__(
         self,
@@ -50,22 +53,26 @@ class Sweeper:
         self._after_commit = after_commit
 
     async def run(self) -> None:
-        """Sweep for as long as the task lives; a database that is away is waited for."""
+        """Sweep until cancelled; while the database is unavailable, try again."""
+        backoff = Backoff(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         while True:
             try:
                 swept = await self.run_once()
-                if swept.expired or swept.given_up:
-                    logger.info("Dropped %d expired holds, gave up %d early facts", *swept)
-                if max(swept) >= SWEEP_LIMIT:
-                    continue
             except Exception as error:
                 if not (is_unavailable(error) or is_contention(error)):
                     raise
-                logger.debug("Not swept: %s", error)
-            await asyncio.sleep(self._interval_seconds)
+                logger.debug("The sweep failed (%s); trying again", in_words(error))
+                await backoff.wait()
+                continue
+            backoff.reset()
+            if swept.expired or swept.dead_lettered:
+                logger.info("Expired %d holds, dead-lettered %d waiting facts", *swept)
+            # A full sweep has probably left some behind.
+            if max(swept) < SWEEP_LIMIT:
+                await asyncio.sleep(self._interval_seconds)
 
     async def run_once(self) -> Swept:
-        """Drop what is due now and return how much that was."""
+        """Expire and dead-letter what is due now."""
         async with self._pool.acquire() as connection:
             low_watermark = await load.low_watermark(connection)
             if low_watermark is None:

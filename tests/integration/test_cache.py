@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from dev.servers.redis import start as start_redis
 from domain.commands import AdjustStock, CreateProduct, UpdateCart
-from domain.model import Operation, Product, StockStatus
+from domain.model import CartStatus, Operation, OrderStatus, Product, StockStatus
 from engine import metrics, reading
 from engine.reading import CacheHealth, StockReader
 from engine.tasks import BatchResult
@@ -67,7 +67,11 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
 async def test_the_newest_version_stays_in_whatever_order_they_come(cache: Cache, order: tuple[int, ...]) -> None:
     """Stock, orders and carts all end at the newest version."""
     for version in order:
-        batch = Batch([level("apple", version)], [reservation("o", version)], [reservation("k", version)])
+        batch = Batch(
+            [level("apple", version)],
+            [reservation("o", version)],
+            [reservation("k", version, status=CartStatus.ACTIVE)],
+        )
         await cache.write(batch, NOW)
     order_read, cart_read = await cache.order("o"), await cache.cart("k")
     assert order_read is not None
@@ -99,9 +103,9 @@ async def test_racing_writers_end_at_the_newest(redis_url: str) -> None:
 
 async def test_an_ended_hold_does_not_come_back(cache: Cache) -> None:
     """After an order expired, a late writer with its reservation changes nothing."""
-    await cache.write(Batch(orders=[reservation("o", 2, status="expired", lines={})]), NOW)
+    await cache.write(Batch(orders=[reservation("o", 2, status=OrderStatus.EXPIRED, lines={})]), NOW)
     await cache.write(Batch(orders=[reservation("o", 1)]), NOW)
-    assert reservation("o", 2, status="expired", lines={}) == await cache.order("o")
+    assert reservation("o", 2, status=OrderStatus.EXPIRED, lines={}) == await cache.order("o")
 
 
 async def test_values_live_as_long_as_said(cache: Cache, redis: Any) -> None:
@@ -223,8 +227,8 @@ async def test_reports_out_of_order_keep_the_newest(cache: Cache) -> None:
 
 async def test_what_waits_is_bounded(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the oldest is dropped, and a step takes so many."""
-    monkeypatch.setattr(worker_cache, "MAX_WAITING", 5)
-    monkeypatch.setattr(worker_cache, "MAX_STEP", 3)
+    monkeypatch.setattr(worker_cache, "MAX_PENDING", 5)
+    monkeypatch.setattr(worker_cache, "MAX_PER_WRITE", 3)
     refresher = CacheRefresher(cache, lambda: NOW)
     refresher.after_commit(BatchResult([], products={f"p{n}": product(f"p{n}", 1) for n in range(8)}))
     assert [3, 2, 0] == [(await refresher.run_once()).sent for _ in range(3)]
@@ -390,7 +394,7 @@ async def test_a_bug_in_the_cache_stops_nothing(caplog: pytest.LogCaptureFixture
 
 def level(product_id: str, version: int, *, low: bool = False) -> StockLevel:
     """Return a product's stock; low or not."""
-    return StockLevel(product_id, 9, 0, 9, 10 if low else 0, "low" if low else "ok", version)
+    return StockLevel(product_id, 9, 0, 9, 10 if low else 0, StockStatus.LOW if low else StockStatus.OK, version)
 
 
 def product(product_id: str, version: int) -> Product:
@@ -402,7 +406,7 @@ def reservation(
     owner_id: str,
     version: int,
     *,
-    status: str = "reserved",
+    status: OrderStatus | CartStatus = OrderStatus.RESERVED,
     lines: dict[str, int] | None = None,
     expires_at: datetime | None = None,
 ) -> Reservation:

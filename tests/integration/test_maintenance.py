@@ -162,7 +162,7 @@ async def test_a_clock_that_stands_still_is_told_once(
     await keeper.refresh_gauges()
     await keeper.refresh_gauges()
     assert [logging.WARNING, logging.INFO] == [entry.levelno for entry in caplog.records]
-    assert "The stream's clock moves again; holds expire" == caplog.records[1].getMessage()
+    assert "The low watermark advances again; holds expire" == caplog.records[1].getMessage()
 
 
 # --- audit --------------------------------------------------------------------------------------
@@ -211,7 +211,8 @@ async def test_a_database_that_is_away_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Housekeeping goes on by itself when the database is back, and says nothing about it."""
-    monkeypatch.setattr(maintenance, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(maintenance, "LAST_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(maintenance, "FIRST_RETRY_SECONDS", 0.05)
     server = start_postgres(fsync=False)
     try:
         await asyncio.to_thread(migrate.upgrade, server.url)
@@ -240,7 +241,7 @@ async def test_a_bug_in_housekeeping_stops_nothing(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What goes wrong is logged with its trace, and the next turn comes."""
-    monkeypatch.setattr(maintenance, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(maintenance, "FIRST_RETRY_SECONDS", 0.0)
     turns = asyncio.Semaphore(0)
 
     async def broken(*_: object) -> None:
