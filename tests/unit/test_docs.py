@@ -14,6 +14,7 @@ import yaml
 from engine import metrics
 from inventory.cli import app
 from inventory.settings import Settings, printable, variable
+from schemas.outgoing import DEAD_LETTER_REASONS, REFUSAL_REASONS
 from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +81,16 @@ def test_every_metric_has_its_row() -> None:
     in_code = [row for row in _rows(metrics.__doc__ or "") if row[0].startswith("`inventory_")]
     assert len(in_code) == 16
     assert [row for row in _rows(_page("metrics.md")) if row[0].startswith("`inventory_") and len(row) == 4] == in_code
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "reasons"),
+    [("events.md", "Refusals", REFUSAL_REASONS), ("operations.md", "Dead letters", DEAD_LETTER_REASONS)],
+)
+def test_every_reason_has_its_row(page: str, heading: str, reasons: tuple[str, ...]) -> None:
+    """Each reason of the closed list is in the page, in order of precedence, and the page names no other."""
+    section = _page(page).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    assert [row[0].strip("`") for row in _rows(section) if re.fullmatch(r"`[a-z_]+`", row[0])] == list(reasons)
 
 
 def test_the_assumptions_about_a_history_are_those_of_the_code() -> None:
