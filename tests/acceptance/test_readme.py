@@ -80,7 +80,7 @@ def shop(
     shop.group_id = "inventory-worker"
     if shop.existing_topics() & set(TOPICS_IN):
         missing("this Kafka has topics of the program's names already, and they are not ours to use")
-    commands = block("Two commands", "sh", 1)
+    commands = block("Quickstart", "sh", 1)
     assert commands.count(README_KAFKA) == commands.count(README_DATABASE) == 1
     commands = commands.replace(README_KAFKA, shop.bootstrap_servers).replace(README_DATABASE, shop.database_url)
     log = tmp_path / "worker.log"
@@ -170,7 +170,7 @@ def test_the_examples_run_as_they_stand(shop: Deployment, run: Run) -> None:
 
     run("sh", 'echo "{broken" | kcat -b "$BROKER" -P -t order.created')
     expect("SELECT count(*) FROM dead_letters WHERE reason = 'decode_error' AND published_at IS NOT NULL", 1)
-    list_, show = block("Look at dead letters", "sh").splitlines()
+    list_, show = block("Inspect dead letters", "sh").splitlines()
     listed = run("sh", list_)
     assert "decode_error" in listed
     letter = str(shop.value("SELECT id FROM dead_letters"))
@@ -185,12 +185,12 @@ def test_the_examples_run_as_they_stand(shop: Deployment, run: Run) -> None:
 
 def _check_alert(printed: str) -> None:
     """One alert, and it is the one that the README shows but for its id and time."""
-    told = json.loads(printed)
+    published = json.loads(printed)
     shown = json.loads(block("Consume alerts", "json"))
-    assert shown.keys() == told.keys()
-    for body in (told, shown):
+    assert shown.keys() == published.keys()
+    for body in (published, shown):
         del body["event_id"], body["occurred_at"]
-    assert shown == told
+    assert shown == published
 
 
 # --- the tables -----------------------------------------------------------------------------------
