@@ -1,11 +1,13 @@
 """How the program reaches Kafka: turns settings into client options."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
@@ -13,9 +15,12 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 from inventory.errors import OperatorError
 from inventory.logs import clients_silenced
 from inventory.settings import Settings
+from inventory.topics import TopicLayout
 
 CLIENT_ID = "inventory"
 ADMIN_TIMEOUT_SECONDS = 15.0
+PRODUCER_TIMEOUT_SECONDS = 30.0
+PRODUCER_LINGER_MS = 5
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
@@ -78,15 +83,41 @@ def unreachable(settings: Settings, error: BaseException) -> OperatorError:
 
 @asynccontextmanager
 async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Give a started admin client; raises OperatorError if Kafka does not answer within 15 seconds."""
+    """Give a started admin client; raises OperatorError if Kafka cannot be used, also inside the block."""
     client = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(ADMIN_TIMEOUT_SECONDS * 1000))
     try:
-        try:
-            with clients_silenced():
-                async with asyncio.timeout(ADMIN_TIMEOUT_SECONDS):
-                    await client.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise unreachable(settings, error) from error
+        with clients_silenced():
+            async with asyncio.timeout(ADMIN_TIMEOUT_SECONDS):
+                await client.start()
         yield client
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise unreachable(settings, error) from error
     finally:
         await client.close()
+
+
+@asynccontextmanager
+async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    """Give a started producer; raises OperatorError if Kafka cannot be used, also inside the block."""
+    client = AIOKafkaProducer(**producer_options(settings), linger_ms=PRODUCER_LINGER_MS)
+    try:
+        async with asyncio.timeout(PRODUCER_TIMEOUT_SECONDS):
+            await client.start()
+        yield client
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise unreachable(settings, error) from error
+    finally:
+        # Stopping waits for what is in flight, without a bound if the broker is gone.
+        with contextlib.suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(PRODUCER_TIMEOUT_SECONDS):
+                await client.stop()
+
+
+def topic_layout(settings: Settings) -> TopicLayout:
+    """Return how the settings want the topics to be created."""
+    return TopicLayout(
+        settings.kafka_topic_prefix,
+        settings.kafka_topic_partitions,
+        settings.kafka_replication_factor,
+        settings.kafka_dlq_retention,
+    )

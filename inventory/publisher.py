@@ -5,11 +5,11 @@ an unknown product is refused for good.
 """
 
 import asyncio
-import contextlib
 import json
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,14 +22,22 @@ from inventory.console import ProgressLine
 from inventory.csv_rows import open_rows
 from inventory.errors import OperatorError
 from inventory.history import HistoryEvent, InvoiceLine, invoice_events, product_events, read_lines, survey
-from inventory.kafka import admin_client, producer_options, unreachable
-from inventory.settings import Settings
-from inventory.topics import missing_topics
+from inventory.topics import OpenAdmin, missing_topics
 
 SOURCE: Final = "inventory.publish"
 MAX_IN_FLIGHT: Final = 2000
 SEND_TIMEOUT_SECONDS: Final = 30.0
 WAIT_POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The cluster to publish to; both functions raise OperatorError if Kafka cannot be used, also inside the block."""
+
+    open_admin: OpenAdmin
+    open_producer: Callable[[], AbstractAsyncContextManager[AIOKafkaProducer]]
+    topic_prefix: str
+    group_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +79,24 @@ class Summary:
         }
 
 
-async def publish(settings: Settings, plan: Plan, progress: ProgressLine) -> Summary:
+async def publish(target: Target, plan: Plan, progress: ProgressLine) -> Summary:
     """Read the file twice, for its products and then for its invoices, and publish the events.
 
     Raises OperatorError if Kafka or the file cannot be used, HistoryError for a bad row.
     """
     found = survey(read_lines(open_rows(plan.path)))
-    await _check_topics(settings)
+    await _check_topics(target)
     started = time.monotonic()
     events: Counter[str] = Counter()
-    async with _sender(settings) as sender:
+    async with target.open_producer() as producer:
+        sender = _Sender(producer, target.topic_prefix)
         for number, event in enumerate(product_events(found, plan.initial_stock, plan.threshold), start=1):
             await sender.send(event)
             events[event.topic] += 1
             progress("products", number, len(found.needed))
         await sender.flush()
         if plan.wait_timeout_seconds is not None:
-            await wait_until_read(settings, sender.ends, plan.wait_timeout_seconds, progress)
+            await wait_until_read(target, sender.ends, plan.wait_timeout_seconds, progress)
         pace = Pace(plan.speed)
         for row, event in _invoices(plan.path):
             await pace.wait_for(event)
@@ -107,15 +116,15 @@ def dry_run(plan: Plan) -> Iterator[str]:
 
 
 async def wait_until_read(
-    settings: Settings, ends: dict[TopicPartition, int], timeout_seconds: float, progress: ProgressLine
+    target: Target, ends: dict[TopicPartition, int], timeout_seconds: float, progress: ProgressLine
 ) -> None:
     """Wait until the workers' group has committed these offsets; raises OperatorError after the timeout."""
     deadline = time.monotonic() + timeout_seconds
     waiting = set(ends)
-    async with admin_client(settings) as client:
+    async with target.open_admin() as client:
         while True:
             try:
-                committed = await client.list_consumer_group_offsets(settings.kafka_group_id, partitions=list(ends))
+                committed = await client.list_consumer_group_offsets(target.group_id, partitions=list(ends))
                 waiting = {
                     place for place, end in ends.items() if place not in committed or committed[place].offset < end
                 }
@@ -129,7 +138,7 @@ async def wait_until_read(
                 break
             await asyncio.sleep(WAIT_POLL_SECONDS)
     raise OperatorError(
-        f"the workers of group {settings.kafka_group_id} have not read the products after {timeout_seconds:g} s "
+        f"the workers of group {target.group_id} have not read the products after {timeout_seconds:g} s "
         f"({len(ends) - len(waiting)} of {len(ends)} partitions done): is `inventory run` running? "
         "Publishing the file again is safe; --wait-timeout waits longer, --no-wait does not wait at all"
     )
@@ -138,9 +147,9 @@ async def wait_until_read(
 class _Sender:
     """Sends events as CloudEvents in binary mode, with a bounded number in flight."""
 
-    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: AIOKafkaProducer, topic_prefix: str) -> None:
         self.ends: dict[TopicPartition, int] = {}
-        self._settings = settings
+        self._topic_prefix = topic_prefix
         self._producer = producer
         self._in_flight: deque[asyncio.Future[Any]] = deque()
         self._last = datetime.min.replace(tzinfo=UTC)
@@ -149,29 +158,23 @@ class _Sender:
         """Send the event; first wait for older ones if too many are in flight."""
         # Strictly increasing: a cart's update must be earlier than the order that converts the cart.
         self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                self._in_flight.append(
-                    await self._producer.send(
-                        self._settings.kafka_topic_prefix + event.topic,
-                        key=event.key.encode(),
-                        value=_body(event.data),
-                        headers=binary_headers(event, self._last),
-                    )
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            self._in_flight.append(
+                await self._producer.send(
+                    self._topic_prefix + event.topic,
+                    key=event.key.encode(),
+                    value=_body(event.data),
+                    headers=binary_headers(event, self._last),
                 )
-                while len(self._in_flight) > MAX_IN_FLIGHT:
-                    await self._acknowledged()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise unreachable(self._settings, error) from error
+            )
+            while len(self._in_flight) > MAX_IN_FLIGHT:
+                await self._acknowledged()
 
     async def flush(self) -> None:
         """Wait until Kafka has acknowledged everything sent so far."""
-        try:
-            while self._in_flight:
-                async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                    await self._acknowledged()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise unreachable(self._settings, error) from error
+        while self._in_flight:
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                await self._acknowledged()
 
     async def _acknowledged(self) -> None:
         metadata = await self._in_flight.popleft()
@@ -209,29 +212,9 @@ def binary_headers(event: HistoryEvent, occurred_at: datetime) -> list[tuple[str
     ]
 
 
-@contextlib.asynccontextmanager
-async def _sender(settings: Settings) -> AsyncIterator[_Sender]:
-    producer = AIOKafkaProducer(**producer_options(settings), linger_ms=5)
-    try:
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                await producer.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise unreachable(settings, error) from error
-        yield _Sender(settings, producer)
-    finally:
-        # Stopping waits for what is in flight; with the broker gone that must not take for ever.
-        with contextlib.suppress(TimeoutError, KafkaError):
-            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                await producer.stop()
-
-
-async def _check_topics(settings: Settings) -> None:
-    async with admin_client(settings) as client:
-        try:
-            missing = await missing_topics(settings, client)
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise unreachable(settings, error) from error
+async def _check_topics(target: Target) -> None:
+    async with target.open_admin() as client:
+        missing = await missing_topics(client, target.topic_prefix)
     if missing:
         raise OperatorError(f"Kafka has no topic {', '.join(missing)}: run `inventory topics create` first")
 

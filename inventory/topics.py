@@ -1,17 +1,16 @@
 """Creates the topics of the contracts in Kafka: topics in, topics out, and a dead letter topic for each topic in."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import IncompatibleBrokerVersion, TopicAlreadyExistsError, for_code
 
 from inventory.errors import OperatorError
-from inventory.kafka import admin_client, unreachable
-from inventory.settings import Settings
 from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
 
 MIB: Final = 1024 * 1024
@@ -27,6 +26,20 @@ ATTEMPTS: Final = 3
 BACKOFF_SECONDS: Final = 0.5
 
 
+# Opens an admin client; raises OperatorError if Kafka cannot be used, also inside the block.
+OpenAdmin = Callable[[], AbstractAsyncContextManager[AIOKafkaAdminClient]]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicLayout:
+    """How the topics are created."""
+
+    prefix: str
+    partitions: int
+    replication_factor: int
+    dead_letter_retention: timedelta
+
+
 class NoAdminInterfaceError(OperatorError):
     """The broker has no admin API: it is still starting, or it creates topics when they are first used."""
 
@@ -40,14 +53,14 @@ class TopicReport:
     partitions: int
 
 
-def wanted_topics(settings: Settings) -> list[NewTopic]:
+def wanted_topics(layout: TopicLayout) -> list[NewTopic]:
     """Return every topic of the contracts with its configuration."""
     common: dict[str, str] = {}
-    if settings.kafka_replication_factor >= COPIES_FOR_TWO_ACKNOWLEDGEMENTS:
+    if layout.replication_factor >= COPIES_FOR_TWO_ACKNOWLEDGEMENTS:
         common["min.insync.replicas"] = "2"
     dead_letter = {
         "max.message.bytes": str(DEAD_LETTER_MAX_BYTES),
-        "retention.ms": str(settings.kafka_dlq_retention // timedelta(milliseconds=1)),
+        "retention.ms": str(layout.dead_letter_retention // timedelta(milliseconds=1)),
     }
     configurations: dict[str, dict[str, str]] = {
         **{topic: {"max.message.bytes": str(INCOMING_MAX_BYTES)} for topic in TOPICS_IN},
@@ -56,24 +69,21 @@ def wanted_topics(settings: Settings) -> list[NewTopic]:
     }
     return [
         NewTopic(
-            name=settings.kafka_topic_prefix + topic,
-            num_partitions=settings.kafka_topic_partitions,
-            replication_factor=settings.kafka_replication_factor,
+            name=layout.prefix + topic,
+            num_partitions=layout.partitions,
+            replication_factor=layout.replication_factor,
             topic_configs={**common, **configuration},
         )
         for topic, configuration in configurations.items()
     ]
 
 
-async def create_topics(settings: Settings) -> list[TopicReport]:
+async def create_topics(open_admin: OpenAdmin, layout: TopicLayout) -> list[TopicReport]:
     """Create missing topics and leave the others unchanged; raises OperatorError if Kafka cannot or refuses."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            async with admin_client(settings) as client:
-                return await _create_missing(client, wanted_topics(settings))
-        except (KafkaError, OSError, TimeoutError) as error:
-            if attempt == ATTEMPTS:
-                raise unreachable(settings, error) from error
+            async with open_admin() as client:
+                return await _create_missing(client, wanted_topics(layout))
         except OperatorError:
             if attempt == ATTEMPTS:
                 raise
@@ -81,9 +91,9 @@ async def create_topics(settings: Settings) -> list[TopicReport]:
     raise AssertionError  # the last attempt returns or raises
 
 
-def partition_warning(settings: Settings, reports: Iterable[TopicReport]) -> str | None:
+def partition_warning(layout: TopicLayout, reports: Iterable[TopicReport]) -> str | None:
     """Return what is wrong with the partition counts of the topics in and what it costs, or None."""
-    incoming = {settings.kafka_topic_prefix + topic for topic in TOPICS_IN}
+    incoming = {layout.prefix + topic for topic in TOPICS_IN}
     counts = {report.topic: report.partitions for report in reports if report.topic in incoming}
     distinct = set(counts.values())
     if len(distinct) > 1:
@@ -92,21 +102,21 @@ def partition_warning(settings: Settings, reports: Iterable[TopicReport]) -> str
             f"the topics in have unequal partition counts ({listed}): results stay correct, but an order's events "
             "are then handled by different workers, which is slower"
         )
-    if distinct != {settings.kafka_topic_partitions}:
+    if distinct != {layout.partitions}:
         return (
             f"the topics in have {distinct.pop()} partitions each, INVENTORY_KAFKA_TOPIC_PARTITIONS says "
-            f"{settings.kafka_topic_partitions}; existing topics are not changed"
+            f"{layout.partitions}; existing topics are not changed"
         )
     return None
 
 
-async def missing_topics(settings: Settings, client: AIOKafkaAdminClient) -> list[str]:
+async def missing_topics(client: AIOKafkaAdminClient, prefix: str) -> list[str]:
     """Return the topics in that must be created before anything is published.
 
     Empty for a broker without an admin API, such as librdkafka's mock cluster, which creates topics when they are used.
     """
     existing = await existing_partitions(client)
-    missing = [name for topic in TOPICS_IN if (name := settings.kafka_topic_prefix + topic) not in existing]
+    missing = [name for topic in TOPICS_IN if (name := prefix + topic) not in existing]
     try:
         if missing:
             await _ask_to_create(client, [])

@@ -148,20 +148,21 @@ async def topics(kafka: Broker, topic_prefix: str) -> AsyncIterator[str]:
     """
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - unit tests start without the Kafka clients
 
+    from inventory.kafka import admin_client, topic_layout  # noqa: PLC0415 - same reason
     from inventory.settings import Settings  # noqa: PLC0415 - same reason
     from inventory.topics import create_topics, wanted_topics  # noqa: PLC0415 - same reason
 
     settings = Settings(
         kafka_bootstrap_servers=kafka.bootstrap_servers, kafka_topic_prefix=topic_prefix, kafka_topic_partitions=4
     )
-    names = [topic.name for topic in wanted_topics(settings)]
+    names = [topic.name for topic in wanted_topics(topic_layout(settings))]
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     if kafka.kind == "mock":
         for name in names:
             admin.list_topics(name, timeout=_ADMIN_TIMEOUT_SECONDS)
         yield topic_prefix
         return
-    await create_topics(settings)
+    await create_topics(lambda: admin_client(settings), topic_layout(settings))
     yield topic_prefix
     for deleted in admin.delete_topics(names, operation_timeout=_ADMIN_TIMEOUT_SECONDS).values():
         deleted.result(_ADMIN_TIMEOUT_SECONDS)

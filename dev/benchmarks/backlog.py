@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from dev.benchmarks.errors import BenchmarkError
 from dev.records import ProducedRecord
+from inventory.kafka import admin_client, topic_layout
 from inventory.settings import Settings
 from inventory.topics import create_topics, wanted_topics
 from schemas.topics import TOPICS_IN
@@ -59,7 +60,7 @@ class Topics:
 
     async def create(self) -> None:
         """Make the topics, and wait until all of their partitions have a leader."""
-        await create_topics(self._settings)
+        await create_topics(lambda: admin_client(self._settings), topic_layout(self._settings))
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:
@@ -73,7 +74,7 @@ class Topics:
 
     def delete(self) -> None:
         """Give the topics' disk back."""
-        names = [topic.name for topic in wanted_topics(self._settings)]
+        names = [topic.name for topic in wanted_topics(topic_layout(self._settings))]
         for deleted in self._admin.delete_topics(names, operation_timeout=_ADMIN_SECONDS).values():
             deleted.result(_ADMIN_SECONDS)
 

@@ -80,12 +80,19 @@ def publish(  # noqa: PLR0913 - one parameter per option
 
 def _run(settings: "Settings", plan: "Plan") -> "Summary":
     import asyncio
+    from functools import partial
 
-    from inventory import publisher
+    from inventory import kafka, publisher
     from inventory.console import progress
 
+    target = publisher.Target(
+        partial(kafka.admin_client, settings),
+        partial(kafka.producer, settings),
+        settings.kafka_topic_prefix,
+        settings.kafka_group_id,
+    )
     with progress() as show:
-        return asyncio.run(publisher.publish(settings, plan, show))
+        return asyncio.run(publisher.publish(target, plan, show))
 
 
 def _print_events(plan: "Plan") -> None:

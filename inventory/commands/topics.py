@@ -25,14 +25,17 @@ def create(
     """
     import asyncio
     from dataclasses import asdict
+    from functools import partial
 
     from inventory.console import print_json, print_table, print_warning
+    from inventory.kafka import admin_client, topic_layout
     from inventory.settings import load_settings
     from inventory.topics import create_topics, partition_warning
 
     settings = load_settings()
-    reports = asyncio.run(create_topics(settings))
-    if warning := partition_warning(settings, reports):
+    layout = topic_layout(settings)
+    reports = asyncio.run(create_topics(partial(admin_client, settings), layout))
+    if warning := partition_warning(layout, reports):
         print_warning(warning)
     if as_json:
         print_json([asdict(report) for report in reports])

@@ -3,6 +3,7 @@
 import orjson
 import pytest
 
+from inventory.kafka import topic_layout
 from inventory.settings import Settings
 from inventory.topics import TopicReport, partition_warning, wanted_topics
 from schemas.limits import MAX_RECORD_BYTES
@@ -14,44 +15,49 @@ TEA = "\N{TEACUP WITHOUT HANDLE}"
 
 def test_every_topic_of_the_contracts_is_wanted() -> None:
     """Those in, those out and a dead letter topic per topic in, each with the prefix."""
-    names = [topic.name for topic in wanted_topics(Settings(kafka_topic_prefix="shop."))]
+    names = [topic.name for topic in wanted_topics(topic_layout(Settings(kafka_topic_prefix="shop.")))]
     assert sorted(names) == sorted(f"shop.{name}" for name in [*TOPICS_IN, *TOPICS_OUT, *map(dlq_topic, TOPICS_IN)])
     assert len(names) == 17
 
 
 def test_all_topics_have_the_same_partitions() -> None:
-    """Partition i of every topic goes to one worker, so an order's events meet there."""
-    assert {topic.num_partitions for topic in wanted_topics(Settings(kafka_topic_partitions=12))} == {12}
+    """Partition i of every topic is assigned to one worker, which sees all events of an order."""
+    assert {topic.num_partitions for topic in wanted_topics(topic_layout(Settings(kafka_topic_partitions=12)))} == {12}
 
 
 def test_a_dead_letter_fits_whatever_came_in() -> None:
     """Records over the contract's 1 MiB come in, and go out again with their added headers."""
-    limits = {topic.name: int(topic.topic_configs.get("max.message.bytes", 0)) for topic in wanted_topics(Settings())}
+    limits = {
+        topic.name: int(topic.topic_configs.get("max.message.bytes", 0))
+        for topic in wanted_topics(topic_layout(Settings()))
+    }
     assert all(2 * 1024 * 1024 < limits[name] < limits[dlq_topic(name)] for name in TOPICS_IN)
 
 
-def test_what_is_told_of_the_largest_event_fits() -> None:
-    """A refusal says more of each line than the order did; the broker would refuse it, and the relay stand still."""
+def test_the_outcome_of_the_largest_event_fits() -> None:
+    """A refusal has more fields per line than the order; a broker that refused it would block its key."""
     lines = [{"product_id": f"{number:04}{TEA * 252}", "quantity": 1} for number in range(1000)]
     order = orjson.dumps({"event_id": "e", "occurred_at": "2026-01-01T00:00:00Z", "order_id": "o", "items": lines})
-    told = [
+    outcome_lines = [
         {"product_id": line["product_id"], "requested": 1_000_000, "available": 0, "reason": "insufficient_stock"}
         for line in lines
     ]
-    limits = {topic.name: int(topic.topic_configs["max.message.bytes"]) for topic in wanted_topics(Settings())}
-    assert len(order) < MAX_RECORD_BYTES < len(orjson.dumps(told)) < limits[RESERVATIONS] - 4096
+    limits = {
+        topic.name: int(topic.topic_configs["max.message.bytes"]) for topic in wanted_topics(topic_layout(Settings()))
+    }
+    assert len(order) < MAX_RECORD_BYTES < len(orjson.dumps(outcome_lines)) < limits[RESERVATIONS] - 4096
 
 
 def test_dead_letters_are_kept_for_the_set_time() -> None:
     """Thirty days by default, in milliseconds as Kafka counts."""
-    topic = next(topic for topic in wanted_topics(Settings()) if topic.name == "order.created.dlq")
+    topic = next(topic for topic in wanted_topics(topic_layout(Settings())) if topic.name == "order.created.dlq")
     assert topic.topic_configs["retention.ms"] == "2592000000"
 
 
 @pytest.mark.parametrize(("copies", "acknowledgements"), [(1, None), (2, None), (3, "2")])
 def test_three_copies_need_two_acknowledgements(copies: int, acknowledgements: str | None) -> None:
-    """With fewer copies the second could not be asked for without stopping at the first lost broker."""
-    topics = wanted_topics(Settings(kafka_replication_factor=copies))
+    """With fewer replicas, requiring two would stop publishing at the first lost broker."""
+    topics = wanted_topics(topic_layout(Settings(kafka_replication_factor=copies)))
     assert {topic.topic_configs.get("min.insync.replicas") for topic in topics} == {acknowledgements}
 
 
@@ -62,12 +68,15 @@ def _reports(**partitions: int) -> list[TopicReport]:
 
 def test_equal_partitions_as_set_need_no_warning() -> None:
     """Topics out may differ; nothing depends on their counts."""
-    assert partition_warning(Settings(), [*_reports(), TopicReport("inventory.low_stock", "exists", 1)]) is None
+    assert (
+        partition_warning(topic_layout(Settings()), [*_reports(), TopicReport("inventory.low_stock", "exists", 1)])
+        is None
+    )
 
 
 def test_unequal_partitions_are_warned_of() -> None:
     """The counts are listed and the cost is named."""
-    warning = partition_warning(Settings(), _reports(**{"order.created": 3}))
+    warning = partition_warning(topic_layout(Settings()), _reports(**{"order.created": 3}))
     assert warning is not None
     assert "order.created 3" in warning
     assert "which is slower" in warning
@@ -75,6 +84,6 @@ def test_unequal_partitions_are_warned_of() -> None:
 
 def test_partitions_other_than_the_setting_are_warned_of() -> None:
     """A changed setting does not change topics that exist."""
-    warning = partition_warning(Settings(kafka_topic_partitions=12), _reports())
+    warning = partition_warning(topic_layout(Settings(kafka_topic_partitions=12)), _reports())
     assert warning is not None
     assert warning.startswith("the topics in have 6 partitions each, INVENTORY_KAFKA_TOPIC_PARTITIONS says 12")
