@@ -1,14 +1,14 @@
 """Workers against each other on one database: every claim about concurrency has its race here.
 
-A racer is a connection of its own with a transaction of its own, as another process' would be; one test starts real
-processes as well.
+A racer is a connection and a transaction of its own, as another process' would be; one test starts real processes.
+Each test proves that its race took place: every contender wins at least once, or one waited for another's lock.
 """
 
 import asyncio
 import itertools
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from engine.execute import execute
 from storage.save import PartitionProgress
+from tests.integration.racing import contended, until_each_wins
 from tests.integration.shop import (
     POLICY,
     T0,
@@ -41,22 +42,26 @@ _REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture
 async def shop(database_url: str) -> AsyncIterator[Shop]:
     """A shop with a connection for every racer, opened before the start."""
-    async with open_shop(database_url, RACERS) as opened:
-        await asyncio.gather(*(opened.pool.execute("SELECT pg_sleep(0.05)") for _ in range(RACERS)))
+    async with open_shop(database_url, RACERS + 1) as opened:
+        await asyncio.gather(*(opened.pool.execute("SELECT pg_sleep(0.05)") for _ in range(RACERS + 1)))
         yield opened
         assert [] == await problems(opened.pool)
 
 
 async def _race(shop: Shop, *entries: list[Published]) -> list[list[str]]:
-    """Let every entry be applied by a racer of its own, all at once; returns what became of each."""
-    line = asyncio.Barrier(len(entries))
+    """Let every entry be applied by a racer of its own, all at once; returns what became of each.
+
+    Fails unless one of them waited for another's lock.
+    """
+    start = asyncio.Barrier(len(entries))
 
     async def run(events: list[Published]) -> list[str]:
         tasks = [task(one) for one in events]
-        await line.wait()
+        await start.wait()
         return [verdict.disposition for verdict in (await execute(shop.pool, tasks, POLICY, T0)).verdicts]
 
-    return await asyncio.gather(*(run(events) for events in entries))
+    async with contended(shop.pool):
+        return await asyncio.gather(*(run(events) for events in entries))
 
 
 async def test_twenty_buyers_of_one_unit_make_one_winner(shop: Shop) -> None:
@@ -80,12 +85,23 @@ async def test_the_same_event_in_twenty_workers_counts_once(shop: Shop) -> None:
 
 async def test_an_orders_events_in_three_workers_end_alike(shop: Shop) -> None:
     """Creation, payment and cancellation of an order at once: in any order nothing is held and nothing is gone."""
-    names = [f"o{number}" for number in range(6)]
     await shop.apply(product("p", 100))
-    entries = [[one] for name in names for one in (created(name, {"p": 2}), paid(name), cancelled(name))]
-    await _race(shop, *entries)
-    assert (100, 0) == await shop.stock("p")
-    assert {"released", "restocked"} >= {await shop.status(name) for name in names}
+
+    async def last_word(number: int) -> str:
+        assert (100, 0) == await shop.stock("p")
+        return {"released": "cancellation", "restocked": "payment"}[await shop.status(f"o{number}") or ""]
+
+    async def create_and_cancel(number: int) -> None:
+        await asyncio.gather(
+            shop.apply(created(f"o{number}", {"p": 2})),
+            shop.apply(cancelled(f"o{number}")),
+        )
+
+    await until_each_wins(
+        shop.pool,
+        {"payment": lambda number: shop.apply(paid(f"o{number}")), "cancellation": create_and_cancel},
+        last_word,
+    )
     assert [] == await shop.rows("SELECT event_id FROM parked_events")
     assert [] == await shop.rows("SELECT event_id FROM inbox WHERE outcome = 'parked'")
 
@@ -93,10 +109,19 @@ async def test_an_orders_events_in_three_workers_end_alike(shop: Shop) -> None:
 async def test_creation_and_payment_at_once_always_deduct(shop: Shop) -> None:
     """Whichever of the two commits first, the order ends deducted."""
     await shop.apply(product("p", 100))
-    names = [f"o{number}" for number in range(RACERS // 2)]
-    await _race(shop, *([one] for name in names for one in (created(name, {"p": 1}), paid(name))))
-    assert {"deducted"} == {await shop.status(name) for name in names}
-    assert (90, 0) == await shop.stock("p")
+    outcomes: dict[int, list[str]] = {}
+
+    async def pay(number: int) -> None:
+        outcomes[number] = await shop.apply(paid(f"o{number}"))
+
+    async def first(number: int) -> str:
+        assert "deducted" == await shop.status(f"o{number}")
+        assert (99 - number, 0) == await shop.stock("p")
+        return {"parked": "payment", "applied": "creation"}[outcomes[number][0]]
+
+    await until_each_wins(
+        shop.pool, {"creation": lambda number: shop.apply(created(f"o{number}", {"p": 1})), "payment": pay}, first
+    )
 
 
 async def test_early_facts_at_once_all_wait(shop: Shop) -> None:
@@ -119,45 +144,78 @@ async def test_early_facts_at_once_all_wait(shop: Shop) -> None:
 
 async def test_sweeper_against_payment(shop: Shop) -> None:
     """A due hold is either paid or expired first; both ends are whole."""
-    names = [f"o{number}" for number in range(RACERS - 2)]
-    await shop.apply(product("p", 100))
-    await shop.apply(*(created(name, {"p": 1}, minutes=-60) for name in names))
+    await shop.apply(product("p", 1000))
     await shop.read_up_to(T0)
     sweeper = Sweeper(shop.pool, POLICY, 1, lambda: T0, lambda _report: None)
-    sweep = asyncio.create_task(sweeper.run_once())
-    await asyncio.gather(*(shop.apply(paid(name)) for name in names))
-    swept = await sweep
-    # A payment behind the expiry reserves again and deducts: there is enough.
-    assert {"deducted"} == {await shop.status(name) for name in names}
-    assert (100 - len(names), 0) == await shop.stock("p")
-    expired = await shop.rows("SELECT count(*) FROM outbox WHERE type LIKE '%expired'")
-    assert [(swept.expired,)] == expired
+    swept: dict[int, int] = {}
+
+    async def sweep(number: int) -> None:
+        swept[number] = (await sweeper.run_once()).expired
+
+    async def first(number: int) -> str:
+        # A payment after the expiry reserves again and deducts: there is enough.
+        assert "deducted" == await shop.status(f"o{number}")
+        assert (999 - number, 0) == await shop.stock("p")
+        expired = "SELECT count(*) FROM outbox WHERE type LIKE '%expired' AND aggregateid = "
+        assert [(swept[number],)] == await shop.rows(f"{expired}'o{number}'")
+        return "sweeper" if swept[number] else "payment"
+
+    await until_each_wins(
+        shop.pool,
+        {"sweeper": sweep, "payment": lambda number: shop.apply(paid(f"o{number}"))},
+        first,
+        prepare=lambda number: shop.apply(created(f"o{number}", {"p": 1}, minutes=-60)),
+    )
 
 
 async def test_sweepers_side_by_side_expire_each_hold_once(shop: Shop) -> None:
-    """Several sweepers at once drop every due hold, each once."""
-    orders = [created(f"o{number}", {"p": 1}, minutes=-60) for number in range(200)]
-    await shop.apply(product("p", 1000), *orders, *(cart(f"c{number}", {"p": 1}, minutes=-60) for number in range(200)))
+    """Several sweepers at once expire every due hold, each once."""
+    await shop.apply(product("p", 1000))
     await shop.read_up_to(T0)
-    sweepers = [Sweeper(shop.pool, POLICY, 1, lambda: T0, lambda _report: None) for _ in range(6)]
-    swept = await asyncio.gather(*(sweeper.run_once() for sweeper in sweepers))
-    while (await sweepers[0].run_once()).expired:
-        pass
-    assert 0 < sum(one.expired for one in swept) <= 400
-    assert (1000, 0) == await shop.stock("p")
-    assert [(400, 400)] == await shop.rows("SELECT count(*), count(DISTINCT id) FROM outbox WHERE type LIKE '%expired'")
+    sweepers = {name: Sweeper(shop.pool, POLICY, 1, lambda: T0, lambda _report: None) for name in ("a", "b", "c")}
+    swept: dict[str, int] = {}
+
+    async def make_due(number: int) -> None:
+        orders = [created(f"o{number}-{n}", {"p": 1}, minutes=-60) for n in range(30)]
+        await shop.apply(*orders, *(cart(f"c{number}-{n}", {"p": 1}, minutes=-60) for n in range(30)))
+
+    async def most(number: int) -> str:
+        assert 60 == sum(swept.values())
+        assert (1000, 0) == await shop.stock("p")
+        total = "SELECT count(*), count(DISTINCT id) FROM outbox WHERE type LIKE '%expired'"
+        assert [(60 * (number + 1),) * 2] == await shop.rows(total)
+        return max(swept, key=lambda name: swept[name])
+
+    def contender(name: str) -> Callable[[int], Awaitable[None]]:
+        async def sweep(number: int) -> None:
+            del number
+            swept[name] = (await sweepers[name].run_once()).expired
+
+        return sweep
+
+    await until_each_wins(shop.pool, {name: contender(name) for name in sweepers}, most, make_due)
 
 
 async def test_adjustment_against_reservation(shop: Shop) -> None:
-    """Stock is taken away and reserved at once: one of each pair is refused, never both granted."""
-    names = [f"p{number}" for number in range(RACERS // 2)]
-    await shop.apply(*(product(name, 5) for name in names))
-    pairs = [[adjusted(name, "SUBTRACT", 5, f"s-{name}")] for name in names]
-    pairs += [[created(f"o-{name}", {name: 5})] for name in names]
-    outcomes = await _race(shop, *pairs)
-    half = len(names)
-    for subtracted, reserved in zip(outcomes[:half], outcomes[half:], strict=True):
-        assert ["applied", "refused"] == sorted((*subtracted, *reserved))
+    """Stock is taken away and reserved at once: one of the two is refused, never both granted."""
+    outcomes: dict[str, list[str]] = {}
+
+    async def subtract(number: int) -> None:
+        outcomes["adjustment"] = await shop.apply(adjusted(f"p{number}", "SUBTRACT", 5, f"s{number}"))
+
+    async def reserve(number: int) -> None:
+        outcomes["reservation"] = await shop.apply(created(f"o{number}", {f"p{number}": 5}))
+
+    async def granted(_number: int) -> str:
+        assert [["applied"], ["refused"]] == sorted(outcomes.values())
+        return next(name for name, outcome in outcomes.items() if outcome == ["applied"])
+
+    await until_each_wins(
+        shop.pool,
+        {"adjustment": subtract, "reservation": reserve},
+        granted,
+        prepare=lambda number: shop.apply(product(f"p{number}", 5)),
+    )
 
 
 async def test_products_wanted_in_opposite_orders_do_not_deadlock(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,30 +276,55 @@ async def test_the_streams_clock_is_written_by_many_at_once(shop: Shop) -> None:
         [PartitionProgress("t", number, racer, T0 + timedelta(racer)) for number in range(30)]
         for racer in range(RACERS)
     ]
-    await asyncio.gather(*(execute(shop.pool, [], POLICY, T0, progress=one) for one in rows))
+    async with contended(shop.pool):
+        await asyncio.gather(*(execute(shop.pool, [], POLICY, T0, progress=one) for one in rows))
     furthest = (RACERS - 1, T0 + timedelta(RACERS - 1))
     assert [furthest] * 30 == await shop.rows("SELECT next_offset, watermark FROM stream_progress")
 
 
 async def test_processes_that_fight_for_few_units_sell_each_once(shop: Shop, database_url: str) -> None:
-    """Three processes that read the same orders in different orders sell what there is, and no piece twice."""
+    """Three processes that read the same orders in different orders sell what there is, and no unit twice."""
     await shop.apply(product("p", 50), product("q", 20))
     program = f"""
-import asyncio, random
+import asyncio, random, sys
 from tests.integration.shop import created, open_shop, paid
 async def main():
     async with open_shop({database_url!r}) as shop:
         numbers = list(range(60))
         random.shuffle(numbers)
+        judged = 0
+        print("ready", flush=True)
+        sys.stdin.readline()
         while numbers:
             batch, numbers = numbers[:7], numbers[7:]
-            await shop.apply(*(created(f"o{{n}}", {{"p": 1, "q": n % 2 + 1}}) for n in batch))
+            outcomes = await shop.apply(*(created(f"o{{n}}", {{"p": 1, "q": n % 2 + 1}}) for n in batch))
+            judged += sum(outcome != "duplicate" for outcome in outcomes)
             await shop.apply(*(paid(f"o{{n}}") for n in batch))
+        print(judged)
 asyncio.run(main())
 """
-    racers = [await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=_REPOSITORY) for _ in range(3)]
+    racers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            program,
+            cwd=_REPOSITORY,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for _ in range(3)
+    ]
     async with asyncio.timeout(60):
-        assert [0, 0, 0] == [await racer.wait() for racer in racers]
+        for racer in racers:
+            assert racer.stdout is not None
+            assert b"ready\n" == await racer.stdout.readline()
+        judged = [
+            int((await output)[0]) for output in [asyncio.create_task(racer.communicate(b"go\n")) for racer in racers]
+        ]
+    assert [0, 0, 0] == [racer.returncode for racer in racers]
+    # Each process judged orders before the others did, and together they judged each once.
+    assert min(judged) > 0
+    assert 60 == sum(judged)
     sold = await shop.rows(
         "SELECT sum((l.value ->> 4)::int) FROM orders, json_each(lines) l WHERE status = 'deducted' AND l.key = 'q'"
     )

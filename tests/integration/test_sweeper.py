@@ -65,6 +65,22 @@ async def test_a_look_takes_a_bounded_number_the_oldest_first(shop: Shop, monkey
     )
 
 
+@pytest.mark.parametrize("table", ["order", "cart"])
+async def test_a_sweep_skips_rows_that_another_transaction_has_locked(shop: Shop, table: str) -> None:
+    """It does not wait for a locked order or cart, and expires the others."""
+    await shop.apply(product("p", 5), product("q", 5))
+    for name, lines in (("locked", {"p": 1}), ("free", {"q": 1})):
+        await shop.apply(created(name, lines, minutes=-60), cart(name, lines, minutes=-60))
+    await shop.read_up_to(T0)
+    async with shop.pool.acquire() as other, other.transaction():
+        await other.execute(f"SELECT FROM {table}s WHERE {table}_id = 'locked' FOR UPDATE")
+        async with asyncio.timeout(5):
+            assert Swept(3, 0) == await _sweeper(shop).run_once()
+    held = f"SELECT {table}_id FROM {table}s WHERE expires_at IS NOT NULL"  # noqa: S608 - constants
+    assert [("locked",)] == await shop.rows(held)
+    assert Swept(1, 0) == await _sweeper(shop).run_once()
+
+
 async def test_what_was_paid_is_not_swept(shop: Shop) -> None:
     """A deducted order has no deadline."""
     await shop.apply(product("p", 5), created("o", {"p": 1}), paid("o"))
