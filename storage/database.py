@@ -1,16 +1,16 @@
-"""Connections to PostgreSQL, with every timeout and planner setting said here."""
+"""Connections to PostgreSQL, with every timeout and planner setting in one place."""
 
 from typing import Any, TypeAlias
 
 import asyncpg
 
-# asyncpg is published without types; these names are for the reader.
+# asyncpg is published without types: to mypy both are Any, the names are for readers.
 Connection: TypeAlias = Any
 Pool: TypeAlias = Any
 
-# The worker's own statements are index look-ups by arrays of keys, at every table size. A generic
-# plan cached while a table was small or without statistics would scan it whole, and be kept until
-# the next ANALYZE: measured at a factor of 10. These settings leave the planner only the look-ups.
+# The worker's statements look rows up by arrays of keys, which an index serves best at every table size. A generic plan
+# cached while a table was small or had no statistics would scan the table, and stay cached until the next ANALYZE: ten
+# times slower when measured. These settings leave the planner only index look-ups.
 PLANNER = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -19,14 +19,13 @@ PLANNER = {
     "jit": "off",
 }
 
-# A look at the outbox reads its index in order and stops at the limit. A bitmap would read every entry of rows
-# published since the last vacuum, never mark them dead, and sort what is left.
+# Polling the outbox reads its index in order and stops at the limit. A bitmap scan would read the entries of all rows
+# published since the last vacuum, would never mark them dead, and would have to sort the rest.
 _QUEUE_PLANNER = {"enable_bitmapscan": "off", "enable_sort": "off"}
 
-# A worker that is stopped in the middle of a transaction (SIGSTOP, a paused machine) must not keep
-# its row locks: the server ends it, and the worker finds its batch undone. A relay holds its shards outside of any
-# transaction: where its machine is gone without a word, only the connection's silence tells, for which operating
-# systems wait two hours unless told otherwise.
+# A worker that is frozen in the middle of a transaction (SIGSTOP, a paused machine) must not keep its row locks: the
+# server ends the session, and the worker's batch is rolled back. A relay holds its shards by session locks, outside of
+# any transaction. If its machine disappears, only TCP keepalives end the session, and by default they take two hours.
 _TIMEOUTS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "15s",
@@ -51,12 +50,12 @@ async def open_pool(url: str, size: int, name: str = "inventory-worker") -> Pool
     """Open a pool of at most `size` connections for the worker's statements."""
     return await asyncpg.create_pool(
         plain_url(url),
-        # None is held open for its own sake: while the server is away, asyncpg would log each attempt at a reserve.
+        # No idle connections are kept: while the server is away, asyncpg would log each attempt to open one.
         min_size=0,
         max_size=size,
         timeout=10,
         command_timeout=60,
-        # What is done on these connections leaves nothing behind; asyncpg's reset would cost a round trip each time.
+        # asyncpg's own reset costs a round trip per use, and the worker leaves no session state to reset.
         reset=_end_transaction,
         max_inactive_connection_lifetime=300,
         server_settings={"application_name": name, **PLANNER, **_TIMEOUTS},
@@ -64,13 +63,13 @@ async def open_pool(url: str, size: int, name: str = "inventory-worker") -> Pool
 
 
 async def _end_transaction(connection: Connection) -> None:
-    """End what a cancelled task left open; nothing else is ever set on these connections."""
+    """Roll back the transaction that a cancelled task left open; there is no other session state."""
     if connection.is_in_transaction():
         await connection.execute("ROLLBACK")
 
 
 async def connect_worker(url: str, name: str) -> asyncpg.Connection:
-    """Open the one connection of a relay, kept for its locks and for looking at the outbox in order."""
+    """Open the connection of a relay, which keeps it for its session locks and for polling the outbox."""
     return await asyncpg.connect(
         plain_url(url),
         timeout=10,
@@ -80,5 +79,5 @@ async def connect_worker(url: str, name: str) -> asyncpg.Connection:
 
 
 async def connect(url: str, name: str = "inventory") -> asyncpg.Connection:
-    """Open one connection for people's questions: the planner is free, nothing is cut short."""
+    """Open a connection for a command: the planner is free to choose and nothing times out."""
     return await asyncpg.connect(plain_url(url), timeout=10, server_settings={"application_name": name})

@@ -1,8 +1,8 @@
-"""Which database errors pass by themselves, which are in the data, and which are bugs; and any error in words."""
+"""Classifies database errors: transient, contention, or caused by a value. Any other is a bug."""
 
 import asyncpg
 
-# The server or the way to it: try again until it is back.
+# The server, or the network to it, is unavailable: wait and retry.
 UNAVAILABLE: tuple[type[BaseException], ...] = (
     OSError,  # includes ConnectionError and TimeoutError
     asyncpg.PostgresConnectionError,
@@ -19,7 +19,7 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
     asyncpg.InternalClientError,  # asyncpg's protocol state after a cut connection
 )
 
-# Others were faster; the same batch succeeds when it is tried again.
+# Another transaction got in the way: the same batch succeeds when it is retried.
 CONTENTION: tuple[type[BaseException], ...] = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -38,12 +38,12 @@ DATA: tuple[type[BaseException], ...] = (
 
 
 def is_contention(error: BaseException) -> bool:
-    """Say whether trying the same batch again can succeed because others are done by then."""
+    """Say whether the batch lost against another transaction, so that a retry can succeed."""
     return isinstance(error, CONTENTION)
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Say whether the database could not be reached or could not work."""
+    """Say whether the database could not be reached, or could not serve the statement."""
     if isinstance(error, asyncpg.InterfaceError):
         # asyncpg's one class for "closed under me" and for being called wrongly: only the first passes.
         return any(word in str(error) for word in ("closed", "closing", "released"))
@@ -52,7 +52,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_data(error: BaseException) -> bool:
-    """Say whether the error comes from a value, so that the batch can be bisected for it."""
+    """Say whether a value caused the error, so that bisecting the batch finds its event."""
     return isinstance(error, DATA) and not is_contention(error) and not is_unavailable(error)
 
 

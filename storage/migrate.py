@@ -1,4 +1,4 @@
-"""Migrations: bring a database to the newest tables, or say what that would take."""
+"""Migrations: upgrade a database to the newest schema, or return the SQL that would."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 
 def upgrade_sql(revision: str = "head") -> str:
-    """Return the SQL that brings an empty database to `revision`; no server is asked."""
+    """Return the SQL that brings an empty database to `revision`, without connecting to a server."""
     buffer = io.StringIO()
     command.upgrade(_config("postgresql://", buffer), revision, sql=True)
     return buffer.getvalue()
@@ -36,7 +36,7 @@ def newest_revision() -> str:
 
 
 def known_revisions() -> frozenset[str]:
-    """Return every revision that this program knows of."""
+    """Return every revision that this program knows."""
     return frozenset(
         script.revision for script in ScriptDirectory.from_config(_config("postgresql://")).walk_revisions()
     )

@@ -1,6 +1,6 @@
-"""The tables, as SQLAlchemy Core knows them: for migrations, column lists and people's queries.
+"""The tables as SQLAlchemy Core describes them, for migrations and for readers.
 
-The migrations create them; a test compares the two, so this page is what the database has.
+The migrations create them; a test compares the two, so this module is what the database has.
 """
 
 from sqlalchemy import (

@@ -1,4 +1,4 @@
-"""A small shop whose books have every kind of entry, for tests that read or break them."""
+"""A small shop with every kind of ledger entry, order and cart, for tests that audit it or corrupt it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta

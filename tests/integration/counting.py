@@ -1,4 +1,4 @@
-"""Counts what a piece of work costs the database: round trips, and rows written. Counts, not seconds."""
+"""Counts what work costs the database: round trips and rows written. Counts, not seconds."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -21,7 +21,7 @@ PROGRESS = [PartitionProgress("order.created", number, 1, datetime(2026, 3, 1, t
 
 async def test_a_batch_of_the_life_cycle_has_so_many_statements(shop: Shop) -> None:
     """Each table is read once and written once, whatever the number of events."""
-    await shop.apply(*_shelf())
+    await shop.apply(*_stock())
     await shop.apply(*_placed(range(ORDERS)))
     batch = [task(one) for one in (*_placed(range(ORDERS, 2 * ORDERS)), *_ended(range(ORDERS)))]
     async with counted(shop.pool) as statements:
@@ -44,8 +44,8 @@ async def test_a_batch_of_the_life_cycle_has_so_many_statements(shop: Shop) -> N
 
 
 async def test_a_batch_of_carts_has_so_many_statements(shop: Shop) -> None:
-    """Carts that change are read and written once; nothing is told of one that got what it wants."""
-    await shop.apply(*_shelf())
+    """Carts that change are read and written once; nothing is published about one that got what it asked for."""
+    await shop.apply(*_stock())
     await shop.apply(*(cart(f"c{number}", _lines(number)) for number in range(ORDERS)))
     batch = [task(cart(f"c{number}", _lines(number + 1), 1)) for number in range(2 * ORDERS)]
     async with counted(shop.pool) as statements:
@@ -66,18 +66,18 @@ async def test_a_batch_of_carts_has_so_many_statements(shop: Shop) -> None:
 
 
 async def test_an_event_has_so_many_rows(database_url: str) -> None:
-    """An event is remembered and told in a row each, a moved line is an entry, and a batch writes a product once."""
+    """An event has a row in inbox and outbox each, a moved line is an entry, and a batch writes a product once."""
     async with open_shop(database_url) as shop:
-        await shop.apply(*_shelf())
+        await shop.apply(*_stock())
         before = await rows_written(shop.pool)
         await shop.apply(*_placed(range(ORDERS)))
         between = await rows_written(shop.pool)
         await shop.apply(*_ended(range(ORDERS)))
         after = await rows_written(shop.pool)
     entries = (ORDERS * LINES, 0, 0)
-    told = {"inbox": (ORDERS, 0, 0), "outbox": (ORDERS, 0, 0), "inventory_transactions": entries}
-    assert told | {"inventory": (0, PRODUCTS, 0), "orders": (ORDERS, 0, 0)} == _difference(before, between)
-    assert told | {"inventory": (0, PRODUCTS, 0), "orders": (0, ORDERS, 0)} == _difference(between, after)
+    rows = {"inbox": (ORDERS, 0, 0), "outbox": (ORDERS, 0, 0), "inventory_transactions": entries}
+    assert rows | {"inventory": (0, PRODUCTS, 0), "orders": (ORDERS, 0, 0)} == _difference(before, between)
+    assert rows | {"inventory": (0, PRODUCTS, 0), "orders": (0, ORDERS, 0)} == _difference(between, after)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ async def test_a_row_has_so_many_indexes(shop: Shop, table: str, indexes: int) -
     assert indexes == len(found), found
 
 
-def _shelf() -> list[Published]:
+def _stock() -> list[Published]:
     return [product(f"p{number}", 1000) for number in range(PRODUCTS)]
 
 

@@ -60,7 +60,7 @@ async def test_a_repeat_in_a_later_batch_counts_once(shop: Shop) -> None:
 
 
 async def test_an_id_with_other_content_is_a_dead_letter(shop: Shop) -> None:
-    """An id that returns with other content is given up, within a batch and across batches, and changes nothing."""
+    """An id that returns with other content is dead-lettered, within and across batches, and changes nothing."""
     await shop.apply(product("p", 10))
     first, other = adjusted("p", "ADD", 5), adjusted("p", "ADD", 6)
     assert ["applied", "dead_lettered"] == await shop.apply(first, other)
@@ -156,16 +156,16 @@ async def test_an_overdue_fact_becomes_a_dead_letter_and_its_replay_works(shop: 
     await shop.read_up_to(T0 + POLICY.parked_event_ttl + timedelta(seconds=1))
     assert (0, 1) == await sweeper.run_once()
     assert (0, 0) == await sweeper.run_once()
-    (letter,) = await shop.rows("SELECT reason, event_id, value, headers::text FROM dead_letters")
-    assert ("deadline_expired", "paid-o", early.record.value) == letter[:3]
-    assert '[["a\\u0000b",null],["raw","/wA="]]' == letter[3]
+    (dead_letter,) = await shop.rows("SELECT reason, event_id, value, headers::text FROM dead_letters")
+    assert ("deadline_expired", "paid-o", early.record.value) == dead_letter[:3]
+    assert '[["a\\u0000b",null],["raw","/wA="]]' == dead_letter[3]
     assert [] == await shop.rows("SELECT event_id FROM inbox WHERE event_id = 'paid-o'")
     assert ["applied", "applied"] == await shop.apply(created("o", {"p": 3}), paid("o"))
     assert (7, 0) == await shop.stock("p")
 
 
 async def test_a_due_order_gives_way_to_who_wants_its_stock(shop: Shop) -> None:
-    """What would be refused for lack of stock gets the stock of a hold that is due, in the same transaction."""
+    """A command that would be refused for lack of stock gets that of a due hold, in the same transaction."""
     await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
     await shop.read_up_to(T0 - timedelta(minutes=40))
     assert ["applied"] == await shop.apply(created("new", {"p": 5}))
@@ -188,7 +188,7 @@ async def test_due_holds_give_way_up_to_the_bound(shop: Shop) -> None:
 
 
 async def test_a_due_cart_gives_way_too(shop: Shop) -> None:
-    """A cart's hold that is due is dropped first as well."""
+    """A cart's hold that is due expires first as well."""
     await shop.apply(product("p", 5), cart("old", {"p": 5}, minutes=-60))
     await shop.read_up_to(T0 - timedelta(minutes=29))
     assert ["applied"] == await shop.apply(created("new", {"p": 5}))
@@ -197,7 +197,7 @@ async def test_a_due_cart_gives_way_too(shop: Shop) -> None:
 
 
 async def test_a_hold_that_is_not_due_by_the_streams_clock_stands(shop: Shop) -> None:
-    """However late it is on the wall, a hold stands until the stream has been read past its deadline."""
+    """Whatever the wall clock says, a hold stands until the low watermark has passed its deadline."""
     await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
     await shop.read_up_to(T0 - timedelta(minutes=46))
     assert ["refused"] == await shop.apply(created("new", {"p": 5}), now=T0 + timedelta(days=1))
@@ -205,7 +205,7 @@ async def test_a_hold_that_is_not_due_by_the_streams_clock_stands(shop: Shop) ->
 
 
 async def test_a_payment_in_the_same_batch_wins_over_expiry(shop: Shop) -> None:
-    """A due hold that is paid earlier in the batch is not dropped for who comes after."""
+    """A due hold that is paid earlier in the batch does not expire in favour of a later order."""
     await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
     await shop.read_up_to(T0)
     assert ["applied", "refused"] == await shop.apply(paid("old"), created("new", {"p": 5}))
@@ -213,7 +213,7 @@ async def test_a_payment_in_the_same_batch_wins_over_expiry(shop: Shop) -> None:
 
 
 async def test_a_hold_made_and_due_in_the_same_batch_gives_way(shop: Shop) -> None:
-    """A straggler whose hold is due from the start gives way in its own batch as it would in a later one."""
+    """A late order whose hold is due from the start gives way in its own batch as it would in a later one."""
     await shop.apply(product("p", 5))
     await shop.read_up_to(T0)
     await shop.apply(created("old", {"p": 5}, minutes=-60), created("new", {"p": 5}))
@@ -221,7 +221,7 @@ async def test_a_hold_made_and_due_in_the_same_batch_gives_way(shop: Shop) -> No
 
 
 async def test_a_hold_that_took_an_expired_ones_place_gives_way_in_its_turn(shop: Shop) -> None:
-    """The second shortage of one product in one batch is met like one in a batch of its own."""
+    """The second shortage of a product in one batch is handled as in a batch of its own."""
     await shop.apply(product("p", 3))
     await shop.read_up_to(T0)
     events = [created("old", {"p": 1}, -60), created("new", {"p": 3}, -60), paid("old", -30)]
@@ -231,7 +231,7 @@ async def test_a_hold_that_took_an_expired_ones_place_gives_way_in_its_turn(shop
 
 
 async def test_a_hold_seen_for_one_product_gives_way_on_the_next(shop: Shop) -> None:
-    """A product that runs short only because another's hold gave way is looked at as well."""
+    """A product that runs short only because a hold on another product gave way is looked up as well."""
     await shop.apply(product("p", 3), product("q", 3))
     await shop.read_up_to(T0)
     due = [created("on-p", {"p": 1}, -60), created("on-q", {"q": 1}, -60)]
@@ -243,7 +243,7 @@ async def test_a_hold_seen_for_one_product_gives_way_on_the_next(shop: Shop) -> 
 async def test_expiries_that_go_on_uncovering_shortages_come_to_an_end(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch in which each dropped hold makes the next order short is cut in halves rather than given up."""
+    """A batch in which each dropped hold makes the next order short is applied in halves rather than dead-lettered."""
     monkeypatch.setattr(execute_module, "MAX_RESTARTS", 2)
     await shop.apply(product("a", 1), product("b", 1))
     await shop.apply(created("due-a", {"a": 1}, minutes=-60))
@@ -256,7 +256,7 @@ async def test_expiries_that_go_on_uncovering_shortages_come_to_an_end(
 
 
 async def test_skip_locked_leaves_out_what_others_work_on(shop: Shop) -> None:
-    """A sweep does not wait for an order that another transaction holds, and takes the others."""
+    """A sweep does not wait for an order that another transaction has locked, and expires the others."""
     await shop.apply(product("p", 5), product("q", 5))
     await shop.apply(created("held", {"p": 1}, minutes=-60), created("free", {"q": 1}, minutes=-60))
     async with shop.pool.acquire() as other, other.transaction():

@@ -31,7 +31,7 @@ from tests.integration.shop import (
     refunded,
 )
 
-HORIZON = T0 - timedelta(minutes=10)
+LOW_WATERMARK = T0 - timedelta(minutes=10)
 # The last is known only at the end of a stream, the others are scarce.
 PRODUCTS = ("p", "q", "p", "q", "r")
 TABLES = "inventory, orders, carts, inbox, outbox, dead_letters, parked_events, stream_progress"
@@ -110,7 +110,7 @@ class _Bench:
                 "SET session_replication_role = origin"
             )
         shop = Shop(self.pool, POLICY)
-        await shop.read_up_to(HORIZON)
+        await shop.read_up_to(LOW_WATERMARK)
         outcomes = [await shop.apply(*batch) for batch in cut]
         assert [] == await problems(self.pool)
         return await picture(self.pool), outcomes
@@ -135,7 +135,7 @@ _LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 @settings(max_examples=25, deadline=None, suppress_health_check=_LENIENT)
 @given(stream=_streams(), cuts=st.lists(st.integers(0, 40), max_size=6))
-def test_any_cut_ends_in_the_same_books(bench: _Bench, stream: list[Published], cuts: list[int]) -> None:
+def test_any_cut_ends_in_the_same_state(bench: _Bench, stream: list[Published], cuts: list[int]) -> None:
     """One batch, one event a batch and any cut between have the same state, ledger, inbox and outgoing events."""
     whole, outcomes = bench.run(bench.outcome, [stream])
     single, outcomes_single = bench.run(bench.outcome, [[one] for one in stream])
@@ -149,15 +149,15 @@ def test_any_cut_ends_in_the_same_books(bench: _Bench, stream: list[Published], 
 @settings(max_examples=40, deadline=None, suppress_health_check=_LENIENT)
 @given(stream=_streams(), cuts=st.lists(st.integers(0, 40), max_size=3))
 def test_the_end_is_what_the_oracle_says(bench: _Bench, stream: list[Published], cuts: list[int]) -> None:
-    """Stock, ledger sums, order statuses, holds of carts and everything told agree with the independent model."""
+    """Stock, ledger sums, order statuses, holds of carts and everything published agree with the independent model."""
     found, _ = bench.run(bench.outcome, batches(stream, cuts))
     model = oracle_shop.Shop(suppress_repeats=True)
-    verdicts = [model.apply(one, HORIZON) for one in _first_of_each(stream)]
+    verdicts = [model.apply(one, LOW_WATERMARK) for one in _first_of_each(stream)]
     assert _stock(model) == {row[0]: (row[1], row[2], row[7]) for row in found["inventory"]}
     statuses = {order_id: order.status for order_id, order in model.orders.items()}
     assert statuses == {row[0]: row[1] for row in found["orders"]}
     assert _ledger(model) == _sums(found["ledger"])
-    assert _told_by(verdicts) == Counter((row[4].rpartition(".")[2], row[0]) for row in found["told"])
+    assert _published_by(verdicts) == Counter((row[4].rpartition(".")[2], row[0]) for row in found["told"])
 
 
 def test_a_thousand_events_cut_at_random_are_the_same(bench: _Bench) -> None:
@@ -190,12 +190,12 @@ def _sums(ledger: list[tuple[Any, ...]]) -> dict[tuple[str, str], int]:
     return {key: n for key, n in sums.items() if n}
 
 
-def _told_by(verdicts: list[oracle_shop.Verdict]) -> Counter[tuple[str, str]]:
-    told: Counter[tuple[str, str]] = Counter()
+def _published_by(verdicts: list[oracle_shop.Verdict]) -> Counter[tuple[str, str]]:
+    published: Counter[tuple[str, str]] = Counter()
     for verdict in verdicts:
         for one in (*verdict.expired, verdict):
-            told.update((outcome.kind, outcome.owner[1]) for outcome in one.outcomes)
-            told.update(
+            published.update((outcome.kind, outcome.owner[1]) for outcome in one.outcomes)
+            published.update(
                 ("stock_recovered" if edge.severity == "ok" else "low_stock", edge.product_id) for edge in one.edges
             )
-    return told
+    return published

@@ -109,8 +109,8 @@ def _mutated(value: bytes) -> Any:
     return lambda seed: poison.mutate(value, seed)
 
 
-class _Shelf:
-    """A database with one product on it, and good adjustments that add one piece each."""
+class _Warehouse:
+    """A database with one product, and valid adjustments that add one unit each."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -158,18 +158,18 @@ def test_whatever_comes_in_neither_stops_the_worker_nor_costs_its_neighbours(dat
     """Every record of a batch has a disposition, and the good ones around the bad are applied."""
     with asyncio.Runner() as runner:
         pool = runner.run(open_pool(database_url, 2))
-        shelf = _Shelf(pool)
-        runner.run(shelf.open())
+        warehouse = _Warehouse(pool)
+        runner.run(warehouse.open())
 
         @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
         @given(drawn=st.lists(records(), min_size=1, max_size=6))
         def judge(drawn: list[Any]) -> None:
-            batch = [shelf.neighbour(), *(shelf.record(*record) for record in drawn), shelf.neighbour()]
-            dispositions = runner.run(shelf.take(batch))
+            batch = [warehouse.neighbour(), *(warehouse.record(*record) for record in drawn), warehouse.neighbour()]
+            dispositions = runner.run(warehouse.take(batch))
             assert len(batch) == len(dispositions)
             assert set(dispositions) <= DISPOSITIONS
             assert ("applied", "applied") == (dispositions[0], dispositions[-1])
 
         judge()
-        assert 10 + shelf.added == runner.run(shelf.on_hand())
+        assert 10 + warehouse.added == runner.run(warehouse.on_hand())
         runner.run(pool.close())
