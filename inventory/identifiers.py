@@ -4,7 +4,7 @@ from schemas.limits import MAX_ID_LENGTH
 
 
 def id_problem(text: str, longest: int = MAX_ID_LENGTH) -> str | None:
-    """Return what keeps a text from being an id, to follow its name in a sentence; None if nothing does."""
+    """Return why a text cannot be an id, worded to follow the id's name in a sentence; None if it can be one."""
     if not text:
         return "is empty"
     if len(text) > longest:

@@ -40,7 +40,7 @@ original key, value and headers, byte for byte, and headers that say why. Fix th
 
 
 def asyncapi_document() -> Json:
-    """Return the document; every message and schema stands once in `components`."""
+    """Return the document; every message and schema is defined once, in `components`."""
     incoming, outgoing = list(TOPICS_IN.values()), list(TOPICS_OUT.values())
     channels: Json = {}
     operations: Json = {}

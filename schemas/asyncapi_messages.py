@@ -165,7 +165,7 @@ def _outgoing_headers(type_: str) -> Json:
             "ce_id": {"type": "string", "description": "Deterministic: drop an event whose id you have seen."},
             "ce_source": {"type": "string", "const": SOURCE},
             "ce_type": {"type": "string", "const": type_},
-            "ce_time": {"type": "string", "format": "date-time", "description": "Time of the event behind it, in UTC."},
+            "ce_time": {"type": "string", "format": "date-time", "description": "Time of the causing event, in UTC."},
             "content-type": {"type": "string", "const": "application/json"},
             "traceparent": _TRACEPARENT,
         },

@@ -60,8 +60,8 @@ class Outgoing(BaseModel):
         description="Deterministic: an event that is published again has the same id, so consumers can drop it. Equal "
         "to the header ce_id."
     )
-    occurred_at: AwareDatetime = Field(description="Time of the event behind it, in UTC. Equal to the header ce_time.")
-    caused_by: Name = Field(description="The id of the event behind it.")
+    occurred_at: AwareDatetime = Field(description="Time of the causing event, in UTC. Equal to the header ce_time.")
+    caused_by: Name = Field(description="The id of the event that caused it.")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Rebalances: which partitions this worker has, and what is finished before they move."""
+"""Rebalances: which partitions this worker has, and what it finishes before they are revoked."""
 
 import asyncio
 import logging

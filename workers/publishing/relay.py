@@ -98,7 +98,7 @@ class Relay:
     async def run_once(self) -> int:
         """Publish one batch of events and, when due, of dead letters; returns how many.
 
-        The next call marks the events, and is due at once; after a call that returned 0, all are marked.
+        Rows are marked as published by the next call, so call again at once until it returns 0: then all are marked.
         """
         connection = await self._connected()
         if await self._shards.rebalance(connection, before_release=lambda: self._events.mark(connection)):

@@ -11,10 +11,10 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Ids are compared byte by byte (COLLATE "C"): cheaper than a language's order, and the same order in
-# which the worker sorts before it locks. Lines are json, not jsonb: it keeps the order in which the event
-# named them, and what is told later follows that order. Times of writing are the server's (DEFAULT now()):
-# a default costs a twentieth of a timestamp sent with every row. Fill factors leave room for updates in place (HOT).
+# Ids are compared byte by byte (COLLATE "C"): cheaper than a language's collation, and the order in which
+# the worker sorts keys before it locks them. Lines are json, not jsonb, which keeps them in the event's order;
+# outcomes list them in that order. The server sets the times of writing (DEFAULT now()): a default costs a
+# twentieth of a timestamp sent with every row. Fill factors leave room for updates in place (HOT).
 _UPGRADE = (
     """
     CREATE TABLE inventory (
