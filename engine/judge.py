@@ -138,7 +138,7 @@ class _Fold:
         return _verdict(decision)
 
     def _judge_command(self, task: CommandTask) -> Verdict:
-        """Decide a request, unless it was received before; what is wrong with it is for its caller to put right."""
+        """Decide a request, unless it is known; a conflict is returned to the caller and makes no dead letter."""
         key = key_of(task.command.cause)
         known = self._known.get(key)
         if known is not None:

@@ -75,7 +75,7 @@ class Relay:
 
     @property
     def held_shards(self) -> frozenset[int]:
-        """The shards that this relay publishes for; the last number is the dead letters'."""
+        """The shards that this relay holds; the highest number is the shard of the dead letters."""
         return self._shards.held
 
     async def run(self) -> None:

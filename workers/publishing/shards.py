@@ -53,7 +53,7 @@ class Shards:
         return await self._take(connection, fair_share)
 
     def forget(self) -> None:
-        """Hold nothing, because the locks ended with their connection; the next rebalance is due at once."""
+        """Drop all shards: their locks ended with the connection. The next rebalance is due at once."""
         self._held.clear()
         self._next_rebalance = 0.0
 
