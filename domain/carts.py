@@ -1,4 +1,4 @@
-"""Carts: the hold follows the newest snapshot, and an order takes its cart's hold over."""
+"""Carts: the hold follows the newest snapshot, and an order takes over its cart's hold."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,22 +19,23 @@ from domain.model import (
     Shortage,
     State,
 )
-from domain.movements import Movements
+from domain.movements import Attribution, Movements
 
 
 def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
-    """Hold what the snapshot asks for, as far as it is there, and renew the whole cart's expiry."""
+    """Move the hold to match the snapshot, as far as stock is available, and renew the whole cart's deadline."""
     known = state.carts.get(command.cart_id)
     if known is not None and _is_stale(known, command):
         return Decision(Disposition.REFUSED, Reason.STALE_VERSION)
-    moves = Movements(state.products, command.cause, ReferenceType.CART, command.cart_id)
+    moves = Movements(state.products)
+    attribution = Attribution(command.cause, ReferenceType.CART, command.cart_id)
     held = {} if known is None else dict(known.held)
     surplus = {
         product_id: quantity - wanted
         for product_id, quantity in held.items()
         if quantity > (wanted := command.lines.get(product_id, 0))
     }
-    moves.release(surplus)
+    moves.release(surplus, attribution)
     for product_id, quantity in surplus.items():
         held[product_id] -= quantity
     taken: dict[str, int] = {}
@@ -48,7 +49,7 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         if missing > available:
             reason = Reason.INSUFFICIENT_STOCK if product_id in state.products else Reason.UNKNOWN_PRODUCT
             shortages.append(Shortage(product_id, wanted, held.get(product_id, 0), reason))
-    moves.reserve(taken)
+    moves.reserve(taken, attribution)
     cart = Cart(
         cart_id=command.cart_id,
         status=CartStatus.ACTIVE if command.lines else CartStatus.EMPTIED,
@@ -61,10 +62,10 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         version=1 if known is None else known.version + 1,
     )
     outcomes: list[Outcome] = []
-    shortages.sort(key=_is_known)
     if shortages:
-        outcomes.append(_outcome(OutcomeKind.CART_SHORTAGE, cart, command.cause, shortages))
-    alerts = moves.close()
+        shortages.sort(key=_is_known)
+        outcomes.append(_shortage_outcome(cart, command.cause, shortages))
+    alerts = moves.close(command.cause)
     return Decision(
         Disposition.APPLIED,
         products=moves.touched,
@@ -76,7 +77,10 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
 
 
 def _is_stale(cart: Cart, command: UpdateCart) -> bool:
-    """Say whether something newer than the snapshot was applied: by version where both have one."""
+    """Say whether the cart has applied something newer than the snapshot.
+
+    Versions decide where both have one, else times. A conversion outdates every snapshot up to its time.
+    """
     if cart.converted_at is not None and command.cause.occurred_at <= cart.converted_at:
         return True
     if cart.snapshot_version is not None and command.version is not None:
@@ -85,28 +89,24 @@ def _is_stale(cart: Cart, command: UpdateCart) -> bool:
 
 
 def hold_for_order(cart: Cart | None, at: datetime) -> Mapping[str, int]:
-    """Return what a cart holds for an order placed `at`; a snapshot from after it is a new cart's."""
-    if cart is None or cart.as_of is None or cart.as_of > at:
-        return {}
-    return cart.held
+    """Return the hold that an order placed `at` takes over from its cart: none if the cart is newer than the order."""
+    return {} if cart is None or _is_newer(cart, at) else cart.held
 
 
 def convert_cart(moves: Movements, cart: Cart | None, command: CreateOrder) -> Cart | None:
-    """Let go of a cart's hold in favour of its order, and mark it converted at the order's time.
+    """Release a cart's hold in favour of its order, and mark the cart converted at the order's time.
 
-    A cart never heard of is marked too: its late updates then do nothing. A cart that is newer than
-    the order keeps what it holds.
+    An unknown cart is marked as well, so that its late snapshots do nothing. A cart that is newer than the order keeps
+    its hold.
     """
     if command.cart_id is None:
         return None
     at = command.cause.occurred_at
-    if cart is not None and cart.as_of is not None and cart.as_of > at:
+    if cart is not None and _is_newer(cart, at):
         converted_at = at if cart.converted_at is None else max(cart.converted_at, at)
         return cart._replace(converted_at=converted_at, version=cart.version + 1)
     if cart is not None and cart.held:
-        moves.reference_type, moves.reference_id = ReferenceType.CART, command.cart_id
-        moves.release(cart.held)
-        moves.reference_type, moves.reference_id = ReferenceType.ORDER, command.order_id
+        moves.release(cart.held, Attribution(command.cause, ReferenceType.CART, command.cart_id))
     return Cart(
         cart_id=command.cart_id,
         status=CartStatus.CONVERTED,
@@ -121,9 +121,9 @@ def convert_cart(moves: Movements, cart: Cart | None, command: CreateOrder) -> C
 
 
 def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
-    """Drop the hold of a cart that was due before `due_before`; anything else is left alone.
+    """Release the hold of a cart that was due before `due_before`; any other cart is a duplicate.
 
-    The cause is the deadline of this version of the cart: two snapshots can have the same deadline.
+    The cause is named after the deadline and the cart's version, because two snapshots can have the same deadline.
     """
     cart = state.carts.get(command.cart_id)
     if cart is None or cart.status is not CartStatus.ACTIVE:
@@ -132,8 +132,8 @@ def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
     if due is None or due >= command.due_before:
         return Decision(Disposition.DUPLICATE)
     cause = Cause("inventory-worker", f"expired:cart:{cart.cart_id}:{due.isoformat()}:{cart.version}", due)
-    moves = Movements(state.products, cause, ReferenceType.CART, cart.cart_id)
-    moves.release(cart.held)
+    moves = Movements(state.products)
+    moves.release(cart.held, Attribution(cause, ReferenceType.CART, cart.cart_id))
     expired = Cart(
         cart_id=cart.cart_id,
         status=CartStatus.EXPIRED,
@@ -155,7 +155,7 @@ def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
         (),
         cause,
     )
-    alerts = moves.close()
+    alerts = moves.close(cause)
     return Decision(
         Disposition.APPLIED,
         products=moves.touched,
@@ -166,13 +166,18 @@ def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
 
 
 def _is_known(shortage: Shortage) -> bool:
-    """Sort unknown products first, as `Reason` has it."""
+    """Sort key: unknown products first, in the order of `Reason`."""
     return shortage.reason is not Reason.UNKNOWN_PRODUCT
 
 
-def _outcome(kind: OutcomeKind, cart: Cart, cause: Cause, shortages: list[Shortage]) -> ReservationOutcome:
+def _is_newer(cart: Cart, at: datetime) -> bool:
+    """Say whether the cart's newest snapshot is from after `at`, and so from after an order placed then."""
+    return cart.as_of is not None and cart.as_of > at
+
+
+def _shortage_outcome(cart: Cart, cause: Cause, shortages: list[Shortage]) -> ReservationOutcome:
     return ReservationOutcome(
-        kind,
+        OutcomeKind.CART_SHORTAGE,
         ReferenceType.CART,
         cart.cart_id,
         cart.user_id,

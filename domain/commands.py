@@ -1,4 +1,4 @@
-"""What can be asked of the rules: one frozen command per intention, each with the cause behind it."""
+"""Commands: what the domain is asked to do. Those made from an event carry it as their cause."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from domain.model import Cause, Operation, ReferenceType
 
 @dataclass(frozen=True, slots=True)
 class CreateOrder:
-    """Reserve all lines of an order, or none; takes over the hold of `cart_id`."""
+    """Reserve all lines of an order, or none, and take over the hold of `cart_id`."""
 
     cause: Cause
     order_id: str
@@ -20,7 +20,7 @@ class CreateOrder:
 
 @dataclass(frozen=True, slots=True)
 class PayOrder:
-    """Deduct what the order has reserved."""
+    """Deduct the order's hold."""
 
     cause: Cause
     order_id: str
@@ -28,7 +28,7 @@ class PayOrder:
 
 @dataclass(frozen=True, slots=True)
 class CancelOrder:
-    """Give back the whole order, or only `lines`."""
+    """Cancel the whole order, or only `lines`."""
 
     cause: Cause
     order_id: str
@@ -38,7 +38,7 @@ class CancelOrder:
 
 @dataclass(frozen=True, slots=True)
 class RefundOrder:
-    """Put refunded pieces back on the shelf, or with `restock` false mark them as not coming back."""
+    """Put refunded units back on hand; without `restock`, only count them as refunded."""
 
     cause: Cause
     order_id: str
@@ -49,7 +49,7 @@ class RefundOrder:
 
 @dataclass(frozen=True, slots=True)
 class UpdateCart:
-    """Move the cart's hold to match a snapshot of the cart."""
+    """Move the cart's hold to match a snapshot: the whole cart as it is now."""
 
     cause: Cause
     cart_id: str
@@ -60,7 +60,7 @@ class UpdateCart:
 
 @dataclass(frozen=True, slots=True)
 class CreateProduct:
-    """Make a product known, with its first stock."""
+    """Create a product with its initial stock; without `threshold` the policy's default applies."""
 
     cause: Cause
     product_id: str
@@ -71,7 +71,10 @@ class CreateProduct:
 
 @dataclass(frozen=True, slots=True)
 class AdjustStock:
-    """Correct a product's stock on hand, its threshold, or both; at least one is given."""
+    """Correct a product's stock on hand, its threshold, or both; at least one is given.
+
+    With `expected_version` the change is a compare-and-set on the product's version.
+    """
 
     cause: Cause
     product_id: str
@@ -86,7 +89,7 @@ class AdjustStock:
 
 @dataclass(frozen=True, slots=True)
 class ExpireOrder:
-    """Drop an order's hold if it was due before `due_before`."""
+    """Release an order's hold if it was due before `due_before`."""
 
     order_id: str
     due_before: datetime
@@ -94,7 +97,7 @@ class ExpireOrder:
 
 @dataclass(frozen=True, slots=True)
 class ExpireCart:
-    """Drop a cart's hold if it was due before `due_before`."""
+    """Release a cart's hold if it was due before `due_before`."""
 
     cart_id: str
     due_before: datetime
@@ -102,7 +105,7 @@ class ExpireCart:
 
 @dataclass(frozen=True, slots=True)
 class ForgetFact:
-    """Withdraw a fact that waited past its deadline; its event goes to the dead letters."""
+    """Withdraw a fact that waited past its deadline; its event becomes a dead letter."""
 
     order_id: str
     source: str

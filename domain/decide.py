@@ -1,14 +1,14 @@
-"""The one function that decides, and the one that folds decisions into the state.
+"""Decide a command, and fold decisions into the state.
 
-`decide` is a pure function of the state and a command. `step` is what a batch runs event by event:
-it decides, and where a lack of stock shaped the decision it first expires the holds on the short
-products that were due, so that expiry is true when read and not only when swept.
+`decide` is a pure function of state, command and policy. A batch calls `step` event by event: where a lack of stock
+shaped the decision, `step` expires the due holds on the short products and decides again. So a due hold never blocks
+anybody, even if the sweeper has not reached it yet.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never
 
-from domain import carts, orders, stock
+from domain import carts, stock
 from domain.commands import (
     AdjustStock,
     CancelOrder,
@@ -24,37 +24,43 @@ from domain.commands import (
     UpdateCart,
 )
 from domain.model import Decision, Disposition, Policy, State
+from domain.orders.cancel import cancel_order
+from domain.orders.create import create_order
+from domain.orders.expire import expire_order
+from domain.orders.pay import pay_order
+from domain.orders.refund import refund_order
+from domain.orders.waiting import forget_fact
 
 
 def decide(state: State, command: Command, policy: Policy) -> Decision:  # noqa: C901, PLR0911 - one branch a command
-    """Say what `command` means in `state`. Pure: neither argument changes."""
+    """Return the answer to `command` in `state`. Pure: no argument is modified."""
     match command:
         case UpdateCart():
             return carts.update_cart(state, command, policy)
         case CreateOrder():
-            return orders.create_order(state, command, policy)
+            return create_order(state, command, policy)
         case PayOrder():
-            return orders.pay_order(state, command, policy)
+            return pay_order(state, command, policy)
         case CancelOrder():
-            return orders.cancel_order(state, command, policy)
+            return cancel_order(state, command, policy)
         case RefundOrder():
-            return orders.refund_order(state, command, policy)
+            return refund_order(state, command, policy)
         case CreateProduct():
             return stock.create_product(state, command, policy)
         case AdjustStock():
             return stock.adjust_stock(state, command, policy)
         case ExpireOrder():
-            return orders.expire_order(state, command, policy)
+            return expire_order(state, command, policy)
         case ExpireCart():
             return carts.expire_cart(state, command, policy)
         case ForgetFact():
-            return orders.forget_fact(state, command, policy)
+            return forget_fact(state, command, policy)
         case _:
             assert_never(command)
 
 
 def evolve(state: State, decision: Decision) -> None:
-    """Put a decision's new values into `state`, in place."""
+    """Fold a decision's new values into `state`, in place."""
     if decision.products:
         state.products.update(decision.products)
     if decision.order is not None:
@@ -69,30 +75,30 @@ def step(
     policy: Policy,
     due: Mapping[str, Sequence[Expiry]],
 ) -> Iterator[Decision]:
-    """Decide `command`, fold it into `state`, and yield every decision on the way; the last is the command's.
+    """Decide `command` and fold it into `state`; yields the expiries it needed, then the command's own decision.
 
-    `due` maps a product to the expiries of holds on it that are due.
+    `due` maps a product to the expiries of the due holds on it, in the order in which to try them.
     """
     decision = decide(state, command, policy)
     if decision.short and due:
         expired = False
         for product_id in decision.short:
             for expiry in due.get(product_id, ()):
-                if not _concerns(state, expiry, product_id):
+                if not _holds(state, expiry, product_id):
                     continue
-                dropped = decide(state, expiry, policy)
-                if dropped.disposition is Disposition.APPLIED:
-                    evolve(state, dropped)
+                expiration = decide(state, expiry, policy)
+                if expiration.disposition is Disposition.APPLIED:
+                    evolve(state, expiration)
                     expired = True
-                    yield dropped
+                    yield expiration
         if expired:
             decision = decide(state, command, policy)
     evolve(state, decision)
     yield decision
 
 
-def _concerns(state: State, expiry: Expiry, product_id: str) -> bool:
-    """Say whether the hold is on the product now: a cart may have let go of it since it was found to be due."""
+def _holds(state: State, expiry: Expiry, product_id: str) -> bool:
+    """Say whether the hold still includes the product: a cart may have released it since the hold was found due."""
     if isinstance(expiry, ExpireOrder):
         order = state.orders.get(expiry.order_id)
         return order is not None and product_id in order.lines

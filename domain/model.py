@@ -1,9 +1,9 @@
-"""What the rules speak of: products, orders, carts, ledger entries, outcomes and decisions.
+"""The values that the rules work on: products, orders, carts, ledger entries, outcomes and decisions.
 
-All values are immutable. Those that every event makes are named tuples, because building one costs a quarter of a
-frozen dataclass.
+All values are immutable. Those built for every event are named tuples, because building one costs a quarter of what a
+frozen dataclass costs.
 
-Quantities are integers of pieces; times are aware UTC datetimes; ids are non-empty strings.
+Quantities are whole units; times are aware UTC datetimes; ids are non-empty strings.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from domain.lines import Line, is_possible
+
 
 class Reason(StrEnum):
-    """Why something was refused; where several apply, the first in this order is given.
+    """Why a command was refused. Where several reasons apply, the first in this order is given.
 
-    First whether the thing is known, then whether the request knows its newest state, then whether the order can
-    take the event at all, then whether the numbers fit what is recorded, and last whether there is stock.
+    The order of the checks: does the product exist, is the request up to date, is the order in a state that allows
+    the event, do the quantities fit what is recorded, and last, is there enough stock.
     """
 
     UNKNOWN_PRODUCT = "unknown_product"
@@ -32,7 +34,7 @@ class Reason(StrEnum):
 
 
 class StockStatus(StrEnum):
-    """How much of a product is left: `ok`, `low` (at or below its threshold) or `out`."""
+    """How much of a product is available: `ok`, `low` (at or below its threshold) or `out` (none)."""
 
     OK = "ok"
     LOW = "low"
@@ -40,7 +42,7 @@ class StockStatus(StrEnum):
 
 
 class OrderStatus(StrEnum):
-    """Where an order stands; `pending` means that facts came before the order itself."""
+    """The state of an order; `pending` means that facts arrived before the order itself."""
 
     PENDING = "pending"
     RESERVED = "reserved"
@@ -52,7 +54,7 @@ class OrderStatus(StrEnum):
 
 
 class CartStatus(StrEnum):
-    """Where a cart stands; only an `active` one holds stock."""
+    """The state of a cart; only an `active` one holds stock."""
 
     ACTIVE = "active"
     EMPTIED = "emptied"
@@ -71,7 +73,7 @@ class EntryType(StrEnum):
 
 
 class ReferenceType(StrEnum):
-    """What a ledger entry was made for."""
+    """What kind of thing a ledger entry was made for."""
 
     ORDER = "ORDER"
     CART = "CART"
@@ -107,7 +109,7 @@ class Operation(StrEnum):
 class Cause(NamedTuple):
     """The event behind a change: its identity (source, event_id) and its time.
 
-    `traceparent` names the trace it is part of. The rules do not look at it; what they tell of this cause carries it.
+    `traceparent` names the trace that the event is part of. The rules ignore it; outcomes of this cause carry it on.
     """
 
     source: str
@@ -131,7 +133,11 @@ class Policy:
 
 
 class Product(NamedTuple):
-    """A product's stock. `alert` is the worst status told since the last recovery."""
+    """A product's stock in units.
+
+    `last_alert_status` is the worst status reported since the last recovery. `version` grows by one with every change,
+    `sequence` is the number of the product's last ledger entry.
+    """
 
     product_id: str
     on_hand: int
@@ -143,54 +149,17 @@ class Product(NamedTuple):
 
     @property
     def available(self) -> int:
-        """What can still be promised."""
+        """Units that can still be promised."""
         return self.on_hand - self.reserved
 
     @property
     def status(self) -> StockStatus:
-        """How much is left, judged against the threshold."""
-        return judge(self.on_hand - self.reserved, self.threshold)
-
-
-class Line(NamedTuple):
-    """One product of an order, as counters that only the rules move.
-
-    `released + deducted <= reserved`, `restocked + not_restocked <= deducted`, `cancelled <= requested`.
-    `cancelled` are pieces cancelled before they were deducted, or put back because the whole order was
-    cancelled afterwards. `not_restocked` are pieces that were refunded and do not come back to the shelf.
-    """
-
-    requested: int
-    cancelled: int = 0
-    reserved: int = 0
-    released: int = 0
-    deducted: int = 0
-    restocked: int = 0
-    not_restocked: int = 0
-
-    @property
-    def wanted(self) -> int:
-        """What the customer still wants of it."""
-        return self.requested - self.cancelled
-
-    @property
-    def held(self) -> int:
-        """What is reserved for it now."""
-        return self.reserved - self.released - self.deducted
-
-    @property
-    def returnable(self) -> int:
-        """What left the shelf and can still come back."""
-        return self.deducted - self.restocked - self.not_restocked
-
-    @property
-    def reversed(self) -> int:
-        """What the whole order's cancellation put back; a refund without restock still finds it there."""
-        return self.deducted - self.wanted
+        """The stock status, judged from available and threshold."""
+        return judge(self.available, self.threshold)
 
 
 class FactKind(StrEnum):
-    """The facts about an order that can come before the order can take them."""
+    """The facts about an order that can arrive before they can be applied."""
 
     PAID = "paid"
     CANCELLED = "cancelled"
@@ -198,7 +167,7 @@ class FactKind(StrEnum):
 
 
 class Fact(NamedTuple):
-    """A fact that waits. `lines` is None for a payment or a cancellation of the whole order."""
+    """A waiting fact. `lines` is None for a payment and for a cancellation of the whole order."""
 
     kind: FactKind
     cause: Cause
@@ -210,8 +179,9 @@ class Fact(NamedTuple):
 class Order(NamedTuple):
     """Everything known about an order.
 
-    `seen` holds the business identities of partial cancellations and refunds that were judged, so
-    that they count once however long ago the inbox forgot their event ids.
+    `seen` holds the business identities of partial cancellations and refunds that were judged, so that they count once
+    even after the inbox has dropped their event ids. `refused` stays true for an order that was rejected when it was
+    created.
     """
 
     order_id: str
@@ -228,7 +198,11 @@ class Order(NamedTuple):
 
 
 class Cart(NamedTuple):
-    """A cart and what it holds: pieces by product. `as_of` is the time of the newest snapshot applied."""
+    """A cart and its hold, in units by product.
+
+    `as_of` is the time of the newest snapshot applied, or of the order that took the hold over; `converted_at` is the
+    time of the newest such order.
+    """
 
     cart_id: str
     status: CartStatus
@@ -242,7 +216,11 @@ class Cart(NamedTuple):
 
 
 class LedgerEntry(NamedTuple):
-    """One movement of one product; `sequence` counts 1, 2, 3 ... per product without holes."""
+    """One movement of one product.
+
+    `quantity` is positive; it and the stock before and after are in units. `sequence` counts 1, 2, 3 ... per product
+    without holes, and the `before` of each entry equals the `after` of the previous one.
+    """
 
     product_id: str
     sequence: int
@@ -260,7 +238,7 @@ class LedgerEntry(NamedTuple):
 
 
 class OutcomeKind(StrEnum):
-    """What `inventory.reservations` tells, each under the type `inventory.reservation.<kind>`."""
+    """What is published on `inventory.reservations`, each kind as the type `inventory.reservation.<kind>`."""
 
     RESERVED = "reserved"
     REJECTED = "rejected"
@@ -273,7 +251,7 @@ class OutcomeKind(StrEnum):
 
 
 class Shortage(NamedTuple):
-    """A line that could not be served in full."""
+    """A line that could not be served in full: units requested, and units available for it."""
 
     product_id: str
     requested: int
@@ -282,7 +260,11 @@ class Shortage(NamedTuple):
 
 
 class ReservationOutcome(NamedTuple):
-    """What became of an order's or a cart's stock; `lines` are the pieces that the kind speaks of."""
+    """What happened to the stock of an order or a cart.
+
+    `lines` are the units, by product, that the kind is about: those reserved, deducted, released, expired or
+    restocked; for a cart shortage those held. `shortages` are the lines that could not be served.
+    """
 
     kind: OutcomeKind
     reference_type: ReferenceType
@@ -303,10 +285,11 @@ class StockAlert(NamedTuple):
 
 
 Outcome = ReservationOutcome | StockAlert
+"""An event to publish."""
 
 
-class Settled(NamedTuple):
-    """A fact that had waited and has now been judged."""
+class ResolvedFact(NamedTuple):
+    """A waiting fact that has been judged: applied, or refused for `reason`."""
 
     cause: Cause
     disposition: Disposition
@@ -314,10 +297,10 @@ class Settled(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What a command means: the new values of what it touches, and what is told about it.
+    """The answer to a command: the new values of what it changes, the ledger entries and the outcomes to publish.
 
-    `short` names the products whose lack of stock shaped the decision: expired holds on them could
-    change it. `settled` are facts that no longer wait.
+    `resolved` are facts that no longer wait. `short` are the products whose lack of stock shaped the decision:
+    expiring holds on them could change it.
     """
 
     disposition: Disposition
@@ -328,24 +311,24 @@ class Decision(NamedTuple):
     cart: Cart | None = None
     entries: tuple[LedgerEntry, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
-    settled: tuple[Settled, ...] = ()
+    resolved: tuple[ResolvedFact, ...] = ()
     short: tuple[str, ...] = ()
 
 
 class State(NamedTuple):
-    """The part of the world that a batch works on; what is not in a map does not exist."""
+    """The products, orders and carts that a batch works on, by id; what is missing does not exist."""
 
     products: dict[str, Product]
     orders: dict[str, Order]
     carts: dict[str, Cart]
 
 
-# Looked up once: through an enum's class a member costs 0.1 us each time, and every move of stock is judged.
+# Read once: looking a member up through its enum costs 0.1 us, and every movement is judged.
 _OK = StockStatus.OK
 
 
 def judge(available: int, threshold: int) -> StockStatus:
-    """Say how much `available` is against `threshold`."""
+    """Return the stock status for `available` units; a threshold of 0 has no `low`."""
     if available > threshold and available > 0:
         return _OK
     return StockStatus.LOW if available > 0 else StockStatus.OUT
@@ -361,12 +344,6 @@ def check_product(product: Product) -> None:
 def check_order(order: Order) -> None:
     """Raise AssertionError unless every line's counters are possible."""
     for product_id, line in order.lines.items():
-        requested, cancelled, reserved, released, deducted, restocked, not_restocked = line
-        if not (
-            min(line) >= 0
-            and cancelled <= requested
-            and released + deducted <= reserved
-            and restocked + not_restocked <= deducted
-        ):
+        if not is_possible(line):
             message = f"order {order.order_id}, line {product_id} is impossible: {line}"
             raise AssertionError(message)

@@ -1,10 +1,12 @@
-"""Products: made known once, adjusted by people, judged against their thresholds."""
+"""Products: created once, adjusted by operators, judged against their thresholds."""
+
+from typing import assert_never
 
 from domain.commands import AdjustStock, CreateProduct
 from domain.model import (
+    Cause,
     Decision,
     Disposition,
-    EntryType,
     Operation,
     Policy,
     Product,
@@ -13,27 +15,28 @@ from domain.model import (
     State,
     StockStatus,
 )
-from domain.movements import Movements
+from domain.movements import Attribution, Movements
 
 
 def create_product(state: State, command: CreateProduct, policy: Policy) -> Decision:
-    """Make a product known with its first stock; a repeat is a duplicate.
+    """Create a product with its initial stock; a repeat is a duplicate, whatever it says.
 
-    A product is born `ok`, so one born at or below its threshold tells its edge like any other.
+    A product starts as `ok`, so one created at or below its threshold has an edge like any other.
     """
     if command.product_id in state.products:
         return Decision(Disposition.DUPLICATE)
     threshold = policy.default_threshold if command.threshold is None else command.threshold
-    born = Product(command.product_id, 0, 0, threshold, StockStatus.OK, 1, 0)
-    moves = Movements({}, command.cause, ReferenceType.IMPORT, command.product_id)
-    moves.replace(born)
+    created = Product(command.product_id, 0, 0, threshold, StockStatus.OK, 1, 0)
+    moves = Movements({})
+    moves.replace(created)
     if command.initial_quantity:
-        moves.move({born.product_id: command.initial_quantity}, EntryType.IN, 1, 0, command.operator)
-    return _conclude(moves)
+        attribution = Attribution(command.cause, ReferenceType.IMPORT, command.product_id, operator=command.operator)
+        moves.receive({command.product_id: command.initial_quantity}, attribution)
+    return _conclude(moves, command.cause)
 
 
 def adjust_stock(state: State, command: AdjustStock, _policy: Policy) -> Decision:
-    """Correct the stock on hand or the threshold; never below what is reserved."""
+    """Correct the stock on hand, the threshold, or both; stock on hand below what is reserved is refused."""
     product = state.products.get(command.product_id)
     if product is None:
         return Decision(Disposition.REFUSED, Reason.UNKNOWN_PRODUCT)
@@ -48,26 +51,23 @@ def adjust_stock(state: State, command: AdjustStock, _policy: Policy) -> Decisio
         return Decision(
             Disposition.REFUSED,
             Reason.BELOW_RESERVED,
-            f"{product.on_hand + change} on hand would be less than the {product.reserved} reserved",
+            f"{product.on_hand + change} on hand would be less than {product.reserved} reserved",
         )
-    moves = Movements(
-        {product.product_id: product},
-        command.cause,
-        command.reference_type,
-        command.cause.event_id,
-        command.reason,
-    )
+    moves = Movements(state.products)
     if change:
-        sign = 1 if change > 0 else -1
-        moves.move({product.product_id: abs(change)}, EntryType.ADJUST, sign, 0, command.operator)
+        attribution = Attribution(
+            command.cause, command.reference_type, command.cause.event_id, command.reason, command.operator
+        )
+        moves.adjust(product.product_id, change, attribution)
     if command.threshold is not None and command.threshold != product.threshold:
         moved = moves.touched.get(product.product_id)
         base = product._replace(version=product.version + 1) if moved is None else moved
         moves.replace(base._replace(threshold=command.threshold))
-    return _conclude(moves)
+    return _conclude(moves, command.cause)
 
 
 def _change(product: Product, command: AdjustStock) -> int:
+    """Return the change of the stock on hand that the adjustment asks for."""
     match command.operation:
         case None:
             return 0
@@ -77,10 +77,12 @@ def _change(product: Product, command: AdjustStock) -> int:
             return -command.quantity
         case Operation.SET:
             return command.quantity - product.on_hand
+        case _:
+            assert_never(command.operation)
 
 
-def _conclude(moves: Movements) -> Decision:
-    alerts = moves.close()
+def _conclude(moves: Movements, cause: Cause) -> Decision:
+    alerts = moves.close(cause)
     return Decision(
         Disposition.APPLIED,
         products=moves.touched,

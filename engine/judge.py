@@ -11,7 +11,7 @@ from typing import assert_never
 
 from domain.commands import CancelOrder, Command, Expiry, PayOrder, RefundOrder
 from domain.decide import step
-from domain.model import Cause, Decision, Disposition, LedgerEntry, Policy, Settled, State
+from domain.model import Cause, Decision, Disposition, LedgerEntry, Policy, ResolvedFact, State
 from engine.dead_letters import build_dead_letter
 from engine.outbox_rows import outbox_row
 from engine.tasks import (
@@ -52,7 +52,7 @@ class Changes:
     inbox: dict[EventKey, InboxRow] = field(default_factory=dict)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     parked: dict[EventKey, ParkedEvent] = field(default_factory=dict)
-    settled: dict[EventKey, Settled] = field(default_factory=dict)
+    settled: dict[EventKey, ResolvedFact] = field(default_factory=dict)
     forgotten: set[EventKey] = field(default_factory=set)
     short: set[str] = field(default_factory=set)
     holds: set[DueHold] = field(default_factory=set)
@@ -208,7 +208,7 @@ class _Fold:
         changes.ledger.extend(decision.entries)
         for outcome in decision.outcomes:
             changes.outbox.append(outbox_row(outcome))
-        for settled in decision.settled:
+        for settled in decision.resolved:
             self._settle(settled)
         changes.short.update(decision.short)
 
@@ -227,7 +227,7 @@ class _Fold:
             key[0], key[1], command.order_id, task.event_type, task.record, self._now, deadline
         )
 
-    def _settle(self, settled: Settled) -> None:
+    def _settle(self, settled: ResolvedFact) -> None:
         """Record what became of a fact that waited: since this batch, or since an earlier one."""
         key = key_of(settled.cause)
         if self.changes.parked.pop(key, None) is None:

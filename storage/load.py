@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
+from domain.lines import Line
 from domain.model import (
     Cart,
     CartStatus,
     Cause,
     Fact,
     FactKind,
-    Line,
     Order,
     OrderStatus,
     Product,

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import orjson
 
-from domain.model import Cart, Disposition, Fact, LedgerEntry, Line, Order, Product, Reason, Settled
+from domain.lines import Line
+from domain.model import Cart, Disposition, Fact, LedgerEntry, Order, Product, Reason, ResolvedFact
 from storage.database import Connection
 from storage.load import EventKey
 
@@ -234,7 +235,7 @@ async def append_inbox(connection: Connection, rows: Iterable[InboxRow]) -> None
         await connection.copy_records_to_table("inbox", columns=_INBOX_COLUMNS, records=records)
 
 
-async def settle_inbox(connection: Connection, settled: Mapping[EventKey, Settled]) -> None:
+async def settle_inbox(connection: Connection, settled: Mapping[EventKey, ResolvedFact]) -> None:
     """Write what became of events whose facts had waited."""
     if settled:
         await connection.execute(

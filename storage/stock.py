@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from domain.lines import held_of
 from domain.model import Cart, CartStatus, Order, OrderStatus, Product, StockStatus
 from storage.database import Connection
 
@@ -101,7 +102,7 @@ async def read_order(connection: Connection, order_id: str) -> Reservation | Non
         return None
     status = OrderStatus(row["status"])
     counters = orjson.loads(row["lines"]).items() if status is OrderStatus.RESERVED else ()
-    held = {product_id: line[2] - line[3] - line[4] for product_id, line in counters}
+    held = {product_id: held_of(line) for product_id, line in counters}
     return Reservation(row["order_id"], row["user_id"], status, _some(held), row["expires_at"], row["version"])
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from domain.commands import Command
 from domain.decide import decide, evolve
+from domain.lines import Line
 from domain.model import (
     Cart,
     CartStatus,
@@ -27,7 +28,6 @@ from domain.model import (
     Decision,
     Fact,
     FactKind,
-    Line,
     Order,
     OrderStatus,
     Policy,

@@ -100,7 +100,7 @@ def _agree(verdict: Verdict, decision: Decision) -> None:
     assert len(verdict.edges) == sum(isinstance(told, StockAlert) for told in decision.outcomes)
     assert sorted(map(str, verdict.settled)) == sorted(
         str((fact.cause.event_id, str(fact.disposition), None if fact.reason is None else str(fact.reason)))
-        for fact in decision.settled
+        for fact in decision.resolved
     )
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from domain.commands import ExpireOrder, ForgetFact
 from domain.decide import decide
+from domain.lines import Line
 from domain.model import (
     Disposition,
     EntryType,
     LatePaymentPolicy,
-    Line,
     OrderStatus,
     OutcomeKind,
     Policy,
@@ -312,12 +312,12 @@ def test_entries_name_the_order_and_its_event() -> None:
 def test_the_order_settles_the_facts_that_waited_for_it(known: Given, status: str) -> None:
     """When the order comes, each early fact is reported with what became of it, and no longer waits."""
     books = given(*known)
-    [settled] = books.decisions[-1].settled
+    [fact] = books.decisions[-1].resolved
     early = known[0]
     assert isinstance(early, dict)
     assert (early["id"], status, ()) == (
-        settled.cause.event_id,
-        settled.disposition,
+        fact.cause.event_id,
+        fact.disposition,
         books.state.orders["o"].waiting,
     )
 
@@ -524,7 +524,7 @@ def test_a_refund_that_waited_is_judged_with_the_payment() -> None:
     books = given(CREATE, refunded({"p": 1}))
     decision = books.take(PAY)
     assert [("OUT", "paid-o"), ("IN", "refunded-o-r")] == [(e.type, e.cause.event_id) for e in decision.entries]
-    assert [("refunded-o-r", Disposition.APPLIED)] == [(s.cause.event_id, s.disposition) for s in decision.settled]
+    assert [("refunded-o-r", Disposition.APPLIED)] == [(f.cause.event_id, f.disposition) for f in decision.resolved]
     assert (7, 0) == books.stock()
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from domain.lines import Line
 from domain.model import (
     Disposition,
     EntryType,
-    Line,
     Order,
     Policy,
     Product,

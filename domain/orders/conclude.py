@@ -1,0 +1,79 @@
+"""Conclude a decision about an order: judge the refunds that waited for it, then the edges, and assemble the result."""
+
+from collections.abc import Mapping
+
+from domain.draft import OrderDraft
+from domain.model import (
+    Cart,
+    Cause,
+    Decision,
+    Disposition,
+    OrderStatus,
+    Outcome,
+    OutcomeKind,
+    Reason,
+    ReferenceType,
+    ReservationOutcome,
+    ResolvedFact,
+    Shortage,
+)
+from domain.orders.judge_refund import judge_refund
+
+# Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
+_ORDER, _APPLIED, _PENDING = ReferenceType.ORDER, Disposition.APPLIED, OrderStatus.PENDING
+
+
+def conclude(
+    draft: OrderDraft,
+    outcome: Outcome | None,
+    *,
+    cart: Cart | None = None,
+    resolved: tuple[ResolvedFact, ...] = (),
+    refusal: Reason | None = None,
+    short: tuple[str, ...] = (),
+) -> Decision:
+    """Return the decision that the draft has come to: applied, or refused for `refusal`."""
+    outcomes: tuple[Outcome, ...] = () if outcome is None else (outcome,)
+    if draft.waiting and draft.status is not _PENDING and (draft.paid or draft.refused):
+        judged, refunds = _judge_waiting_refunds(draft)
+        resolved += judged
+        outcomes += refunds
+    moves = draft.moves
+    alerts = moves.close(draft.cause)
+    return Decision(
+        _APPLIED if refusal is None else Disposition.REFUSED,
+        refusal,
+        None,
+        moves.touched,
+        draft.freeze(),
+        cart,
+        tuple(moves.entries),
+        (*outcomes, *alerts),
+        resolved,
+        short,
+    )
+
+
+def order_outcome(
+    kind: OutcomeKind,
+    draft: OrderDraft,
+    cause: Cause,
+    lines: Mapping[str, int],
+    reason: Reason | None = None,
+    shortages: tuple[Shortage, ...] = (),
+) -> ReservationOutcome:
+    """Return an outcome about the draft's order."""
+    return ReservationOutcome(kind, _ORDER, draft.order_id, draft.user_id, lines, reason, shortages, cause)
+
+
+def _judge_waiting_refunds(draft: OrderDraft) -> tuple[tuple[ResolvedFact, ...], tuple[Outcome, ...]]:
+    """Judge each refund that waited. Its entries and outcome name its own event; the edges name the command's."""
+    resolved: list[ResolvedFact] = []
+    outcomes: list[Outcome] = []
+    for fact in draft.waiting:
+        refusal, kind = judge_refund(draft, fact)
+        resolved.append(ResolvedFact(fact.cause, _APPLIED if refusal is None else Disposition.REFUSED, refusal))
+        if kind is not None:
+            outcomes.append(order_outcome(kind, draft, fact.cause, fact.lines or {}))
+    draft.waiting = ()
+    return tuple(resolved), tuple(outcomes)
