@@ -10,7 +10,7 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test quick bench bench-peers chaos ci lint types imports format lock wheel clean
+.PHONY: help demo run test quick bench bench-peers chaos ci mutants lint types imports format lock wheel clean
 
 help: ## explain every command
 	@echo "make COMMAND, where COMMAND is one of:"
@@ -38,6 +38,11 @@ CHAOS_SECONDS ?= 600
 CHAOS_RATE ?= 300
 chaos: $(INSTALLED) ## put the worker under faults for CHAOS_SECONDS (600) at CHAOS_RATE, then take it apart; SEED=7 repeats a run
 	@$(BIN)/python -m dev.chaos --seconds $(CHAOS_SECONDS) --rate $(CHAOS_RATE) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
+
+# Exit code 1 of `results` would only say that there are survivors; docs/mutants.md explains each.
+mutants: $(INSTALLED) ## change the rules one expression at a time and count the changes that the unit tests notice; some minutes
+	@$(BIN)/mutmut run
+	@$(BIN)/mutmut results
 
 # INVENTORY_REQUIRE_KAFKA turns a missing real broker from a skip into a failure.
 ci: export INVENTORY_REQUIRE_KAFKA := 1
@@ -69,7 +74,7 @@ wheel: $(INSTALLED) ## build the wheel into dist/
 	@$(BIN)/uv build --quiet --wheel --no-build-isolation --out-dir dist
 
 clean: ## remove the environment and every cache of this checkout
-	rm -rf $(VENV) .cache build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache build dist mutants .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # One environment for everything, made once and again when the pins change. Every package comes with its hash; the
 # project itself is installed last, editable, with the build backend that was installed just before.
