@@ -285,22 +285,22 @@ def _order_of_keys(committed: Mapping[str, Row], first: Mapping[str, ConsumedRec
 
 
 def _observed(account: _Account) -> Observed:
-    """Return what the oracle looks at: outgoing events as consumers have them, repeats dropped by id."""
+    """Return the oracle's input: outgoing events as consumers see them, deduplicated by id."""
     tables = account.evidence.tables
-    told: dict[str, dict[str, Any]] = {}
+    outgoing: dict[str, dict[str, Any]] = {}
     for topic in EVENT_TOPICS_OUT:
         for record in account.evidence.records[topic]:
             body = json.loads(record.value or b"{}")
-            told.setdefault(body["event_id"], body)
+            outgoing.setdefault(body["event_id"], body)
     applied = {row["event_id"] for row in tables["inbox"]}
     return Observed(
         stock={row["product_id"]: (row["on_hand"], row["reserved"]) for row in tables["inventory"]},
         ledger=tables["ledger"],
         orders={row["order_id"]: row["status"] for row in tables["orders"]},
         holds={row["cart_id"]: json.loads(row["held"]) for row in tables["carts"] if row["status"] == "active"},
-        told=sorted(told.values(), key=lambda body: body.get("version", 0)),
+        outgoing=sorted(outgoing.values(), key=lambda body: body.get("version", 0)),
         refused={row["event_id"]: row["reason"] for row in tables["inbox"] if row["outcome"] == "refused"},
-        given_up={
+        dead_lettered={
             str(event["id"])
             for position, dead_letters in account.died.items()
             if any(_reason(dead_letter) in GOOD_MAY_DIE_OF for dead_letter in dead_letters)

@@ -22,12 +22,12 @@ class Event:
     published: PublishedEvent = field(repr=False)
 
     def __deepcopy__(self, memo: object) -> "Event":
-        """Copies of a shop share their events: nothing changes an event."""
+        """Copies of a shop share their events, which are immutable."""
         return self
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What makes two events the same event."""
+        """Events with the same identity are repeats of one event."""
         return (self.source, self.id)
 
 

@@ -1,9 +1,9 @@
-"""The shop as the design describes it: events go in one by one, stock and what is told come out.
+"""The shop as the design describes it: events go in one by one; stock, outcomes and edges come out.
 
-The point of view is not the worker's. The worker moves from state to state; here an order is the set of facts known
-about it, and a rule says where its pieces must be for those facts: still free, held, or gone from the shelf. After
-every event the pieces are moved to where they must be, and the ledger is what that took. So "any permutation of an
-order's events ends in the same stock" is how this model is made, and for the worker it is a property to be shown.
+The model differs from the worker's on purpose. The worker is a state machine; here an order is the set of facts known
+about it, and one rule says how many of its units those facts require to be held and to be deducted. After every event
+the stock is moved to what the rule requires, and the ledger records those movements. So "any permutation of an order's
+events ends in the same stock" is true of this model by construction, while the worker has to be tested for it.
 """
 
 from collections import Counter
@@ -29,13 +29,13 @@ class Settings:
     late_payment: str = "reserve_again"
 
     def __deepcopy__(self, memo: object) -> "Settings":
-        """Copies of a shop share their settings: nothing changes them."""
+        """Copies of a shop share their settings, which are immutable."""
         return self
 
 
 @dataclass(frozen=True)
 class Short:
-    """A line that could not be served: what was asked for, what was there, and why not."""
+    """A line that could not be served in full: units requested, units available for it, and the reason."""
 
     product_id: str
     requested: int
@@ -45,7 +45,7 @@ class Short:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `inventory.reservations` must tell about an order or a cart."""
+    """What must be published on `inventory.reservations` about an order or a cart."""
 
     kind: str
     owner: tuple[str, str]
@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Edge:
-    """What `inventory.low_stock` (`low`, `out`) or `inventory.stock_recovered` (`ok`) must tell."""
+    """What must be published on `inventory.low_stock` (`low`, `out`) or `inventory.stock_recovered` (`ok`)."""
 
     severity: str
     product_id: str
@@ -69,44 +69,52 @@ class Edge:
 
 @dataclass
 class Verdict:
-    """What one event must lead to; `settled` are facts that had waited for it, `expired` holds that fell before it."""
+    """What one event must lead to.
+
+    `resolved` are the waiting facts that it let be judged, `expired` the verdicts on due holds that expired before it,
+    `short_of` the products that more stock would have helped.
+    """
 
     disposition: str
     reason: str | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
-    settled: list[tuple[str, str, str | None]] = field(default_factory=list)
+    resolved: list[tuple[str, str, str | None]] = field(default_factory=list)
     expired: list["Verdict"] = field(default_factory=list)
     short_of: set[str] = field(default_factory=set)
 
 
 @dataclass
-class Shelf:
-    """One product: its stock, the worst status told since it was last ok, and its ledger's sums by type."""
+class Product:
+    """One product: its stock, the worst status reported since it was last ok, and its ledger's sums by type."""
 
     on_hand: int = 0
     reserved: int = 0
     threshold: int = 0
-    told: str = "ok"
+    reported: str = "ok"
     version: int = 1
     ledger: Counter[str] = field(default_factory=Counter)
     entries: int = 0
 
-    def __deepcopy__(self, memo: object) -> "Shelf":
-        """Copy field by field: the generic way takes ten times as long, and histories are searched by copies."""
-        return Shelf(
-            self.on_hand, self.reserved, self.threshold, self.told, self.version, Counter(self.ledger), self.entries
+    def __deepcopy__(self, memo: object) -> "Product":
+        """Copy field by field: the search through histories copies a lot, the generic way at ten times the cost."""
+        return Product(
+            self.on_hand, self.reserved, self.threshold, self.reported, self.version, Counter(self.ledger), self.entries
         )
 
     @property
-    def free(self) -> int:
-        """What can still be promised."""
+    def available(self) -> int:
+        """Units that can still be promised."""
         return self.on_hand - self.reserved
 
 
 @dataclass
-class OrderFile:
-    """The facts known about one order, and what the shelf said when it mattered."""
+class OrderFacts:
+    """The facts known about one order, and the answers that depended on stock: `rejected`, `expired`, `deducted`.
+
+    `reversed_sale` marks an order that was paid and cancelled without being deducted. `placed` are the units held and
+    deducted now, by product.
+    """
 
     order_id: str
     requested: dict[str, int] | None = None
@@ -114,64 +122,64 @@ class OrderFile:
     rejected: bool = False
     expired: bool = False
     paid: bool = False
-    delivered: bool = False
-    undone: bool = False
+    deducted: bool = False
+    reversed_sale: bool = False
     cancelled: bool = False
-    taken_back: Counter[str] = field(default_factory=Counter)
+    cancelled_lines: Counter[str] = field(default_factory=Counter)
     refunded: Counter[str] = field(default_factory=Counter)
-    withheld: Counter[str] = field(default_factory=Counter)
+    not_restocked: Counter[str] = field(default_factory=Counter)
     waiting: list[Event] = field(default_factory=list)
     judged: set[object] = field(default_factory=set)
-    where: dict[str, tuple[int, int]] = field(default_factory=dict)
+    placed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def __deepcopy__(self, memo: object) -> "OrderFile":
-        """Copy field by field, as `Shelf` does."""
+    def __deepcopy__(self, memo: object) -> "OrderFacts":
+        """Copy field by field, as `Product` does."""
         return replace(
             self,
             requested=None if self.requested is None else dict(self.requested),
-            taken_back=Counter(self.taken_back),
+            cancelled_lines=Counter(self.cancelled_lines),
             refunded=Counter(self.refunded),
-            withheld=Counter(self.withheld),
+            not_restocked=Counter(self.not_restocked),
             waiting=list(self.waiting),
             judged=set(self.judged),
-            where=dict(self.where),
+            placed=dict(self.placed),
         )
 
-    def left(self) -> dict[str, int]:
-        """Pieces by product that were neither cancelled by line nor refunded."""
+    def remaining(self) -> dict[str, int]:
+        """Return the units by product that were neither cancelled by line nor refunded."""
         asked = self.requested or {}
-        return {p: n - self.taken_back[p] - self.refunded[p] - self.withheld[p] for p, n in asked.items()}
+        return {p: n - self.cancelled_lines[p] - self.refunded[p] - self.not_restocked[p] for p, n in asked.items()}
 
     @property
     def status(self) -> str:
-        """Where the order stands, read off its facts."""
+        """The order's status, which follows from its facts."""
         if self.requested is None:
             return "pending"
-        if self.delivered:
+        if self.deducted:
             return "restocked" if self.cancelled else "deducted"
-        if self.cancelled or not any(self.left().values()):
+        if self.cancelled or not any(self.remaining().values()):
             return "released"
         if self.rejected:
             return "rejected"
         return "expired" if self.expired else "reserved"
 
-    def must_be(self) -> dict[str, tuple[int, int]]:
-        """Say for each product how many pieces the order must hold, and how many must be gone for it."""
+    def required(self) -> dict[str, tuple[int, int]]:
+        """Return by product how many units the order must hold, and how many must be deducted for it."""
         places: dict[str, tuple[int, int]] = {}
-        for product_id, left in self.left().items():
-            withheld = self.withheld[product_id]
+        for product_id, left in self.remaining().items():
+            not_restocked = self.not_restocked[product_id]
             if self.status == "reserved":
                 places[product_id] = (left, 0)
             elif self.status == "deducted":
-                places[product_id] = (0, left + withheld)
+                places[product_id] = (0, left + not_restocked)
             else:
-                places[product_id] = (0, withheld)
+                places[product_id] = (0, not_restocked)
         return places
 
 
 @dataclass
-class CartFile:
-    """One cart: its newest snapshot's marks, and what it holds."""
+class Cart:
+    """One cart: version and time of its newest snapshot, and its hold."""
 
     cart_id: str
     status: str = "active"
@@ -185,8 +193,8 @@ class CartFile:
 class Shop:
     """The whole shop.
 
-    With `suppress_repeats`, an event whose (source, id) was taken before does nothing. With `luck`, it is asked whether
-    there is enough for an order, not the shelf: `dev.oracle.history` tries both answers.
+    With `suppress_repeats`, an event whose (source, id) was applied before does nothing. Where given, `has_stock`
+    answers in place of the stock whether an order can be served: `dev.oracle.history` tries both answers.
     """
 
     def __init__(
@@ -194,48 +202,48 @@ class Shop:
         settings: Settings | None = None,
         *,
         suppress_repeats: bool = False,
-        luck: Callable[[Lines], bool] | None = None,
+        has_stock: Callable[[Lines], bool] | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self.luck = luck
+        self.has_stock = has_stock
         self.suppress_repeats = suppress_repeats
-        self.shelves: dict[str, Shelf] = {}
-        self.orders: dict[str, OrderFile] = {}
-        self.carts: dict[str, CartFile] = {}
-        self._taken: set[tuple[str, str]] = set()
+        self.products: dict[str, Product] = {}
+        self.orders: dict[str, OrderFacts] = {}
+        self.carts: dict[str, Cart] = {}
+        self._applied: set[tuple[str, str]] = set()
         self._touched: dict[str, None] = {}
 
-    def apply(self, published: PublishedEvent, horizon: datetime | None = None) -> Verdict:
-        """Take one event and say what it must lead to.
+    def apply(self, published: PublishedEvent, due_before: datetime | None = None) -> Verdict:
+        """Apply one event and return what it must lead to.
 
-        With a horizon, holds due by then on a product that runs short are dropped first, and the event is judged
-        again on what that freed.
+        With `due_before`, holds due before then on a product that would run short expire first, and the event is judged
+        on the stock after that.
         """
         event = read(published)
-        if self.suppress_repeats and event.identity in self._taken:
+        if self.suppress_repeats and event.identity in self._applied:
             return Verdict("duplicate")
-        dropped = [] if horizon is None else list(self._drop_due_holds(event, horizon))
+        expired = [] if due_before is None else list(self._expire_due_holds(event, due_before))
         verdict = self._judge(event)
-        verdict.expired = dropped
+        verdict.expired = expired
         if verdict.disposition != "conflict":
-            self._taken.add(event.identity)
+            self._applied.add(event.identity)
         return verdict
 
-    def expire_order(self, order_id: str, horizon: datetime) -> Verdict:
-        """Drop an order's hold if it was due."""
+    def expire_order(self, order_id: str, due_before: datetime) -> Verdict:
+        """Release an order's hold if it was due."""
         order = self.orders.get(order_id)
-        if order is None or order.status != "reserved" or order.expires_at is None or order.expires_at >= horizon:
+        if order is None or order.status != "reserved" or order.expires_at is None or order.expires_at >= due_before:
             return Verdict("duplicate")
         cause = f"expired:order:{order_id}"
-        held = order.left()
+        held = order.remaining()
         order.expired = True
-        self._settle_stock(order)
+        self._move_to_required(order)
         return self._close(Verdict("applied", None, [_about_order("expired", order, cause, held)]), cause)
 
-    def expire_cart(self, cart_id: str, horizon: datetime) -> Verdict:
-        """Drop a cart's hold if it was due."""
+    def expire_cart(self, cart_id: str, due_before: datetime) -> Verdict:
+        """Release a cart's hold if it was due."""
         cart = self.carts.get(cart_id)
-        if cart is None or cart.status != "active" or cart.expires_at is None or cart.expires_at >= horizon:
+        if cart is None or cart.status != "active" or cart.expires_at is None or cart.expires_at >= due_before:
             return Verdict("duplicate")
         cause = f"expired:cart:{cart_id}"
         outcome = Outcome("expired", ("CART", cart_id), cause, _sorted(cart.held))
@@ -243,7 +251,7 @@ class Shop:
         return self._close(Verdict("applied", None, [outcome]), cause)
 
     def forget(self, order_id: str, identity: tuple[str, str]) -> bool:
-        """Withdraw a fact that waited past its deadline; False if it does not wait."""
+        """Withdraw a fact that waited past its deadline; returns False if no such fact waits."""
         order = self.orders.get(order_id)
         kept = [] if order is None else [event for event in order.waiting if event.identity != identity]
         if order is None or len(kept) == len(order.waiting):
@@ -252,10 +260,10 @@ class Shop:
         return True
 
     def is_enough(self, needed: Lines) -> bool:
-        """Say whether every product is known and has the pieces."""
-        if self.luck is not None:
-            return self.luck(needed)
-        return all(p in self.shelves and self.shelves[p].free >= n for p, n in needed.items())
+        """Say whether every product is known and has that many units available."""
+        if self.has_stock is not None:
+            return self.has_stock(needed)
+        return all(p in self.products and self.products[p].available >= n for p, n in needed.items())
 
     # --- one event -------------------------------------------------------------------------------
 
@@ -273,36 +281,36 @@ class Shop:
         return self._close(verdict, event.id)
 
     def _close(self, verdict: Verdict, cause: str) -> Verdict:
-        """Judge the edges of what was touched, once, on the net."""
+        """Judge the edges of the touched products, once, on the net of the event."""
         for product_id in self._touched:
-            shelf = self.shelves[product_id]
-            if not 0 <= shelf.reserved <= shelf.on_hand:
-                raise AssertionError(f"the oracle itself oversold {product_id}: {shelf}")
-            shelf.version += 1
-            now = status_of(shelf.free, shelf.threshold)
-            if must_tell(shelf.told, now):
-                shelf.told = now
-                verdict.edges.append(Edge(now, product_id, shelf.on_hand, shelf.reserved, shelf.threshold, cause))
+            product = self.products[product_id]
+            if not 0 <= product.reserved <= product.on_hand:
+                raise AssertionError(f"the oracle itself oversold {product_id}: {product}")
+            product.version += 1
+            now = status_of(product.available, product.threshold)
+            if is_edge(product.reported, now):
+                product.reported = now
+                verdict.edges.append(Edge(now, product_id, product.on_hand, product.reserved, product.threshold, cause))
         self._touched.clear()
         return verdict
 
-    def _drop_due_holds(self, event: Event, horizon: datetime) -> Iterator[Verdict]:
+    def _expire_due_holds(self, event: Event, due_before: datetime) -> Iterator[Verdict]:
         short_of = self._would_run_short(event)
         holders = [
             (order.expires_at, "order", order.order_id)
             for order in self.orders.values()
-            if order.status == "reserved" and order.expires_at and short_of & order.left().keys()
+            if order.status == "reserved" and order.expires_at and short_of & order.remaining().keys()
         ] + [
             (cart.expires_at, "cart", cart.cart_id)
             for cart in self.carts.values()
             if cart.status == "active" and cart.expires_at and short_of & cart.held.keys()
         ]
         for due, kind, owner in sorted(holders):
-            if due < horizon:
-                yield self.expire_order(owner, horizon) if kind == "order" else self.expire_cart(owner, horizon)
+            if due < due_before:
+                yield self.expire_order(owner, due_before) if kind == "order" else self.expire_cart(owner, due_before)
 
     def _would_run_short(self, event: Event) -> set[str]:
-        """Say on which products the event would be judged short, by judging it in a copy of this shop."""
+        """Return the products of which the event would find too little, by applying it to a copy of this shop."""
         rehearsal = deepcopy(self)
         rehearsal.suppress_repeats = False
         return rehearsal.apply(event.published).short_of
@@ -311,35 +319,37 @@ class Shop:
 
     def _product_created(self, event: Event) -> Verdict:
         product_id = event.data["product_id"]
-        if product_id in self.shelves:
+        if product_id in self.products:
             return Verdict("duplicate")
         threshold = event.data.get("low_stock_threshold")
         threshold = self.settings.default_threshold if threshold is None else threshold
-        self.shelves[product_id] = Shelf(threshold=threshold, version=0)
+        self.products[product_id] = Product(threshold=threshold, version=0)
         self._touched[product_id] = None
         self._write(product_id, "IN", event.data.get("initial_quantity", 0), 1, 0)
         return Verdict("applied")
 
     def _adjusted(self, event: Event) -> Verdict:
         product_id = event.data["product_id"]
-        shelf = self.shelves.get(product_id)
-        if shelf is None:
+        product = self.products.get(product_id)
+        if product is None:
             return Verdict("refused", "unknown_product")
         expected = event.data.get("expected_version")
-        if expected is not None and expected != shelf.version:
+        if expected is not None and expected != product.version:
             return Verdict("refused", "stale_version")
         quantity = event.data.get("quantity", 0)
         operation = event.data.get("operation")
-        after = shelf.on_hand
+        after = product.on_hand
         if operation is not None:
-            after = {"ADD": shelf.on_hand + quantity, "SUBTRACT": shelf.on_hand - quantity, "SET": quantity}[operation]
-        if after < shelf.reserved:
+            after = {"ADD": product.on_hand + quantity, "SUBTRACT": product.on_hand - quantity, "SET": quantity}[
+                operation
+            ]
+        if after < product.reserved:
             return Verdict("refused", "below_reserved")
-        change = after - shelf.on_hand
+        change = after - product.on_hand
         self._write(product_id, "ADJUST", abs(change), 1 if change > 0 else -1, 0)
         threshold = event.data.get("low_stock_threshold")
-        if threshold is not None and threshold != shelf.threshold:
-            shelf.threshold = threshold
+        if threshold is not None and threshold != product.threshold:
+            product.threshold = threshold
             self._touched[product_id] = None
         return Verdict("applied")
 
@@ -347,23 +357,23 @@ class Shop:
 
     def _cart_updated(self, event: Event) -> Verdict:
         cart_id, wanted, version = event.data["cart_id"], event.lines or {}, event.data.get("version")
-        cart = self.carts.get(cart_id) or CartFile(cart_id)
-        if _is_older(cart, event.at, version):
+        cart = self.carts.get(cart_id) or Cart(cart_id)
+        if _is_stale(cart, event.at, version):
             return Verdict("refused", "stale_version")
         self.carts[cart_id] = cart
         for product_id, held in list(cart.held.items()):
             self._write(product_id, "RELEASE", max(0, held - wanted.get(product_id, 0)), 0, -1)
             cart.held[product_id] = min(held, wanted.get(product_id, 0))
         short: list[Short] = []
-        for product_id, pieces in wanted.items():
+        for product_id, units in wanted.items():
             has = cart.held.get(product_id, 0)
-            known = product_id in self.shelves
-            gets = min(pieces - has, self.shelves[product_id].free if known else 0)
+            known = product_id in self.products
+            gets = min(units - has, self.products[product_id].available if known else 0)
             self._write(product_id, "RESERVE", gets, 0, 1)
             cart.held[product_id] = has + gets
-            if has + gets < pieces:
+            if has + gets < units:
                 reason = "insufficient_stock" if known else "unknown_product"
-                short.append(Short(product_id, pieces, has + gets, reason))
+                short.append(Short(product_id, units, has + gets, reason))
         cart.held = {product_id: held for product_id, held in cart.held.items() if held}
         cart.status = "active" if wanted else "emptied"
         cart.version, cart.as_of = version, event.at
@@ -377,16 +387,16 @@ class Shop:
         return verdict
 
     def _convert_cart(self, cart_id: str | None, at: datetime) -> None:
-        """Mark the order's cart converted and let go of its hold, unless the cart is newer than the order."""
+        """Mark the order's cart converted and release its hold, unless the cart is newer than the order."""
         if cart_id is None:
             return
-        cart = self.carts.setdefault(cart_id, CartFile(cart_id))
+        cart = self.carts.setdefault(cart_id, Cart(cart_id))
         cart.converted_at = max(cart.converted_at or at, at)
         if cart.as_of is None or cart.as_of <= at:
             self._empty(cart, "converted")
             cart.version, cart.as_of = None, at
 
-    def _empty(self, cart: CartFile, status: str) -> None:
+    def _empty(self, cart: Cart, status: str) -> None:
         for product_id, held in cart.held.items():
             self._write(product_id, "RELEASE", held, 0, -1)
         cart.held, cart.status, cart.expires_at = {}, status, None
@@ -400,17 +410,17 @@ class Shop:
             return Verdict("duplicate" if order.requested == asked else "conflict")
         order.requested = asked
         verdict = Verdict("applied")
-        paid_early, cancelled_early = self._take_early_facts(order, verdict)
+        paid_early, cancelled_early = self._apply_early_facts(order, verdict)
         cart_id = event.data.get("cart_id")
-        if cancelled_early or not any(order.left().values()):
+        if cancelled_early or not any(order.remaining().values()):
             order.cancelled = cancelled_early
-            order.undone = paid_early
+            order.reversed_sale = paid_early
             order.paid = paid_early
             self._convert_cart(cart_id, event.at)
             verdict.outcomes.append(_about_order("released", order, event.id, {}))
             return self._judge_waiting_refunds(order, verdict)
         order.paid = paid_early
-        short = self._shortages(order.left(), self._own_hold(cart_id, event.at))
+        short = self._shortages(order.remaining(), self._own_hold(cart_id, event.at))
         if short:
             order.rejected = True
             kind = "shortfall" if paid_early else "rejected"
@@ -419,29 +429,31 @@ class Shop:
             verdict.outcomes.append(_about_order(kind, order, event.id, {}, short[0].reason, short))
             return self._judge_waiting_refunds(order, verdict)
         self._convert_cart(cart_id, event.at)
-        self._settle_stock(order)
+        self._move_to_required(order)
         if paid_early:
-            self._deliver(order, verdict, event.id)
+            self._deduct(order, verdict, event.id)
             return self._judge_waiting_refunds(order, verdict)
         order.expires_at = event.at + self.settings.order_ttl
-        verdict.outcomes.append(_about_order("reserved", order, event.id, order.left()))
+        verdict.outcomes.append(_about_order("reserved", order, event.id, order.remaining()))
         return verdict
 
-    def _take_early_facts(self, order: OrderFile, verdict: Verdict) -> tuple[bool, bool]:
-        """Take what came before the order; returns whether it was paid and whether it was cancelled whole."""
+    def _apply_early_facts(self, order: OrderFacts, verdict: Verdict) -> tuple[bool, bool]:
+        """Apply the facts that arrived before the order; returns whether it is paid, and whether cancelled whole."""
         paid, cancelled = order.paid, False
         for event in order.waiting:
             if event.topic == "order.cancelled" and event.lines is not None:
-                self._take_back_lines(order, event)
-                fits = all(n >= 0 for n in order.left().values()) and event.lines.keys() <= order.left().keys()
+                self._cancel_units(order, event)
+                fits = (
+                    all(n >= 0 for n in order.remaining().values()) and event.lines.keys() <= order.remaining().keys()
+                )
                 if not fits:
-                    order.taken_back.subtract(event.lines)
+                    order.cancelled_lines.subtract(event.lines)
                 reason = None if fits else "cancellation_exceeds_order"
-                verdict.settled.append((event.id, "applied" if fits else "refused", reason))
+                verdict.resolved.append((event.id, "applied" if fits else "refused", reason))
             elif event.topic != "payment.refunded":
                 paid = paid or event.topic == "payment.succeeded"
                 cancelled = cancelled or event.topic == "order.cancelled"
-                verdict.settled.append((event.id, "applied", None))
+                verdict.resolved.append((event.id, "applied", None))
         order.waiting = [event for event in order.waiting if event.topic == "payment.refunded"]
         return paid, cancelled
 
@@ -455,31 +467,31 @@ class Shop:
         order.paid = True
         verdict = Verdict("applied")
         if order.status == "reserved":
-            self._deliver(order, verdict, event.id)
+            self._deduct(order, verdict, event.id)
         elif order.status == "expired" and self.settings.late_payment == "reserve_again":
-            short = self._shortages(order.left(), {})
+            short = self._shortages(order.remaining(), {})
             if short:
                 verdict.short_of = _short_of_stock(short)
                 self._refuse_payment(order, verdict, event.id, "reservation_expired", short)
             else:
                 order.expired = False
-                self._settle_stock(order)
-                self._deliver(order, verdict, event.id)
+                self._move_to_required(order)
+                self._deduct(order, verdict, event.id)
         else:
             reasons = {"rejected": "order_rejected", "expired": "reservation_expired"}
             self._refuse_payment(order, verdict, event.id, reasons.get(order.status, "order_cancelled"), [])
-            order.undone = order.status == "released" and not order.rejected
+            order.reversed_sale = order.status == "released" and not order.rejected
         return self._judge_waiting_refunds(order, verdict)
 
-    def _refuse_payment(self, order: OrderFile, verdict: Verdict, cause: str, reason: str, short: list[Short]) -> None:
-        short = short or [Short(p, n, self._free(p), reason) for p, n in order.left().items() if n]
+    def _refuse_payment(self, order: OrderFacts, verdict: Verdict, cause: str, reason: str, short: list[Short]) -> None:
+        short = short or [Short(p, n, self._available(p), reason) for p, n in order.remaining().items() if n]
         verdict.disposition, verdict.reason = "refused", reason
         verdict.outcomes.append(_about_order("shortfall", order, cause, {}, reason, short))
 
-    def _deliver(self, order: OrderFile, verdict: Verdict, cause: str) -> None:
-        order.delivered = True
-        self._settle_stock(order)
-        verdict.outcomes.append(_about_order("deducted", order, cause, order.left()))
+    def _deduct(self, order: OrderFacts, verdict: Verdict, cause: str) -> None:
+        order.deducted = True
+        self._move_to_required(order)
+        verdict.outcomes.append(_about_order("deducted", order, cause, order.remaining()))
 
     def _cancelled(self, event: Event) -> Verdict:
         order = self._order(event)
@@ -490,14 +502,14 @@ class Shop:
         if order.status == "pending":
             order.waiting.append(event)
             return Verdict("parked")
-        status, left = order.status, order.left()
+        status, left = order.status, order.remaining()
         order.cancelled = True
-        self._settle_stock(order)
+        self._move_to_required(order)
         kind = "restocked" if status == "deducted" else "released"
         lines = left if status in {"deducted", "reserved"} else {}
         return Verdict("applied", None, [_about_order(kind, order, event.id, lines)])
 
-    def _cancelled_lines(self, order: OrderFile, event: Event) -> Verdict:
+    def _cancelled_lines(self, order: OrderFacts, event: Event) -> Verdict:
         lines = event.lines or {}
         again = event.identity in order.judged or any(event.identity == fact.identity for fact in order.waiting)
         if again or order.status in {"released", "restocked"}:
@@ -506,19 +518,19 @@ class Shop:
             order.waiting.append(event)
             return Verdict("parked")
         order.judged.add(event.identity)
-        if any(n > order.left().get(p, 0) for p, n in lines.items()):
+        if any(n > order.remaining().get(p, 0) for p, n in lines.items()):
             return Verdict("refused", "cancellation_exceeds_order")
         status = order.status
-        self._take_back_lines(order, event)
-        self._settle_stock(order)
+        self._cancel_units(order, event)
+        self._move_to_required(order)
         kind = "restocked" if status == "deducted" else "released"
         moved = lines if status in {"deducted", "reserved"} else {}
         return Verdict("applied", None, [_about_order(kind, order, event.id, moved)])
 
     @staticmethod
-    def _take_back_lines(order: OrderFile, event: Event) -> None:
+    def _cancel_units(order: OrderFacts, event: Event) -> None:
         order.judged.add(event.identity)
-        order.taken_back.update(event.lines or {})
+        order.cancelled_lines.update(event.lines or {})
 
     def _refunded(self, event: Event) -> Verdict:
         order = self._order(event)
@@ -529,34 +541,34 @@ class Shop:
             order.waiting.append(event)
             return Verdict("parked")
         verdict = Verdict("applied")
-        verdict.reason = self._take_refund(order, event, verdict)
+        verdict.reason = self._apply_refund(order, event, verdict)
         verdict.disposition = "refused" if verdict.reason else "applied"
         return verdict
 
-    def _judge_waiting_refunds(self, order: OrderFile, verdict: Verdict) -> Verdict:
+    def _judge_waiting_refunds(self, order: OrderFacts, verdict: Verdict) -> Verdict:
         if order.requested is not None and (order.paid or order.rejected):
             for event in order.waiting:
-                reason = self._take_refund(order, event, verdict)
-                verdict.settled.append((event.id, "refused" if reason else "applied", reason))
+                reason = self._apply_refund(order, event, verdict)
+                verdict.resolved.append((event.id, "refused" if reason else "applied", reason))
             order.waiting = []
         return verdict
 
-    def _take_refund(self, order: OrderFile, event: Event, verdict: Verdict) -> str | None:
-        """Take a refund of an order that is created and paid; returns why not, if not."""
+    def _apply_refund(self, order: OrderFacts, event: Event, verdict: Verdict) -> str | None:
+        """Apply a refund to an order that is created and paid; returns the reason if it is refused."""
         order.judged.add(event.data["refund_id"])
         lines, restock = event.lines or {}, event.data.get("restock", True)
         if order.rejected:
             return "order_rejected"
         if order.status == "expired":
             return "reservation_expired"
-        given = order.delivered or order.undone
+        given = order.deducted or order.reversed_sale
         all_back = order.status != "deducted"
-        if not given or (restock and all_back) or any(n > order.left().get(p, 0) for p, n in lines.items()):
+        if not given or (restock and all_back) or any(n > order.remaining().get(p, 0) for p, n in lines.items()):
             return "refund_exceeds_deducted"
         if all_back and not self.is_enough(lines):
             return "insufficient_stock"
-        (order.refunded if restock else order.withheld).update(lines)
-        self._settle_stock(order)
+        (order.refunded if restock else order.not_restocked).update(lines)
+        self._move_to_required(order)
         if restock:
             verdict.outcomes.append(_about_order("restocked", order, event.id, lines))
         elif all_back:
@@ -565,33 +577,33 @@ class Shop:
 
     # --- stock -----------------------------------------------------------------------------------
 
-    def _order(self, event: Event) -> OrderFile:
+    def _order(self, event: Event) -> OrderFacts:
         order_id = event.data["order_id"]
-        return self.orders.setdefault(order_id, OrderFile(order_id))
+        return self.orders.setdefault(order_id, OrderFacts(order_id))
 
-    def _free(self, product_id: str) -> int:
-        return self.shelves[product_id].free if product_id in self.shelves else 0
+    def _available(self, product_id: str) -> int:
+        return self.products[product_id].available if product_id in self.products else 0
 
     def _own_hold(self, cart_id: str | None, at: datetime) -> Lines:
-        """What the order's cart holds is there for the order, unless the cart is newer than the order."""
+        """Return the hold that the order takes over from its cart: none if the cart is newer than the order."""
         cart = None if cart_id is None else self.carts.get(cart_id)
         return cart.held if cart is not None and cart.as_of is not None and cart.as_of <= at else {}
 
     def _shortages(self, needed: Lines, own: Lines) -> list[Short]:
         short: list[Short] = []
-        for product_id, pieces in needed.items():
-            there = self._free(product_id) + own.get(product_id, 0)
-            if pieces and product_id not in self.shelves:
-                short.append(Short(product_id, pieces, 0, "unknown_product"))
-            elif pieces and not self.is_enough({product_id: pieces - own.get(product_id, 0)}):
-                short.append(Short(product_id, pieces, there, "insufficient_stock"))
+        for product_id, units in needed.items():
+            there = self._available(product_id) + own.get(product_id, 0)
+            if units and product_id not in self.products:
+                short.append(Short(product_id, units, 0, "unknown_product"))
+            elif units and not self.is_enough({product_id: units - own.get(product_id, 0)}):
+                short.append(Short(product_id, units, there, "insufficient_stock"))
         return _unknown_first(short)
 
-    def _settle_stock(self, order: OrderFile) -> None:
-        """Move the order's pieces from where they are to where they must be."""
-        for product_id, (held, gone) in order.must_be().items():
-            was_held, was_gone = order.where.get(product_id, (0, 0))
-            order.where[product_id] = (held, gone)
+    def _move_to_required(self, order: OrderFacts) -> None:
+        """Move the order's units from `placed` to what its facts require."""
+        for product_id, (held, gone) in order.required().items():
+            was_held, was_gone = order.placed.get(product_id, (0, 0))
+            order.placed[product_id] = (held, gone)
             leaves, returns = max(0, gone - was_gone), max(0, was_gone - gone)
             from_hold = min(leaves, max(0, was_held - held))
             self._write(product_id, "OUT", from_hold, -1, -1)
@@ -601,31 +613,31 @@ class Shop:
             self._write(product_id, "RELEASE", was_held - from_hold - held, 0, -1)
 
     def _write(self, product_id: str, kind: str, quantity: int, on_hand: int, reserved: int) -> None:
-        """Move `quantity` pieces (none if it is not positive) and enter it in the ledger's sums."""
+        """Move `quantity` units, none if it is not positive, and add them to the ledger's sums."""
         if quantity <= 0:
             return
-        shelf = self.shelves[product_id]
-        shelf.on_hand += on_hand * quantity
-        shelf.reserved += reserved * quantity
-        shelf.ledger[kind] += on_hand * quantity if kind == "ADJUST" else quantity
-        shelf.entries += 1
+        product = self.products[product_id]
+        product.on_hand += on_hand * quantity
+        product.reserved += reserved * quantity
+        product.ledger[kind] += on_hand * quantity if kind == "ADJUST" else quantity
+        product.entries += 1
         self._touched[product_id] = None
 
 
-def status_of(free: int, threshold: int) -> str:
-    """Say how much is left: `out` at nothing, `low` at or below the threshold, else `ok`."""
-    if free <= 0:
+def status_of(available: int, threshold: int) -> str:
+    """Return the stock status: `out` when nothing is available, `low` at or below the threshold, else `ok`."""
+    if available <= 0:
         return "out"
-    return "low" if free <= threshold else "ok"
+    return "low" if available <= threshold else "ok"
 
 
-def must_tell(told: str, now: str) -> bool:
-    """Say whether the edge is new: worse than anything told since the last recovery, or the recovery itself."""
-    return now != told and (now == "ok" or WORST.index(now) > WORST.index(told))
+def is_edge(reported: str, now: str) -> bool:
+    """Say whether the status is an edge: worse than any reported since the last recovery, or the recovery itself."""
+    return now != reported and (now == "ok" or WORST.index(now) > WORST.index(reported))
 
 
-def _is_older(cart: CartFile, at: datetime, version: int | None) -> bool:
-    """Say whether the cart already knows something newer than a snapshot from `at` with `version`."""
+def _is_stale(cart: Cart, at: datetime, version: int | None) -> bool:
+    """Say whether the cart has applied something newer than a snapshot from `at` with `version`."""
     if cart.converted_at is not None and at <= cart.converted_at:
         return True
     if cart.version is not None and version is not None:
@@ -633,7 +645,7 @@ def _is_older(cart: CartFile, at: datetime, version: int | None) -> bool:
     return cart.as_of is not None and at < cart.as_of
 
 
-def _waits_for_cancellation(order: OrderFile) -> bool:
+def _waits_for_cancellation(order: OrderFacts) -> bool:
     return any(fact.topic == "order.cancelled" and fact.lines is None for fact in order.waiting)
 
 
@@ -650,6 +662,6 @@ def _sorted(lines: Lines) -> tuple[tuple[str, int], ...]:
 
 
 def _about_order(
-    kind: str, order: OrderFile, cause: str, lines: Lines, reason: str | None = None, short: list[Short] | None = None
+    kind: str, order: OrderFacts, cause: str, lines: Lines, reason: str | None = None, short: list[Short] | None = None
 ) -> Outcome:
     return Outcome(kind, ("ORDER", order.order_id), cause, _sorted(lines), reason, tuple(short or ()))

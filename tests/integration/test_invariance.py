@@ -176,11 +176,11 @@ def test_a_thousand_events_cut_at_random_are_the_same(bench: _Bench) -> None:
 
 
 def _stock(model: oracle_shop.Shop) -> dict[str, tuple[int, int, int]]:
-    return {name: (shelf.on_hand, shelf.reserved, shelf.entries) for name, shelf in model.shelves.items()}
+    return {name: (product.on_hand, product.reserved, product.entries) for name, product in model.products.items()}
 
 
 def _ledger(model: oracle_shop.Shop) -> dict[tuple[str, str], int]:
-    return {(name, kind): n for name, shelf in model.shelves.items() for kind, n in shelf.ledger.items() if n}
+    return {(name, kind): n for name, product in model.products.items() for kind, n in product.ledger.items() if n}
 
 
 def _sums(ledger: list[tuple[Any, ...]]) -> dict[tuple[str, str], int]:

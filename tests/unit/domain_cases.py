@@ -1,7 +1,6 @@
-"""How the tests of the domain speak: events as published become commands, and a shop folds them one by one.
+"""Test data for the domain: events as published, the commands they mean, and an in-memory shop that folds them.
 
-The mapping stands here a second time, beside `workers.handlers`, so that the tests of the rules need nothing but the
-rules.
+The mapping repeats `workers.handlers`, so that the tests of the rules depend on nothing but the rules.
 """
 
 from collections import Counter, defaultdict
@@ -32,7 +31,6 @@ from domain.model import (
     OrderStatus,
     Outcome,
     Policy,
-    Product,
     State,
     check_order,
     check_product,
@@ -142,7 +140,7 @@ def adjusted(product_id: str, operation: str | None = None, quantity: int | None
 
 
 def command(published: Event) -> Command:  # noqa: PLR0911 - one return a topic
-    """Return what an event asks of the rules."""
+    """Return the command that an event means."""
     cause = Cause(published["source"], published["id"], published["occurred_at"])
     data = published["data"]
     lines: dict[str, int] = Counter()
@@ -184,7 +182,7 @@ def command(published: Event) -> Command:  # noqa: PLR0911 - one return a topic
 
 
 class Books:
-    """A state that events are folded into, with everything that was ever written and told."""
+    """A state that events are folded into, with every decision that was made."""
 
     def __init__(self, *given: Event, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
@@ -195,16 +193,16 @@ class Books:
 
     @property
     def entries(self) -> list[LedgerEntry]:
-        """Every ledger entry, in the order of writing."""
+        """Every ledger entry, in order."""
         return [entry for decision in self.decisions for entry in decision.entries]
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Everything told, in order."""
+        """Every outcome, in order."""
         return [outcome for decision in self.decisions for outcome in decision.outcomes]
 
     def take(self, published: Event, due_before: datetime | None = None) -> Decision:
-        """Fold one event; with `due_before`, holds due by then give way to it. Returns the event's own decision."""
+        """Fold one event and return its decision; with `due_before`, holds due before then may expire in its favour."""
         return self.obey(command(published), due_before)
 
     def obey(self, asked: Command, due_before: datetime | None = None) -> Decision:
@@ -293,10 +291,3 @@ def holds_by_product(state: State) -> dict[str, int]:
     for found in state.carts.values():
         held.update(found.held)
     return {product_id: quantity for product_id, quantity in held.items() if quantity}
-
-
-def shelf(product_id: str, on_hand: int, reserved: int = 0, threshold: int = 0) -> Product:
-    """Return a product as it might have been loaded."""
-    books = Books(product(product_id, on_hand, threshold))
-    found = books.state.products[product_id]
-    return found._replace(reserved=reserved)

@@ -1,4 +1,4 @@
-"""Carts, given/when/then: the hold follows the newest snapshot, and an order takes its cart's hold over."""
+"""Carts, given/when/then: the hold follows the newest snapshot, and an order takes over its cart's hold."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.unit.domain_cases import Books, Event, at, cancelled, cart, created, 
 
 
 def given(*events: Event, on_hand: int = 10, threshold: int = 0) -> Books:
-    """Return a shop with `on_hand` pieces of p and 10 of q where the events happened."""
+    """Return a shop with `on_hand` units of p and 10 of q where the events happened."""
     return Books(product("p", on_hand, threshold), product("q", 10, 0), *events)
 
 
@@ -97,7 +97,7 @@ def test_the_hold_moves_to_match_the_snapshot(
     ],
 )
 def test_the_newest_snapshot_wins(known: Event, late: Event, *, is_applied: bool) -> None:
-    """By version where both have one, else by time; an older one is refused as stale and moves and tells nothing."""
+    """By version where both have one, else by time; an older one is refused as stale and has no effect."""
     books = given(known)
     decision = books.take(late)
     if is_applied:
@@ -123,8 +123,8 @@ def test_an_emptied_cart_has_no_deadline() -> None:
     assert (CartStatus.EMPTIED, None) == (books.state.carts["c"].status, books.state.carts["c"].expires_at)
 
 
-def test_what_is_missing_is_told_line_by_line() -> None:
-    """A shortage names every line that is not held in full, what it asked for and got; unknown products come first."""
+def test_a_shortage_is_reported_line_by_line() -> None:
+    """It lists every line that is not held in full, with units requested and held; unknown products come first."""
     books = given(cart({"p": 9}, cart_id="other"))
     [outcome] = books.take(cart({"p": 3, "q": 1, "x": 2})).outcomes[:1]
     assert isinstance(outcome, ReservationOutcome)
@@ -135,29 +135,29 @@ def test_what_is_missing_is_told_line_by_line() -> None:
     ) == (outcome.kind, outcome.reason, outcome.shortages)
 
 
-def test_a_cart_that_gets_all_it_asks_for_is_silent() -> None:
-    """Only shortages are told about carts."""
+def test_a_cart_without_a_shortage_has_no_outcome() -> None:
+    """Only shortages of carts are published."""
     assert [] == _kinds(given(cart({"p": 3})).outcomes)
 
 
-# --- an order takes the hold over ---------------------------------------------------------------
+# --- an order takes over the hold ---------------------------------------------------------------
 
 
 def test_a_carts_own_hold_never_blocks_its_own_order() -> None:
-    """The last pieces, held by the cart, are there for its order."""
+    """The last units, held by the cart, are available to its order."""
     books = given(cart({"p": 10}), created({"p": 10}, cart="c", minutes=1))
     assert ((10, 10), {}) == (books.stock(), _held(books))
 
 
 def test_another_carts_hold_does_block_an_order() -> None:
-    """What another cart holds is not there."""
+    """Units that another cart holds are not available."""
     books = given(cart({"p": 10}, cart_id="other"), created({"p": 1}, cart="c", minutes=1))
     assert {"p": 10} == _held(books, "other")
     assert Reason.INSUFFICIENT_STOCK is books.decisions[-1].reason
 
 
 def test_the_ledger_shows_the_handover() -> None:
-    """The cart lets go of everything, then the order reserves its lines: what it does not take is free again."""
+    """The cart releases its whole hold, then the order reserves its lines; the rest is available again."""
     books = given(cart({"p": 5, "q": 2}))
     decision = books.take(created({"p": 3}, cart="c", minutes=1))
     assert [
@@ -169,10 +169,10 @@ def test_the_ledger_shows_the_handover() -> None:
 
 
 def test_the_edge_is_judged_on_the_net_of_the_handover() -> None:
-    """Released and reserved again in one step: no recovery and no new alert is told."""
+    """Released and reserved again in one decision: neither a recovery nor a new alert is reported."""
     books = given(cart({"p": 8}), threshold=3)
     decision = books.take(created({"p": 8}, cart="c", minutes=1))
-    assert [] == [told for told in decision.outcomes if isinstance(told, StockAlert)]
+    assert [] == [alert for alert in decision.outcomes if isinstance(alert, StockAlert)]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_the_edge_is_judged_on_the_net_of_the_handover() -> None:
         "after, versions start afresh",
     ],
 )
-@pytest.mark.parametrize("known", [(), (cart({"p": 4}, 0, 5),)], ids=["cart unheard of", "cart known"])
+@pytest.mark.parametrize("known", [(), (cart({"p": 4}, 0, 5),)], ids=["unknown cart", "known cart"])
 def test_a_converted_cart_starts_afresh(
     known: tuple[Event, ...], late: Event, status: CartStatus, held: dict[str, int]
 ) -> None:
@@ -210,14 +210,14 @@ def test_a_cart_newer_than_the_order_keeps_its_hold() -> None:
     assert {"p": 4} == _held(books)
 
 
-def test_a_cart_newer_than_the_order_is_not_there_for_it() -> None:
-    """Its hold blocks the older order like anybody's."""
+def test_the_hold_of_a_cart_newer_than_the_order_is_not_available_to_it() -> None:
+    """It blocks the older order like any other hold."""
     books = given(cart({"p": 4}, 5), created({"p": 7}, cart="c", minutes=1))
     assert Reason.INSUFFICIENT_STOCK is books.decisions[-1].reason
 
 
 def test_a_rejected_order_leaves_its_carts_hold() -> None:
-    """The customer still has the cart."""
+    """The customer can still order from the cart."""
     books = given(cart({"p": 4}), created({"p": 11}, cart="c", minutes=1))
     assert {"p": 4} == _held(books)
 
@@ -229,7 +229,7 @@ def test_an_order_cancelled_before_it_came_releases_its_carts_hold() -> None:
 
 
 def test_a_paid_order_takes_the_hold_and_deducts_at_once() -> None:
-    """With the payment known, the handover ends off the shelf."""
+    """With the payment known, the units taken over are deducted at once."""
     books = given(cart({"p": 10}), paid(), created({"p": 10}, cart="c", minutes=1))
     assert (0, 0) == books.stock()
 
@@ -238,8 +238,8 @@ def test_a_paid_order_takes_the_hold_and_deducts_at_once() -> None:
 
 
 @pytest.mark.parametrize(("minute", "is_due"), [(29.99, False), (30, False), (30.01, True), (90, True)])
-def test_a_carts_hold_falls_when_it_is_due(minute: float, *, is_due: bool) -> None:
-    """Once the clock has passed its deadline the whole hold is released and told; up to it, nothing happens."""
+def test_a_carts_hold_expires_when_it_is_due(minute: float, *, is_due: bool) -> None:
+    """Past its deadline the whole hold is released and reported; up to and including it, nothing happens."""
     books = given(cart({"p": 4, "q": 1}))
     decision = books.obey(ExpireCart("c", at(minute)))
     if is_due:
@@ -260,15 +260,15 @@ def test_a_carts_hold_falls_when_it_is_due(minute: float, *, is_due: bool) -> No
         (cart({"p": 1}), created({"p": 1}, cart="c", minutes=1)),
         (cart({"p": 1}), cart({"p": 1}, 1000)),
     ],
-    ids=["unheard of", "emptied", "converted", "renewed"],
+    ids=["unknown", "emptied", "converted", "renewed"],
 )
 def test_a_cart_without_a_due_hold_does_not_expire(known: tuple[Event, ...]) -> None:
-    """Sweeping it is a duplicate."""
+    """Expiring it is a duplicate."""
     assert Disposition.DUPLICATE is given(*known).obey(ExpireCart("c", at(600))).disposition
 
 
 def test_an_expired_cart_comes_back_with_a_newer_snapshot() -> None:
-    """Expiry drops the hold, not the cart."""
+    """Expiry releases the hold and keeps the cart."""
     books = given(cart({"p": 4}))
     books.obey(ExpireCart("c", at(31)))
     books.take(cart({"p": 2}, 31))
@@ -276,7 +276,7 @@ def test_an_expired_cart_comes_back_with_a_newer_snapshot() -> None:
 
 
 def test_two_holds_with_the_same_deadline_expire_under_different_causes() -> None:
-    """A later version from the same instant has the same deadline, and its expiry is another event all the same."""
+    """A later version of the same instant has the same deadline, yet its expiry is an event of its own."""
     books = given(cart({"p": 4}, 0, 1))
     first = books.obey(ExpireCart("c", at(31)))
     books.take(cart({"p": 4}, 0, 2))

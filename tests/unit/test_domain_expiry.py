@@ -1,4 +1,4 @@
-"""Expiry, given/when/then: holds expire by the low watermark that is passed in, and give way to who needs the stock."""
+"""Expiry, given/when/then: holds expire by the low watermark, or earlier for a command that would run short."""
 
 import pytest
 
@@ -12,8 +12,8 @@ def _kinds(books: Books) -> list[str]:
 
 
 @pytest.mark.parametrize(("minute", "is_due"), [(14.99, False), (15, False), (15.01, True), (60, True)])
-def test_an_orders_hold_falls_when_it_is_due(minute: float, *, is_due: bool) -> None:
-    """Once the clock has passed its deadline the hold is released and told; up to it, nothing happens."""
+def test_an_orders_hold_expires_when_it_is_due(minute: float, *, is_due: bool) -> None:
+    """Past its deadline the hold is released and reported; up to and including it, nothing happens."""
     books = Books(product("p", 10), created({"p": 4}))
     decision = books.obey(ExpireOrder("o", at(minute)))
     if is_due:
@@ -36,23 +36,23 @@ def test_an_orders_hold_falls_when_it_is_due(minute: float, *, is_due: bool) -> 
         (created({"p": 11}),),
         (created({"p": 4}, minutes=600),),
     ],
-    ids=["unheard of", "only paid", "deducted", "released", "rejected", "placed later"],
+    ids=["unknown", "only paid", "deducted", "released", "rejected", "placed later"],
 )
 def test_an_order_without_a_due_hold_does_not_expire(known: tuple[Event, ...]) -> None:
-    """Sweeping it is a duplicate and moves nothing: a payment that came first wins."""
+    """Expiring it is a duplicate and moves nothing: a payment that came first wins."""
     books = Books(product("p", 10), *known)
     before = books.stock()
     assert (Disposition.DUPLICATE, before) == (books.obey(ExpireOrder("o", at(60))).disposition, books.stock())
 
 
-def test_an_expiry_says_the_same_whoever_carries_it_out() -> None:
-    """Its cause is the deadline, not the sweep: two sweepers at two times would tell the very same event."""
+def test_an_expiry_is_the_same_event_whichever_sweeper_runs_it() -> None:
+    """Its cause is the deadline, not the sweep: two sweepers at two times publish the same event."""
     early, late = (Books(product("p", 10), created({"p": 4})) for _ in range(2))
     assert early.obey(ExpireOrder("o", at(16))) == late.obey(ExpireOrder("o", at(99)))
 
 
 @pytest.mark.parametrize(
-    ("holder", "due_before", "gives_way"),
+    ("holder", "due_before", "expires"),
     [
         (created({"p": 8}, "old"), 15.01, True),
         (created({"p": 8}, "old"), 15, False),
@@ -62,10 +62,10 @@ def test_an_expiry_says_the_same_whoever_carries_it_out() -> None:
     ids=["due order", "order in time", "due cart", "cart in time"],
 )
 @pytest.mark.parametrize("asks", ["order", "cart", "late payment"])
-def test_holds_that_are_due_give_way_to_what_would_run_short(
-    holder: Event, due_before: float, asks: str, *, gives_way: bool
+def test_due_holds_expire_before_a_command_runs_short(
+    holder: Event, due_before: float, asks: str, *, expires: bool
 ) -> None:
-    """Expiry is true when read: a hold that is due falls before an order, a cart or a late payment is refused."""
+    """A due hold expires before an order, a cart or a late payment is refused for lack of stock."""
     books = Books(product("p", 10))
     if asks == "late payment":
         books.take(created({"p": 5}, minutes=-60))
@@ -78,19 +78,19 @@ def test_holds_that_are_due_give_way_to_what_would_run_short(
     }[asks]
     books.take(want, at(due_before))
     served = {"order": (10, 5), "cart": (10, 5), "late payment": (5, 0)}[asks]
-    assert gives_way == (books.stock() == served)
+    assert expires == (books.stock() == served)
     books.check()
 
 
 def test_holds_that_are_due_stay_when_nothing_runs_short() -> None:
-    """Reading does not sweep: with enough stock the hold is left to the sweeper."""
+    """With enough stock the hold is left to the sweeper."""
     books = Books(product("p", 20), created({"p": 8}, "old"))
     books.take(created({"p": 5}, minutes=40), at(40))
     assert (20, 13) == books.stock()
 
 
-def test_only_holds_on_the_short_products_give_way() -> None:
-    """A hold that is due on another product is none of this order's business."""
+def test_only_holds_on_the_short_products_expire() -> None:
+    """A due hold on another product could not help the order, so it stays."""
     books = Books(product("p", 10), product("q", 10), created({"p": 8}, "old"), created({"q": 8}, "other"))
     books.take(created({"p": 5, "q": 1}, minutes=40), at(40))
     assert (OrderStatus.EXPIRED, OrderStatus.RESERVED) == (
@@ -99,8 +99,8 @@ def test_only_holds_on_the_short_products_give_way() -> None:
     )
 
 
-def test_a_hold_dropped_in_vain_stays_dropped() -> None:
-    """It was due: the order is refused all the same when even that is not enough."""
+def test_a_hold_that_expired_in_vain_stays_expired() -> None:
+    """It was due anyway, even though the order is refused because its units are not enough."""
     books = Books(product("p", 10), created({"p": 8}, "old"))
     decision = books.take(created({"p": 11}, minutes=40), at(40))
     assert (Disposition.REFUSED, (10, 0)) == (decision.disposition, books.stock())

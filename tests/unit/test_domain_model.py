@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dev.oracle.shop import Edge, Settings, Shop, Short, Verdict, must_tell
-from dev.oracle.shop import Outcome as Told
+from dev.oracle.shop import Edge, Settings, Short, Verdict, is_edge
+from dev.oracle.shop import Outcome as ExpectedOutcome
+from dev.oracle.shop import Shop as OracleShop
 from domain.commands import Command, ExpireCart, ExpireOrder, ForgetFact
 from domain.decide import decide
 from domain.model import (
@@ -55,17 +56,17 @@ def _items(asked: dict[str, int]) -> list[dict[str, Any]]:
     return [{"product_id": product_id, "quantity": quantity} for product_id, quantity in asked.items()]
 
 
-# --- the oracle's words for what the domain says ------------------------------------------------
+# --- decisions in the oracle's terms ------------------------------------------------------------
 
 
 def _cause(event_id: str) -> str:
-    """Expiries are named by their deadline as well; the oracle names them by their owner."""
+    """Return the oracle's id of a cause: it names expiries by their owner, without the deadline."""
     return ":".join(event_id.split(":")[:3]) if event_id.startswith("expired:") else event_id
 
 
-def _outcomes(decision: Decision) -> list[Told]:
+def _outcomes(decision: Decision) -> list[ExpectedOutcome]:
     return [
-        Told(
+        ExpectedOutcome(
             outcome.kind,
             (outcome.reference_type, outcome.reference_id),
             _cause(outcome.cause.event_id),
@@ -97,35 +98,35 @@ def _agree(verdict: Verdict, decision: Decision) -> None:
     assert (verdict.disposition, verdict.reason) == (decision.disposition, decision.reason)
     assert verdict.outcomes == _outcomes(decision)
     assert set(verdict.edges) == _edges(decision)
-    assert len(verdict.edges) == sum(isinstance(told, StockAlert) for told in decision.outcomes)
-    assert sorted(map(str, verdict.settled)) == sorted(
+    assert len(verdict.edges) == sum(isinstance(outcome, StockAlert) for outcome in decision.outcomes)
+    assert sorted(map(str, verdict.resolved)) == sorted(
         str((fact.cause.event_id, str(fact.disposition), None if fact.reason is None else str(fact.reason)))
         for fact in decision.resolved
     )
 
 
 class ShopMachine(RuleBasedStateMachine):
-    """Anything that can happen in a small shop with scarce stock, each step judged by the oracle."""
+    """Anything that can happen in a small shop with scarce stock, each step compared with the oracle."""
 
     late_payment = LatePaymentPolicy.RESERVE_AGAIN
 
     def __init__(self) -> None:
         super().__init__()
         self.books = Books(policy=Policy(default_threshold=3, late_payment=self.late_payment))
-        self.oracle = Shop(Settings(default_threshold=3, late_payment=self.late_payment))
+        self.oracle = OracleShop(Settings(default_threshold=3, late_payment=self.late_payment))
         self.history: list[Event] = []
 
     # --- what can happen
 
     @initialize(stock=st.lists(st.integers(0, 20), min_size=2, max_size=3))
     def open_shop(self, stock: list[int]) -> None:
-        """Begin with two or three products, so that most of what follows can succeed."""
+        """Start with two or three products, so that most of what follows can succeed."""
         for product_id, quantity in zip(PRODUCTS, stock, strict=False):
             self.publish("product.created", 0, product_id=product_id, initial_quantity=quantity)
 
     @rule(product_id=st.sampled_from(PRODUCTS), quantity=st.integers(0, 12), threshold=st.none() | st.integers(0, 5))
     def make_product(self, product_id: str, quantity: int, threshold: int | None) -> None:
-        """Make a product known, or repeat one."""
+        """Create a product, or repeat its creation."""
         self.publish(
             "product.created", 0, product_id=product_id, initial_quantity=quantity, low_stock_threshold=threshold
         )
@@ -189,12 +190,12 @@ class ShopMachine(RuleBasedStateMachine):
 
     @rule(order_id=orders, asked=known_lines)
     def cancel_lines(self, order_id: str, asked: dict[str, int]) -> None:
-        """Cancel some pieces, of what was ordered or not."""
+        """Cancel some units, whether they were ordered or not."""
         self.publish("order.cancelled", 0, order_id=order_id, items=_items(asked))
 
     @rule(order_id=orders, refund=st.integers(1, 5), asked=known_lines, restock=st.none() | st.booleans())
     def refund(self, order_id: str, refund: int, asked: dict[str, int], *, restock: bool | None) -> None:
-        """Refund some pieces, in whatever state."""
+        """Refund some units in whatever state."""
         self.publish(
             "payment.refunded", 0, order_id=order_id, refund_id=f"r{refund}", items=_items(asked), restock=restock
         )
@@ -250,28 +251,28 @@ class ShopMachine(RuleBasedStateMachine):
             for product_id, found in self.books.state.products.items()
         }
         expected = {
-            product_id: (shelf.on_hand, shelf.reserved, shelf.threshold, shelf.told, shelf.version, shelf.entries)
-            for product_id, shelf in self.oracle.shelves.items()
+            product_id: (p.on_hand, p.reserved, p.threshold, p.reported, p.version, p.entries)
+            for product_id, p in self.oracle.products.items()
         }
         assert expected == seen
         sums: dict[str, Counter[str]] = {product_id: Counter() for product_id in expected}
         for entry in self.books.entries:
             signed = entry.on_hand_after - entry.on_hand_before if entry.type is EntryType.ADJUST else entry.quantity
             sums[entry.product_id][entry.type] += signed
-        assert {p: {k: n for k, n in shelf.ledger.items() if n} for p, shelf in self.oracle.shelves.items()} == {
+        assert {p: {k: n for k, n in known.ledger.items() if n} for p, known in self.oracle.products.items()} == {
             p: {k: n for k, n in found.items() if n} for p, found in sums.items()
         }
 
     @invariant()
     def the_oracle_sees_the_same_orders_and_carts(self) -> None:
-        """Every order's status and held pieces, and every cart's hold, are the oracle's."""
+        """Every order's status and hold, and every cart's hold, are the oracle's."""
         assert {o.order_id: o.status for o in self.oracle.orders.values() if o.requested or o.waiting or o.paid} == {
             o.order_id: o.status for o in self.books.state.orders.values() if o.lines or o.waiting or o.paid
         }
         for order in self.oracle.orders.values():
             known = self.books.state.orders.get(order.order_id)
             held = {} if known is None else {p: line.held for p, line in known.lines.items() if line.held}
-            assert held == {p: n for p, (n, _) in order.where.items() if n}
+            assert held == {p: n for p, (n, _) in order.placed.items() if n}
         assert {c.cart_id: (c.status, c.held, c.expires_at) for c in self.oracle.carts.values()} == {
             c.cart_id: (c.status, c.held, c.expires_at) for c in self.books.state.carts.values()
         }
@@ -279,21 +280,21 @@ class ShopMachine(RuleBasedStateMachine):
     # --- how a step is taken
 
     def publish(self, topic: str, minute: int, *, overdue: bool = False, **data: Any) -> None:
-        """Publish a new event; with `overdue`, holds that are due twenty minutes after noon give way to it."""
+        """Publish a new event; with `overdue`, holds due twenty minutes after noon may expire in its favour."""
         published = event(topic, f"{topic}-{len(self.history)}", minute, **data)
         self.history.append(published)
         self.take(published, at(20) if overdue else None)
 
     def take(self, published: Event, due_before: datetime | None) -> None:
-        """Let both take the event, and hold what they say against each other."""
+        """Apply the event to both shops and compare the answers."""
         verdict = self.oracle.apply(published, due_before)
         already = len(self.books.decisions)
         decision = self._obey(command(published), due_before)
         _agree(verdict, decision)
         *expired, _ = self.books.decisions[already:]
         assert len(verdict.expired) == len(expired)
-        for fallen, dropped in zip(verdict.expired, expired, strict=True):
-            _agree(fallen, dropped)
+        for expected, expiry in zip(verdict.expired, expired, strict=True):
+            _agree(expected, expiry)
 
     def _obey(self, asked: Command, due_before: datetime | None = None) -> Decision:
         _decides_purely(self.books.state, asked, self.books.policy)
@@ -301,7 +302,7 @@ class ShopMachine(RuleBasedStateMachine):
 
 
 def _decides_purely(state: State, asked: Command, policy: Policy) -> None:
-    """Decide over a state that cannot be written to, twice; both must say the same and leave it as it was."""
+    """Decide twice over a read-only state; both decisions must be equal and the state unchanged."""
     before = deepcopy((state, asked))
     frozen = State(*(MappingProxyType(part) for part in state))  # type: ignore[arg-type]
     assert decide(frozen, asked, policy) == decide(frozen, asked, policy)
@@ -328,7 +329,7 @@ TestShortfallShop.settings = settings(_machine, max_examples=40)
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_long_day_agrees_with_the_oracle_at_every_step(seed: int) -> None:
-    """A hundred likely events on few orders go deeper than the machine's short shops; the seed repeats a failure."""
+    """A hundred likely events on few orders go deeper than the machine's short runs; the seed repeats a failure."""
     dice = Random(seed)  # noqa: S311 - chosen for repeating, not for secrecy
     shop = ShopMachine()
     shop.open_shop([dice.randint(0, 15) for _ in PRODUCTS])
@@ -340,7 +341,7 @@ def test_a_long_day_agrees_with_the_oracle_at_every_step(seed: int) -> None:
 
 
 def _something_likely(shop: ShopMachine, dice: Random, step: int) -> None:
-    """Let one thing happen that could happen to one of the last few orders or to a cart."""
+    """Publish something that could happen to one of the last few orders or to a cart."""
     order_id, cart_id = f"o{step // 12 - dice.randint(0, 1)}", dice.choice(CARTS)
     asked = {p: dice.randint(1, 4) for p in dice.sample(PRODUCTS, dice.randint(1, 2))}
     part = {p: dice.randint(1, 2) for p in dice.sample(sorted(asked), 1)}
@@ -372,7 +373,7 @@ def _something_likely(shop: ShopMachine, dice: Random, step: int) -> None:
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[Event]:
-    """Draw one order's events that agree with each other: nothing is given back that was not ordered."""
+    """Draw one order's events that are consistent: nothing is cancelled or refunded that was not ordered."""
     ordered = draw(known_lines)
     facts = [created(ordered)]
     left = dict(ordered)
@@ -412,7 +413,7 @@ def test_any_permutation_and_duplication_of_an_orders_events_ends_in_the_same_st
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), story=stories())
 def test_the_stock_at_the_end_is_what_the_facts_add_up_to(data: st.DataObject, story: list[Event]) -> None:
-    """What is gone at the end is what was paid and neither cancelled nor put back, counted from the facts alone."""
+    """Deducted at the end is what was paid and neither cancelled nor restocked, counted from the facts alone."""
     gone: Counter[str] = Counter()
     held: Counter[str] = Counter()
     not_restocked: Counter[str] = Counter()
@@ -462,7 +463,7 @@ def streams(draw: st.DrawFn) -> list[Event]:
 
 
 def _load(stored: State, batch: list[Event]) -> State:
-    """Return the rows that a batch names or that its owners' rows name, as a database would give them."""
+    """Return the rows that a batch names, and those named by its orders' and carts' rows, as a database would."""
     order_ids = {fact["data"].get("order_id") for fact in batch}
     found_orders = {o: order for o, order in stored.orders.items() if o in order_ids}
     cart_ids = {fact["data"].get("cart_id") for fact in batch}
@@ -502,8 +503,8 @@ def test_results_do_not_depend_on_how_the_stream_was_cut(data: st.DataObject, st
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), stream=streams())
-def test_streams_that_share_nothing_do_not_feel_each_other(data: st.DataObject, stream: list[Event]) -> None:
-    """Two shops' events, merged in any way, end as each shop alone would, and each tells the same."""
+def test_streams_that_share_nothing_do_not_affect_each_other(data: st.DataObject, stream: list[Event]) -> None:
+    """Two shops' events, merged in any way, lead to the state and outcomes of each shop alone."""
     other = [_renamed(published) for published in stream]
     merged = list(stream)
     places = sorted(data.draw(st.lists(st.integers(0, len(stream)), min_size=len(other), max_size=len(other))))
@@ -530,16 +531,16 @@ def _renamed(published: Event) -> Event:
 
 @settings(max_examples=100, deadline=None)
 @given(stream=streams())
-def test_an_alert_is_told_exactly_once_per_edge(stream: list[Event]) -> None:
+def test_an_alert_is_reported_exactly_once_per_edge(stream: list[Event]) -> None:
     """The alerts of a product are the edges of its status after each event: none missing, none repeated."""
     books = Books()
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     expected: list[tuple[str, str]] = []
     for published in stream:
         decision = books.take(published)
         for product_id, found in books.state.products.items():
-            if must_tell(told.setdefault(product_id, "ok"), found.status):
-                told[product_id] = found.status
+            if is_edge(reported.setdefault(product_id, "ok"), found.status):
+                reported[product_id] = found.status
                 expected.append((product_id, found.status))
         seen = [(alert.product.product_id, str(alert.severity)) for alert in _alerts(decision)]
         assert sorted(expected) == sorted(seen)
@@ -548,7 +549,7 @@ def test_an_alert_is_told_exactly_once_per_edge(stream: list[Event]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(stream=streams())
-def test_nothing_appears_or_vanishes(stream: list[Event]) -> None:
+def test_stock_on_hand_is_what_came_in_less_what_went_out(stream: list[Event]) -> None:
     """Initial stock plus what came in minus what went out is what is on hand, and it is never oversold."""
     books = Books()
     flows: Counter[str] = Counter()
@@ -571,12 +572,12 @@ def test_the_ledger_rebuilds_the_state(stream: list[Event]) -> None:
 @settings(max_examples=100, deadline=None)
 @given(stream=streams())
 def test_a_repeated_event_moves_nothing(stream: list[Event]) -> None:
-    """Every event about orders and products, given again at once, writes no entry and tells nothing."""
+    """Every event about orders and products, repeated at once, writes no entry and has no outcome."""
     books = Books()
     for published in stream:
         books.take(published)
         if published["topic"] == "cart.updated":
-            continue  # a snapshot from the same instant is taken again, to the same hold; ids are the inbox's business
+            continue  # a snapshot of the same instant applies again, to the same hold; ids are the inbox's
         again = books.take(published)
         assert again.disposition in {Disposition.DUPLICATE, Disposition.CONFLICT}
         assert (again.entries, again.outcomes, again.products) == ((), (), {})

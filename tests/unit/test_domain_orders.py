@@ -44,7 +44,7 @@ Given = tuple[Event | str, ...]
 
 
 def given(*events: Event | str, on_hand: int = 10, policy: Policy | None = None) -> Books:
-    """Return a shop with `on_hand` pieces of p where the events happened; EXPIRE sweeps the order."""
+    """Return a shop with `on_hand` units of p where the events happened; EXPIRE sweeps the order."""
     books = Books(product("p", on_hand, 0), policy=policy)
     for published in events:
         if isinstance(published, str):
@@ -61,7 +61,7 @@ class Cell(NamedTuple):
     given: Given
     when: Event
     disposition: str
-    told: str | None
+    outcome: str | None
     reason: str | None
     entries: str
     stock: tuple[int, int]
@@ -208,16 +208,16 @@ def test_each_cell_of_the_table(cell: Cell) -> None:
     """What was known and what comes decide disposition, outcome, reason, ledger, stock and status."""
     books = given(*cell.given, on_hand=cell.on_hand, policy=Policy(late_payment=LatePaymentPolicy(cell.late)))
     decision = books.take(cell.when)
-    told = [outcome for outcome in decision.outcomes if isinstance(outcome, ReservationOutcome)]
+    reported = [outcome for outcome in decision.outcomes if isinstance(outcome, ReservationOutcome)]
     seen = (
         decision.disposition,
-        [(outcome.kind, outcome.reason) for outcome in told],
+        [(outcome.kind, outcome.reason) for outcome in reported],
         decision.reason,
         ", ".join(f"{entry.type} {entry.quantity}" for entry in decision.entries),
         books.stock(),
         books.state.orders["o"].status,
     )
-    outcomes = [] if cell.told is None else [(cell.told, cell.reason)]
+    outcomes = [] if cell.outcome is None else [(cell.outcome, cell.reason)]
     assert (cell.disposition, outcomes, cell.reason, cell.entries, cell.stock, cell.status) == seen
     books.check()
 
@@ -240,7 +240,7 @@ def test_no_cell_changes_what_it_was_given(cell: Cell) -> None:
 )
 @pytest.mark.parametrize("other", [{"p": 3}, {"q": 4}, {"p": 4, "q": 1}], ids=["quantity", "product", "one more"])
 def test_an_order_created_again_with_other_lines_is_a_conflict(known: Given, other: dict[str, int]) -> None:
-    """The same order with other lines is no repeat: it is told as a conflict and moves nothing, in any state."""
+    """The same order with other lines is not a repeat: it is a conflict and moves nothing, in any state."""
     books = given(*known)
     before = books.stock()
     decision = books.take(created(other))
@@ -258,7 +258,7 @@ def test_a_rejected_order_stays_rejected_when_stock_came_in_meanwhile() -> None:
 
 
 def test_all_lines_are_reserved_or_none() -> None:
-    """One short line refuses the whole order, and no piece of the other lines moves."""
+    """One short line refuses the whole order, and no unit of the other lines moves."""
     books = Books(product("p", 10), product("q", 1), created({"p": 4, "q": 2}))
     assert ((10, 0), (1, 0)) == (books.stock("p"), books.stock("q"))
 
@@ -267,7 +267,7 @@ def test_a_refusal_lists_every_line_that_is_short() -> None:
     """The outcome names each short line with what was asked for and what is there; unknown products come first."""
     books = Books(product("p", 3), product("q", 1), product("r", 9))
     decision = books.take(created({"p": 4, "x": 1, "r": 2, "q": 2}))
-    [outcome] = [told for told in decision.outcomes if isinstance(told, ReservationOutcome)]
+    [outcome] = [found for found in decision.outcomes if isinstance(found, ReservationOutcome)]
     assert (
         Shortage("x", 1, 0, Reason.UNKNOWN_PRODUCT),
         Shortage("p", 4, 3, Reason.INSUFFICIENT_STOCK),
@@ -275,14 +275,14 @@ def test_a_refusal_lists_every_line_that_is_short() -> None:
     ) == outcome.shortages
 
 
-def test_only_stock_that_expiry_could_free_is_called_short() -> None:
-    """A product nobody knows cannot be helped by expiring holds, so it is not among the short ones."""
+def test_only_products_that_expiry_could_help_are_short() -> None:
+    """Expiring holds cannot help an unknown product, so it is not among the short ones."""
     books = Books(product("p", 3))
     assert ("p",) == books.take(created({"p": 4, "x": 1})).short
 
 
 def test_exactly_all_the_stock_can_be_ordered() -> None:
-    """The last piece is for sale."""
+    """The last unit can be sold."""
     books = given(created({"p": 10}))
     assert (10, 10) == books.stock()
 
@@ -309,7 +309,7 @@ def test_entries_name_the_order_and_its_event() -> None:
     [((PAY, CREATE), "applied"), ((CANCEL, CREATE), "applied"), ((cancelled({"p": 5}), CREATE), "refused")],
     ids=["payment", "cancellation", "too large a cancellation"],
 )
-def test_the_order_settles_the_facts_that_waited_for_it(known: Given, status: str) -> None:
+def test_the_order_resolves_the_facts_that_waited_for_it(known: Given, status: str) -> None:
     """When the order comes, each early fact is reported with what became of it, and no longer waits."""
     books = given(*known)
     [fact] = books.decisions[-1].resolved
@@ -393,7 +393,7 @@ def _line(books: Books, product_id: str = "p") -> Line:
     ],
 )
 def test_lines_are_counted_exactly(events: Given, stock: tuple[int, int], line: Line) -> None:
-    """Partial cancellations and refunds move exactly their pieces, and every piece is counted once."""
+    """Partial cancellations and refunds move exactly their units, and every unit is counted once."""
     books = _five(*events)
     assert (stock, line) == (books.stock("p"), _line(books))
     books.check()
@@ -402,13 +402,13 @@ def test_lines_are_counted_exactly(events: Given, stock: tuple[int, int], line: 
 @pytest.mark.parametrize("items", [{}, {"items": [{"product_id": "p", "quantity": 1}]}], ids=["whole", "partial"])
 @pytest.mark.parametrize("known", [(CREATE,), (CREATE, PAY)], ids=["reserved", "deducted"])
 def test_the_ledger_says_why_an_order_was_cancelled(known: Given, items: dict[str, object]) -> None:
-    """The shop's own words stand beside what they moved, as those of an adjustment do."""
+    """The reason of the cancellation is kept in the entries it caused, as with an adjustment."""
     decision = given(*known).take(event("order.cancelled", "c", 2, order_id="o", reason="changed their mind", **items))
     assert ["changed their mind"] == [entry.reason for entry in decision.entries]
 
 
-def test_cancelling_every_piece_line_by_line_releases_the_order() -> None:
-    """An order nobody wants a piece of any more is released, and a payment for it is a shortfall."""
+def test_cancelling_every_unit_line_by_line_releases_the_order() -> None:
+    """An order without wanted units is released, and a payment for it is a shortfall."""
     books = _five(ORDER_OF_FIVE, cancelled({"p": 5}), cancelled({"q": 2}, name="2"))
     assert OrderStatus.RELEASED is books.state.orders["o"].status
     assert Reason.ORDER_CANCELLED is books.take(PAY).reason
@@ -520,7 +520,7 @@ def test_a_refund_waits_until_the_order_is_created_and_paid(known: Given) -> Non
 
 
 def test_a_refund_that_waited_is_judged_with_the_payment() -> None:
-    """The payment deducts, then the waiting refund puts back; each entry names its own event, the refund is settled."""
+    """The payment deducts, then the waiting refund restocks; each entry names its own event."""
     books = given(CREATE, refunded({"p": 1}))
     decision = books.take(PAY)
     assert [("OUT", "paid-o"), ("IN", "refunded-o-r")] == [(e.type, e.cause.event_id) for e in decision.entries]
@@ -528,8 +528,8 @@ def test_a_refund_that_waited_is_judged_with_the_payment() -> None:
     assert (7, 0) == books.stock()
 
 
-def test_a_refund_without_restock_leaves_the_shelf_alone() -> None:
-    """Pieces that do not come back are counted, and nothing is told."""
+def test_a_refund_without_restock_moves_no_stock() -> None:
+    """Units that do not go back on hand are counted, and nothing is published."""
     books = given(CREATE, PAY)
     decision = books.take(refunded({"p": 2}, restock=False))
     assert (Disposition.APPLIED, (), (), (6, 0)) == (
@@ -552,8 +552,8 @@ def test_a_refund_without_restock_leaves_the_shelf_alone() -> None:
         (CREATE, EXPIRE, CANCEL, PAY),
     ],
 )
-def test_a_refund_read_after_the_whole_cancellation_takes_its_pieces_off_the_shelf(known: Given) -> None:
-    """Withheld pieces that the cancellation had put back leave again, in whatever order the facts came."""
+def test_a_refund_without_restock_after_the_whole_cancellation_takes_its_units_off_again(known: Given) -> None:
+    """Units that the cancellation had put back on hand are deducted again, whatever the order of the facts."""
     books = given(*known)
     decision = books.take(refunded({"p": 2}, restock=False))
     [outcome] = decision.outcomes
@@ -580,7 +580,7 @@ def test_a_refund_read_after_the_whole_cancellation_takes_its_pieces_off_the_she
     ids=["rejected", "cancelled", "late", "not even created"],
 )
 def test_a_shortfall_lists_what_was_paid_for(known: Given, shortages: tuple[Shortage, ...]) -> None:
-    """Money taken for goods that are not given is told line by line, as far as the lines are known."""
+    """Units that were paid for and will not be delivered are listed line by line, as far as the lines are known."""
     decision = given(*known).take(PAY)
     [outcome] = decision.outcomes
     assert isinstance(outcome, ReservationOutcome)
@@ -590,7 +590,7 @@ def test_a_shortfall_lists_what_was_paid_for(known: Given, shortages: tuple[Shor
 # --- deadlines of facts -------------------------------------------------------------------------
 
 
-def test_a_fact_given_up_is_as_if_it_had_never_come() -> None:
+def test_a_withdrawn_fact_has_no_effect() -> None:
     """After its deadline a payment no longer waits, and the order that comes later is only reserved."""
     books = given(PAY)
     assert Disposition.APPLIED is books.obey(ForgetFact("o", "shop", "paid-o")).disposition
@@ -603,6 +603,6 @@ def test_a_fact_given_up_is_as_if_it_had_never_come() -> None:
     [ForgetFact("o", "shop", "other"), ForgetFact("o", "other", "paid-o"), ForgetFact("x", "shop", "paid-o")],
     ids=["other event", "other source", "other order"],
 )
-def test_giving_up_what_does_not_wait_is_a_duplicate(asked: ForgetFact) -> None:
-    """Only the fact with this source and id on this order is given up."""
+def test_withdrawing_what_does_not_wait_is_a_duplicate(asked: ForgetFact) -> None:
+    """Only the fact with this source and id on this order is withdrawn."""
     assert Disposition.DUPLICATE is given(PAY).obey(asked).disposition

@@ -1,4 +1,4 @@
-"""Products, given/when/then: made known, adjusted, judged against their thresholds, told on edges only."""
+"""Products, given/when/then: created, adjusted, judged against their thresholds, reported on edges only."""
 
 import pytest
 
@@ -21,13 +21,13 @@ from tests.unit.domain_cases import Books, Event, adjusted, cancelled, cart, cre
 
 
 def _alerts(books: Books) -> list[str]:
-    return [str(told.severity) for told in books.outcomes if isinstance(told, StockAlert)]
+    return [str(alert.severity) for alert in books.outcomes if isinstance(alert, StockAlert)]
 
 
 # --- product.created ----------------------------------------------------------------------------
 
 
-def test_a_new_products_first_stock_comes_in() -> None:
+def test_a_new_products_initial_stock_is_received() -> None:
     """Initial stock is an IN entry, the product's first."""
     [entry] = Books(product("p", 7)).entries
     assert (EntryType.IN, 7, 1, 0, 7, ReferenceType.IMPORT) == (
@@ -41,13 +41,13 @@ def test_a_new_products_first_stock_comes_in() -> None:
 
 
 def test_a_product_without_stock_has_no_entry() -> None:
-    """Nothing moved, so there is nothing to write."""
+    """No movement, no entry."""
     books = Books(product("p", 0))
     assert ([], (0, 0)) == (books.entries, books.stock())
 
 
 @pytest.mark.parametrize("again", [product("p", 7), product("p", 9, 1)], ids=["the same", "other stock"])
-def test_a_product_is_made_known_once(again: Event) -> None:
+def test_a_product_is_created_once(again: Event) -> None:
     """A repeat is a duplicate and adds no stock, whatever it says."""
     books = Books(product("p", 7))
     assert (Disposition.DUPLICATE, (7, 0)) == (books.take(again).disposition, books.stock())
@@ -211,23 +211,23 @@ def test_stock_is_judged_against_its_threshold(available: int, threshold: int, s
         "deducted at once",
     ],
 )
-def test_alerts_are_told_on_edges_only(events: tuple[Event, ...], alerts: list[str]) -> None:
-    """One alert when it gets worse than anything told since the last recovery, one when it recovers, else silence."""
+def test_alerts_are_reported_on_edges_only(events: tuple[Event, ...], alerts: list[str]) -> None:
+    """One alert when the status is worse than any reported since the last recovery, one on recovery, else none."""
     assert alerts == _alerts(Books(product("p", 10, 3), *events))
 
 
 @pytest.mark.parametrize(
     ("quantity", "alerts"), [(4, []), (3, ["low"]), (0, ["out"])], ids=["enough", "little", "nothing"]
 )
-def test_a_product_is_born_ok(quantity: int, alerts: list[str]) -> None:
-    """A product that starts with little or nothing tells its edge like any other."""
+def test_a_product_starts_as_ok(quantity: int, alerts: list[str]) -> None:
+    """A product created with little or no stock has an edge like any other."""
     assert alerts == _alerts(Books(product("p", quantity, 3)))
 
 
 def test_an_alert_carries_the_stock_it_judged_and_its_cause() -> None:
     """Readers see the stock after the event, and which event it was."""
     books = Books(product("p", 10, 3), created({"p": 8}))
-    [alert] = [told for told in books.outcomes if isinstance(told, StockAlert)]
+    [alert] = [found for found in books.outcomes if isinstance(found, StockAlert)]
     assert (10, 8, 3, 2, "created-o") == (
         alert.product.on_hand,
         alert.product.reserved,
@@ -238,15 +238,15 @@ def test_an_alert_carries_the_stock_it_judged_and_its_cause() -> None:
 
 
 def test_the_payment_that_lets_a_refund_through_is_the_cause_of_the_edge() -> None:
-    """One event is one cause: the net of a payment and the refund that waited for it is told as the payment's."""
+    """An edge on the net of a payment and the refund that waited for it names the payment as its cause."""
     books = Books(product("p", 10, 3), created({"p": 8}), refunded({"p": 8}))
     decision = books.take(paid())
-    [alert] = [told for told in decision.outcomes if isinstance(told, StockAlert)]
+    [alert] = [found for found in decision.outcomes if isinstance(found, StockAlert)]
     assert ("ok", "paid-o") == (alert.severity, alert.cause.event_id)
 
 
 def test_the_default_threshold_is_the_policys() -> None:
-    """A shop with another default is judged by it."""
+    """Products without a threshold of their own are judged by the shop's default."""
     assert ["low"] == _alerts(Books(product("p", 10), policy=Policy(default_threshold=50)))
 
 
@@ -255,7 +255,7 @@ def test_the_default_threshold_is_the_policys() -> None:
 
 @pytest.mark.parametrize(("on_hand", "reserved"), [(-1, 0), (3, 4), (3, -1)])
 def test_impossible_stock_is_a_bug(on_hand: int, reserved: int) -> None:
-    """Stock outside 0 <= reserved <= on_hand is never carried on."""
+    """Stock outside 0 <= reserved <= on_hand is never loaded or saved."""
     with pytest.raises(AssertionError, match="stock of p is impossible"):
         check_product(Product("p", on_hand, reserved, 0, StockStatus.OK, 1, 1))
 
@@ -274,12 +274,12 @@ def test_impossible_stock_is_a_bug(on_hand: int, reserved: int) -> None:
     ],
 )
 def test_impossible_counters_are_a_bug(line: Line) -> None:
-    """An order's line never gives back more than it took, and never cancels more than was ordered."""
+    """A line never gives back more than it took, and never cancels more than was ordered."""
     with pytest.raises(AssertionError, match="line p is impossible"):
         check_order(Order("o", lines={"p": line}))
 
 
 def test_possible_stock_and_counters_pass() -> None:
-    """The guards let everything through that can be."""
+    """The guards accept everything that can occur."""
     check_product(Product("p", 3, 3, 0, StockStatus.OK, 1, 1))
     check_order(Order("o", lines={"p": Line(5, 4, 5, 0, 5, 4, 1)}))

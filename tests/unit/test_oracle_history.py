@@ -1,4 +1,4 @@
-"""The oracle for competing orders passes what is allowed, in any order, and goes red for each way of being wrong."""
+"""The history checker accepts every possible outcome of competing orders, and reports each kind of damage."""
 
 import ast
 import sys
@@ -53,7 +53,7 @@ def observe(events: list[Event], expire_at: int | None = None) -> Observed:
         ledger=[_row(entry) for entry in books.entries],
         orders={order.order_id: order.status for order in books.state.orders.values()},
         holds={found.cart_id: found.held for found in books.state.carts.values()},
-        told=[_body(outcome) for outcome in books.outcomes],
+        outgoing=[_body(outcome) for outcome in books.outcomes],
         refused=refused,
     )
 
@@ -76,8 +76,8 @@ def _body(outcome: ReservationOutcome | StockAlert) -> Row:
             "threshold": found.threshold,
             "caused_by": cause,
         }
-    told: list[dict[str, Any]] = [{"product_id": p, "quantity": n} for p, n in outcome.lines.items()]
-    body: dict[str, Any] = {"type": f"inventory.reservation.{outcome.kind}", "caused_by": cause, "lines": told}
+    moved: list[dict[str, Any]] = [{"product_id": p, "quantity": n} for p, n in outcome.lines.items()]
+    body: dict[str, Any] = {"type": f"inventory.reservation.{outcome.kind}", "caused_by": cause, "lines": moved}
     if outcome.reason is not None:
         body |= {"reason": outcome.reason, "lines": [shortage._asdict() for shortage in outcome.shortages]}
     return body | {f"{outcome.reference_type.lower()}_id": outcome.reference_id}
@@ -119,11 +119,11 @@ def days(draw: st.DrawFn) -> list[Event]:
 def test_whatever_the_rules_do_in_any_order_is_allowed(
     day: list[Event], expire_at: int | None, data: st.DataObject
 ) -> None:
-    """The checker, which is not told the order of events, finds one that explains what the rules did."""
+    """The checker, which does not know the order of events, finds one that explains what the rules did."""
     assert [] == check(data.draw(st.permutations(day)), observe(day, expire_at))
 
 
-# --- the checker goes red -----------------------------------------------------------------------
+# --- the checker fails --------------------------------------------------------------------------
 
 DAY = [
     product("p", 10, 3),
@@ -157,7 +157,7 @@ def _changed(name: str, wanted: Callable[[Row], bool], **values: Any) -> Damage:
 
 
 def _with(seen: Observed, name: str, rows: list[Row]) -> Observed:
-    return replace(seen, ledger=rows) if name == "ledger" else replace(seen, told=rows)
+    return replace(seen, ledger=rows) if name == "ledger" else replace(seen, outgoing=rows)
 
 
 def _is(**values: Any) -> Callable[[Row], bool]:
@@ -165,7 +165,7 @@ def _is(**values: Any) -> Callable[[Row], bool]:
 
 
 def _pay_twice(seen: Observed) -> Observed:
-    """Deduct o1's pieces a second time, with a ledger that adds up."""
+    """Deduct o1's units a second time, with a ledger that adds up."""
     on_hand, reserved = seen.stock["p"]
     last = max(row["sequence"] for row in seen.ledger if row["product_id"] == "p")
     again = {
@@ -185,7 +185,7 @@ def _pay_twice(seen: Observed) -> Observed:
 
 
 def _oversell(seen: Observed) -> Observed:
-    """Sell the last entry's pieces below nothing."""
+    """Let the last entry leave less than nothing on hand."""
     rows = [dict(row) for row in seen.ledger]
     last = max((row for row in rows if row["product_id"] == "p"), key=lambda row: int(row["sequence"]))
     last["on_hand_after"] = -1
@@ -202,19 +202,19 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "stock is negative": (_oversell, "oversold"),
     "a payment is applied twice": (_pay_twice, "order"),
     "a product is lost": (lambda seen: replace(seen, stock={"p": seen.stock["p"]}), "lost"),
-    "an outcome is lost": (_without("told", _is(caused_by="paid-o1")), "order"),
-    "an outcome is told twice": (_twice("told", _is(caused_by="paid-o1", order_id="o1")), "order"),
+    "an outcome is lost": (_without("outgoing", _is(caused_by="paid-o1")), "order"),
+    "an outcome is published twice": (_twice("outgoing", _is(caused_by="paid-o1", order_id="o1")), "order"),
     "an outcome is another": (
-        _changed("told", _is(caused_by="created-o1", order_id="o1"), type="inventory.reservation.deducted"),
+        _changed("outgoing", _is(caused_by="created-o1", order_id="o1"), type="inventory.reservation.deducted"),
         "order",
     ),
     "a status is wrong": (lambda seen: replace(seen, orders={**seen.orders, "o2": "reserved"}), "order"),
     "an order is gone": (lambda seen: replace(seen, orders={"o1": "deducted"}), "order"),
-    "an alert is lost": (_without("told", LOW_ALERT), "low_stock_missing"),
-    "an alert is told twice": (_twice("told", LOW_ALERT), "low_stock_repeated"),
-    "an alert names the wrong cause": (_changed("told", LOW_ALERT, caused_by="paid-o3"), "low_stock_order"),
+    "an alert is lost": (_without("outgoing", LOW_ALERT), "low_stock_missing"),
+    "an alert is published twice": (_twice("outgoing", LOW_ALERT), "low_stock_repeated"),
+    "an alert names the wrong cause": (_changed("outgoing", LOW_ALERT, caused_by="paid-o3"), "low_stock_order"),
     "a recovery is lost": (
-        _without("told", _is(type="inventory.stock_recovered", product_id="q")),
+        _without("outgoing", _is(type="inventory.stock_recovered", product_id="q")),
         "low_stock_missing",
     ),
     "a cart holds too much": (lambda seen: replace(seen, holds={"c": {"q": 9}}), "cart"),
@@ -233,27 +233,27 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize(("damage", "kind"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_the_checker_goes_red(damage: Damage, kind: str) -> None:
-    """Each way of being wrong is named, and the undamaged observation passes."""
+def test_the_checker_reports_each_kind_of_damage(damage: Damage, kind: str) -> None:
+    """Each kind of damage is named, and the undamaged observation passes."""
     seen = observe(DAY)
     assert [] == check(DAY, seen)
     assert kind in {violation.kind for violation in check(DAY, damage(seen))}
 
 
 def test_an_order_refused_for_stock_that_was_there_is_unjustified() -> None:
-    """Luck is held to account: a refusal needs a time at which the stock was that low."""
+    """A refusal for lack of stock needs a time at which so little was available."""
     day = [product("p", 10, 0), created({"p": 20}, "o1")]
     seen = observe(day)
     small = [day[0], created({"p": 2}, "o1")]
-    body = {**seen.told[0], "lines": [{**seen.told[0]["lines"][0], "requested": 2, "available": 1}]}
-    assert ["unjustified"] == [violation.kind for violation in check(small, replace(seen, told=[body]))]
+    body = {**seen.outgoing[0], "lines": [{**seen.outgoing[0]["lines"][0], "requested": 2, "available": 1}]}
+    assert ["unjustified"] == [violation.kind for violation in check(small, replace(seen, outgoing=[body]))]
 
 
-def test_an_event_given_up_leaves_no_trace() -> None:
+def test_a_dead_lettered_event_leaves_no_trace() -> None:
     """A fact that was dead-lettered because it waited too long counts as never published."""
     day = [product("p", 10, 0), created({"p": 2}, "o1")]
     late = paid("o1")
-    assert [] == check([*day, late], replace(observe(day), given_up=[late["id"]]))
+    assert [] == check([*day, late], replace(observe(day), dead_lettered=[late["id"]]))
     assert ["order"] == [violation.kind for violation in check([*day, late], observe(day))]
 
 
@@ -262,7 +262,7 @@ def test_an_event_given_up_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize("module", sorted(Path(oracle.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
 def test_the_oracle_imports_nothing_but_the_standard_library(module: Path) -> None:
-    """A mistake shared with the code under test would be one that no test can see."""
+    """No test could see a mistake that the oracle shares with the code under test."""
     imported = {
         name.split(".")[0] if not name.startswith("dev.oracle") else "dev.oracle"
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
