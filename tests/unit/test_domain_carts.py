@@ -4,11 +4,14 @@ import pytest
 
 from domain.commands import ExpireCart
 from domain.model import (
+    Cart,
     CartStatus,
+    Cause,
     Disposition,
     Outcome,
     OutcomeKind,
     Reason,
+    ReferenceType,
     ReservationOutcome,
     Shortage,
     StockAlert,
@@ -149,6 +152,12 @@ def test_a_carts_own_hold_never_blocks_its_own_order() -> None:
     assert ((10, 10), {}) == (books.stock(), _held(books))
 
 
+def test_a_snapshot_of_the_same_instant_belongs_to_the_order() -> None:
+    """A cart is newer than its order only if its snapshot is from after it; at the same time its hold is taken over."""
+    books = given(cart({"p": 10}, 1), created({"p": 10}, cart="c", minutes=1))
+    assert ((10, 10), {}, CartStatus.CONVERTED) == (books.stock(), _held(books), books.state.carts["c"].status)
+
+
 def test_another_carts_hold_does_block_an_order() -> None:
     """Units that another cart holds are not available."""
     books = given(cart({"p": 10}, cart_id="other"), created({"p": 1}, cart="c", minutes=1))
@@ -216,6 +225,24 @@ def test_the_hold_of_a_cart_newer_than_the_order_is_not_available_to_it() -> Non
     assert Reason.INSUFFICIENT_STOCK is books.decisions[-1].reason
 
 
+@pytest.mark.parametrize(
+    ("orders", "converted_at"),
+    [((2,), 2), ((2, 1), 2), ((1, 2), 2)],
+    ids=["one order", "an older order later", "a newer order later"],
+)
+def test_a_cart_newer_than_its_orders_is_converted_at_the_newest_of_them(
+    orders: tuple[int, ...], converted_at: int
+) -> None:
+    """It keeps hold, owner, version and deadline, and refuses snapshots up to the newest order's time."""
+    books = given(cart({"p": 4}, 5, 7))
+    before = books.state.carts["c"]
+    for number in orders:
+        books.take(created({"p": 1}, f"o{number}", cart="c", minutes=number))
+    assert (
+        before._replace(converted_at=at(converted_at), version=before.version + len(orders)) == books.state.carts["c"]
+    )
+
+
 def test_a_rejected_order_leaves_its_carts_hold() -> None:
     """The customer can still order from the cart."""
     books = given(cart({"p": 4}), created({"p": 11}, cart="c", minutes=1))
@@ -232,6 +259,68 @@ def test_a_paid_order_takes_the_hold_and_deducts_at_once() -> None:
     """With the payment known, the units taken over are deducted at once."""
     books = given(cart({"p": 10}), paid(), created({"p": 10}, cart="c", minutes=1))
     assert (0, 0) == books.stock()
+
+
+# --- the whole cart, field by field -------------------------------------------------------------
+
+MINE = {"user_id": "mine"}
+
+
+def _snapshot(lines: dict[str, int], minutes: float, version: int) -> Event:
+    published = cart(lines, minutes, version)
+    return {**published, "data": {**published["data"], **MINE}}
+
+
+FIRST = Cart("c", CartStatus.ACTIVE, "mine", {"p": 4}, 7, at(0), None, at(30), 1)
+
+
+@pytest.mark.parametrize(
+    ("events", "known"),
+    [
+        ((_snapshot({"p": 4}, 0, 7),), FIRST),
+        (
+            (_snapshot({"p": 4}, 0, 7), _snapshot({"q": 1}, 3, 8)),
+            FIRST._replace(held={"q": 1}, snapshot_version=8, as_of=at(3), expires_at=at(33), version=2),
+        ),
+        (
+            (_snapshot({"p": 4}, 0, 7), created({"p": 1}, cart="c", minutes=2)),
+            Cart("c", CartStatus.CONVERTED, "mine", {}, None, at(2), at(2), None, 2),
+        ),
+        (
+            (created({"p": 1}, cart="c", minutes=2),),
+            Cart("c", CartStatus.CONVERTED, "u", {}, None, at(2), at(2), None, 1),
+        ),
+        (
+            (created({"p": 1}, cart="c", minutes=2), _snapshot({"p": 4}, 3, 1)),
+            FIRST._replace(snapshot_version=1, as_of=at(3), converted_at=at(2), expires_at=at(33), version=2),
+        ),
+    ],
+    ids=["first snapshot", "second snapshot", "converted", "converted before any snapshot", "after its conversion"],
+)
+def test_a_cart_knows_its_owner_its_snapshot_and_its_times(events: tuple[Event, ...], known: Cart) -> None:
+    """Each field of the cart comes from its newest snapshot, or from the order that took its hold over."""
+    assert known == given(*events).state.carts["c"]
+
+
+def test_an_expired_cart_keeps_all_but_its_hold_and_deadline() -> None:
+    """Owner, snapshot and conversion stay, so that older snapshots still do nothing."""
+    books = given(created({"q": 1}, cart="c", minutes=0), _snapshot({"p": 4}, 1, 7))
+    before = books.state.carts["c"]
+    [outcome] = books.obey(ExpireCart("c", at(32))).outcomes
+    assert (
+        before._replace(status=CartStatus.EXPIRED, held={}, expires_at=None, version=before.version + 1)
+        == books.state.carts["c"]
+    )
+    assert isinstance(outcome, ReservationOutcome)
+    assert (ReferenceType.CART, "c", "mine", {"p": 4}, None, ()) == outcome[1:-1]
+
+
+def test_an_expirys_entry_and_outcome_name_cart_deadline_and_version() -> None:
+    """The cause of an expiry is made of what expired, so the same expiry always has the same id."""
+    decision = given(cart({"p": 4})).obey(ExpireCart("c", at(31)))
+    cause = Cause("inventory-worker", f"expired:cart:c:{at(30).isoformat()}:1", at(30))
+    assert [(cause, ReferenceType.CART, "c")] == [(e.cause, e.reference_type, e.reference_id) for e in decision.entries]
+    assert [cause] == [outcome.cause for outcome in decision.outcomes]
 
 
 # --- expiry -------------------------------------------------------------------------------------

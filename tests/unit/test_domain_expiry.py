@@ -2,9 +2,10 @@
 
 import pytest
 
-from domain.commands import ExpireOrder
+from domain.commands import ExpireCart, ExpireOrder, Expiry
+from domain.decide import step
 from domain.model import Disposition, OrderStatus, Policy, ReservationOutcome
-from tests.unit.domain_cases import Books, Event, at, cancelled, cart, created, paid, product
+from tests.unit.domain_cases import Books, Event, at, cancelled, cart, command, created, paid, product
 
 
 def _kinds(books: Books) -> list[str]:
@@ -97,6 +98,27 @@ def test_only_holds_on_the_short_products_expire() -> None:
         books.state.orders["old"].status,
         books.state.orders["other"].status,
     )
+
+
+@pytest.mark.parametrize(
+    ("holder", "expiry"),
+    [(created({"q": 8}, "old"), ExpireOrder("old", at(40))), (cart({"q": 8}), ExpireCart("c", at(40)))],
+    ids=["order", "cart"],
+)
+def test_a_due_hold_without_the_short_product_stays(holder: Event, expiry: Expiry) -> None:
+    """A hold found due for a product may have released it since; then expiring it would not help."""
+    books = Books(product("p", 4, 0), product("q", 10, 0), holder)
+    asked = command(created({"p": 5}, minutes=40))
+    [decision] = step(books.state, asked, books.policy, {"p": [expiry]})
+    assert (Disposition.REFUSED, (10, 8)) == (decision.disposition, books.stock("q"))
+
+
+@pytest.mark.parametrize("expiry", [ExpireOrder("x", at(40)), ExpireCart("x", at(40))], ids=["order", "cart"])
+def test_a_due_hold_that_is_gone_is_passed_over(expiry: Expiry) -> None:
+    """A hold that was found due and whose owner is not loaded changes nothing."""
+    books = Books(product("p", 4, 0))
+    [decision] = step(books.state, command(created({"p": 5})), books.policy, {"p": [expiry]})
+    assert Disposition.REFUSED is decision.disposition
 
 
 def test_a_hold_that_expired_in_vain_stays_expired() -> None:

@@ -558,10 +558,13 @@ def test_a_refund_without_restock_after_the_whole_cancellation_takes_its_units_o
     decision = books.take(refunded({"p": 2}, restock=False))
     [outcome] = decision.outcomes
     assert isinstance(outcome, ReservationOutcome)
-    assert ("OUT", OutcomeKind.DEDUCTED, {"p": 2}, (8, 0)) == (
-        decision.entries[0].type,
+    [entry] = decision.entries
+    assert ("OUT", "refunded-o-r", OutcomeKind.DEDUCTED, {"p": 2}, "refunded-o-r", (8, 0)) == (
+        entry.type,
+        entry.cause.event_id,
         outcome.kind,
         outcome.lines,
+        outcome.cause.event_id,
         books.stock(),
     )
 
