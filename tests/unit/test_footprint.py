@@ -22,7 +22,8 @@ from domain.commands import (
 )
 from domain.decide import decide, evolve
 from domain.footprint import Footprint, footprint, products_of_cart, products_of_order
-from domain.model import Cart, CartStatus, Cause, Fact, FactKind, Line, Operation, Order, Policy, State
+from domain.lines import Line
+from domain.model import Cart, CartStatus, Cause, Fact, FactKind, Operation, Order, Policy, State
 from tests.unit.domain_cases import NOON, at
 
 CAUSE = Cause("shop", "e", NOON)

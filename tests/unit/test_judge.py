@@ -18,7 +18,7 @@ from domain.commands import (
     RefundOrder,
     UpdateCart,
 )
-from domain.model import Cause, Disposition, Operation, OrderStatus, Policy, Reason, Settled, State
+from domain.model import Cause, Disposition, Operation, OrderStatus, Policy, Reason, ResolvedFact, State
 from engine.dead_letters import build_dead_letter
 from engine.judge import Changes, judge, key_of
 from engine.tasks import (
@@ -301,7 +301,7 @@ def test_a_fact_of_an_earlier_batch_is_settled_by_its_key(fold: Fold) -> None:
     early = paid()
     fold.batch(early)
     changes = fold.batch(created("o", 3))
-    assert {("shop", "paid-o"): Settled(early.command.cause, Disposition.APPLIED)} == changes.settled
+    assert {("shop", "paid-o"): ResolvedFact(early.command.cause, Disposition.APPLIED)} == changes.settled
     assert {("shop", "created-o")} == changes.inbox.keys()
     assert set() == changes.forgotten
 
