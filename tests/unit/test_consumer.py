@@ -40,7 +40,8 @@ class Client:
         self.committed.extend(offsets.values())
 
     async def known_positions(self) -> dict[TopicPartition, int]:
-        """Return no position."""
+        """Record the call; return no position."""
+        self.calls.append("positions")
         return {}
 
     def poll_age(self) -> float | None:
@@ -157,9 +158,18 @@ async def test_a_flood_of_dead_letters_pauses_consumption(
     records = [_record(offset) for offset in range(10)]
     await consumer.on_batch(records)
     await consumer.drain()
-    assert [list(range(10)), "suspended"] == client.calls
+    assert ["positions", list(range(10)), "suspended"] == client.calls
     assert ([], []) == (written, client.committed)
     assert "10 dead letters in a row on order.created (limit 10)" == consumer.status().paused_because
+
+
+async def test_a_stopping_worker_does_not_tick(consumer: Consumer, client: Client) -> None:
+    """A batch that it drops leaves positions ahead of what was processed; a tick would write them as watermarks."""
+    await consumer.tick()
+    assert ["positions"] == client.calls
+    await consumer.drain()
+    await consumer.tick()
+    assert ["positions"] == client.calls
 
 
 @pytest.mark.usefixtures("written")

@@ -9,6 +9,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectio
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import REGISTRY
 
+from workers.consuming import offsets
 from workers.consuming.offsets import OffsetCommitter, next_offsets
 
 ORDERS = TopicPartition("order.created", 0)
@@ -72,6 +73,22 @@ async def test_a_flush_waits_for_the_answer(client: Client, committer: OffsetCom
     client.answer.set()
     async with asyncio.timeout(10):
         await flush
+
+
+async def test_commits_keep_their_interval_after_a_flush(
+    client: Client, committer: OffsetCommitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebalance flushes; the batches after it share commits again."""
+    monkeypatch.setattr(offsets, "COMMIT_INTERVAL_SECONDS", 60.0)
+    client.answer.set()
+    committer.applied({ORDERS: 1})
+    await committer.flush()
+    for offset in (2, 3, 4):
+        committer.applied({ORDERS: offset})
+        await asyncio.sleep(0.01)
+    assert [{ORDERS: 1}, {ORDERS: 2}] == client.commits
+    await committer.flush()
+    assert [{ORDERS: 1}, {ORDERS: 2}, {ORDERS: 4}] == client.commits
 
 
 @pytest.mark.parametrize("error", [CommitFailedError(), IllegalStateError("x"), KafkaConnectionError(), TimeoutError()])

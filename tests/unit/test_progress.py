@@ -9,11 +9,13 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
 from prometheus_client import REGISTRY
 
 from storage import save
 from storage.save import PartitionProgress
 from workers.consuming import lag as lag_module
+from workers.consuming import progress
 from workers.consuming.lag import LagMeter
 from workers.consuming.progress import ProgressRecorder
 from workers.consuming.watermarks import CAUGHT_UP_MARGIN, EPOCH, WatermarkTracker
@@ -131,6 +133,17 @@ async def test_a_stopping_worker_writes_no_ticks(recorder: ProgressRecorder, sav
     for _ in range(4):
         await recorder.tick()
     assert [] == saved
+
+
+async def test_a_batch_takes_the_watermarks_of_idle_partitions_along(
+    recorder: ProgressRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch's own partitions are left out: their positions are past records that it has yet to apply."""
+    monkeypatch.setattr(progress, "TICK_SECONDS", 0.0)
+    record = ConsumerRecord(HERE.topic, HERE.partition, 6, 0, 0, None, b"", None, 0, 0, ())
+    assert [] == await recorder.idle_rows([])  # the first response confirms nothing yet
+    assert [(HERE.topic, 0, 7)] == [row[:3] for row in await recorder.idle_rows([])]
+    assert [] == await recorder.idle_rows([record])
 
 
 async def test_unread_partitions_are_registered_at_once(
