@@ -76,9 +76,15 @@ class StockReader:
         """Whether the last attempt to use Redis failed."""
         return self._health.lost
 
-    async def stock(self, product_ids: Collection[str]) -> dict[str, StockLevel]:
-        """Return the stock of the products that exist, in the order of `product_ids`."""
+    async def stock(self, product_ids: Collection[str], *, dated: bool = False) -> dict[str, StockLevel]:
+        """Return the stock of the products that exist, in the order of `product_ids`.
+
+        With `dated` every level has its `updated_at`: after a commit, the cache holds the new level without it until
+        the first such read.
+        """
         cached = await self._query(lambda cache: cache.stock(product_ids)) or {}
+        if dated:
+            cached = {product_id: level for product_id, level in cached.items() if level.updated_at is not None}
         missing = [product_id for product_id in product_ids if product_id not in cached]
         if missing:
             async with self._pool.acquire() as connection:

@@ -12,7 +12,7 @@ import typer
 
 from engine.crash import EXIT_BUG
 from inventory import logs
-from inventory.commands import audit, contracts, demo, dlq, migrate, publish, run, settings, stock, topics
+from inventory.commands import api, audit, contracts, demo, dlq, migrate, publish, run, settings, stock, token, topics
 from inventory.errors import OperatorError
 
 EXIT_OPERATOR: Final = 2
@@ -30,6 +30,8 @@ app = typer.Typer(
 
 # The modules of the commands import at the top only what `--help` needs.
 app.command("run")(run.run)
+app.command("api")(api.api)
+app.command("token")(token.token)
 app.command("settings")(settings.show)
 app.add_typer(topics.app, name="topics")
 app.add_typer(contracts.app, name="contracts")

@@ -1,4 +1,4 @@
-"""The port for health and metrics."""
+"""Ports that this program serves: health and metrics, and the HTTP API."""
 
 import asyncio
 import socket
@@ -9,24 +9,27 @@ import uvicorn
 from faststream.asgi import AsgiFastStream
 from faststream.specification import AsyncAPI
 from prometheus_client import make_asgi_app
+from starlette.types import ASGIApp
 from typing_extensions import override
 
 from inventory.errors import OperatorError
 from inventory.health import Health
+from inventory.settings import variable
 from workers.consuming.subscription import Broker
 
 
 class HttpPort:
-    """Serves /livez, /readyz and /metrics; `port` is the real one where 0 asked for any."""
+    """Serves one application; `port` is the real one where 0 asked for any. `field` is the setting of the port."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, field: str = "http_port") -> None:
         self._host = host
         self.port = port
+        self._field = field
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def open(self, broker: Broker, health: Health, version: str) -> None:
-        """Listen and serve; raises OperatorError for a port that cannot be opened."""
+        """Serve /livez, /readyz and /metrics of a worker; raises OperatorError for a port that cannot be opened."""
         # FastStream's application carries the routes.
         app = AsgiFastStream(
             broker,
@@ -35,9 +38,26 @@ class HttpPort:
             specification=AsyncAPI(title="Inventory worker", version=version),
             logger=None,
         )
-        config = uvicorn.Config(app, host=self._host, port=self.port, lifespan="off", log_config=None, access_log=False)
+        await self.serve(app)
+
+    async def serve(self, app: ASGIApp, stop_seconds: int | None = None) -> None:
+        """Listen and serve any application; raises OperatorError for a port that cannot be opened.
+
+        `stop_seconds` bounds how long a stop waits for the requests at hand.
+        """
+        config = uvicorn.Config(
+            app,
+            host=self._host,
+            port=self.port,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=stop_seconds,
+        )
         self._server = server = _Server(config)
-        listening = _listen(self._host, self.port)
+        listening = _listen(self._host, self.port, self._field)
         self.port = listening.getsockname()[1]
         self._serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
         while not server.started:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
@@ -59,7 +79,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, field: str) -> socket.socket:
     """Open the socket here: uvicorn would end the process if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -67,5 +87,5 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise OperatorError(
             f"port {port} on {host} cannot be opened: {error.strerror or error}; "
-            "set INVENTORY_HTTP_PORT to a free one (0 picks one)"
+            f"set {variable(field)} to a free one (0 picks one)"
         ) from error

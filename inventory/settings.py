@@ -11,6 +11,7 @@ from datetime import timedelta
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -33,7 +34,10 @@ HEARTBEATS_PER_SESSION = 3
 LIKE_ENOUGH = 0.8
 LONGEST_DURATION = timedelta(days=3650)
 LAST_PORT = 65_535
+MIN_SECRET_BYTES = 32
 
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
+_ORIGIN = re.compile(r"https?://[^/*\s?#@]+")
 _BROKER = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:/,\[\]]+):(?P<port>[0-9]{1,5})")
 
 
@@ -190,6 +194,41 @@ class Settings(BaseSettings):
     http_port: int = Field(
         8080, ge=0, le=65_535, description="Port to serve /livez, /readyz and /metrics on; 0 picks a free one."
     )
+    api_host: str = Field("0.0.0.0", description="Address on which `inventory api` serves the HTTP API.")  # noqa: S104 - same reason
+    # Not API_PORT: Kubernetes sets INVENTORY_API_PORT beside a Service called inventory-api.
+    api_listen_port: int = Field(8000, ge=0, le=65_535, description="Port of the HTTP API; 0 picks a free one.")
+    api_token_issuer: str | None = Field(
+        None, min_length=1, description="Issuer (`iss`) that every token must name; needed with a JWKS."
+    )
+    api_token_audience: str = Field(
+        "inventory", min_length=1, description="Audience (`aud`) that every token must name."
+    )
+    api_jwks_url: str | None = Field(
+        None, description="Where the issuer publishes its keys (JWKS); https, or http on this machine only."
+    )
+    api_jwks_file: Path | None = Field(None, description="File with the issuer's keys (JWKS), in place of a URL.")
+    api_hs256_secret: SecretStr | None = Field(
+        None,
+        description="For development, in place of a JWKS: secret of 32 bytes or more that signs tokens. Never printed.",
+    )
+    api_roles_claim: str = Field(
+        "roles",
+        min_length=1,
+        description="Claim with the roles: its name, or a path such as realm_access.roles; a list or words.",
+    )
+    api_max_cart_ttl: Duration = Field(
+        timedelta(hours=24), description="Longest that a cart may ask to hold stock over HTTP."
+    )
+    api_cors_origins: str = Field(
+        "", description="Origins whose pages may call the API, separated by commas; empty: none, CORS is off."
+    )
+    api_queue_limit: int = Field(
+        1000, ge=1, le=100_000, description="Most writes that wait or are under way in one process; more get 503."
+    )
+    api_batch_max_requests: int = Field(200, ge=1, le=10_000, description="Most writes that share one transaction.")
+    api_wait: Duration = Field(
+        timedelta(seconds=5), description="Longest that a request waits for the database before it gets 503."
+    )
     log_level: LogLevel = Field("info", description="debug, info, warning or error; debug shows payloads.")
     log_format: LogFormat = Field(
         "auto", description="human, json, or auto: human on a terminal, JSON lines elsewhere."
@@ -235,7 +274,37 @@ class Settings(BaseSettings):
             raise ValueError(message)
         return url
 
-    @field_validator("kafka_ssl_cafile", "kafka_ssl_certfile", "kafka_ssl_keyfile")
+    @field_validator("api_jwks_url")
+    @classmethod
+    def _jwks_url_is_safe(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme == "https" and parts.hostname:
+            return url
+        if parts.scheme == "http" and parts.hostname in _LOOPBACK:
+            return url
+        message = "must begin with https://: whoever changes the answer on its way can sign tokens"
+        raise ValueError(message)
+
+    @field_validator("api_hs256_secret")
+    @classmethod
+    def _secret_is_long(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value().encode("utf-8", "surrogatepass")) < MIN_SECRET_BYTES:
+            message = f"must have at least {MIN_SECRET_BYTES} bytes; `openssl rand -hex 32` makes one"
+            raise ValueError(message)
+        return secret
+
+    @field_validator("api_cors_origins")
+    @classmethod
+    def _origins_are_named(cls, origins: str) -> str:
+        for origin in filter(None, (part.strip() for part in origins.split(","))):
+            if _ORIGIN.fullmatch(origin) is None:
+                message = "must be origins such as https://shop.example, separated by commas, each by its name"
+                raise ValueError(message)
+        return origins
+
+    @field_validator("kafka_ssl_cafile", "kafka_ssl_certfile", "kafka_ssl_keyfile", "api_jwks_file")
     @classmethod
     def _file_exists(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_file():
@@ -245,7 +314,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _combinations_are_safe(self) -> Self:
-        problems = [*_kafka_security_problems(self), *_timing_problems(self)]
+        problems = [*_kafka_security_problems(self), *_timing_problems(self), *_api_problems(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -369,6 +438,36 @@ def _timing_problems(settings: Settings) -> list[str]:
             f"{variable('inbox_retention')}={format_duration(settings.inbox_retention)} is shorter than "
             f"{variable('parked_event_ttl')}={format_duration(settings.parked_event_ttl)}: "
             "an event could be forgotten while it waits, and then be applied twice"
+        )
+    return problems
+
+
+def _api_problems(settings: Settings) -> list[str]:
+    sources = [
+        variable(field)
+        for field in ("api_jwks_url", "api_jwks_file", "api_hs256_secret")
+        if getattr(settings, field) is not None
+    ]
+    problems = []
+    if len(sources) > 1:
+        problems.append(
+            f"{' and '.join(sources)} are set together: a token must have one kind of key; keep the one you mean"
+        )
+    if settings.api_token_issuer is None and (settings.api_jwks_url or settings.api_jwks_file):
+        problems.append(
+            f"{variable('api_token_issuer')} is missing, but {sources[0]} needs it: a key says who may sign, "
+            "not for whom"
+        )
+    if settings.api_max_cart_ttl < settings.cart_reservation_ttl:
+        problems.append(
+            f"{variable('api_max_cart_ttl')}={format_duration(settings.api_max_cart_ttl)} is shorter than "
+            f"{variable('cart_reservation_ttl')}={format_duration(settings.cart_reservation_ttl)}: "
+            "a cart that asks for nothing would hold longer than one may ask for"
+        )
+    if settings.api_listen_port == settings.http_port != 0:
+        problems.append(
+            f"{variable('api_listen_port')} and {variable('http_port')} are both {settings.http_port}: health and "
+            "metrics need a port of their own"
         )
     return problems
 

@@ -21,9 +21,10 @@ def export(directory: Path) -> list[Path]:
 
 def documents() -> dict[str, str]:
     """Return the text of every file, by its path below the directory."""
-    schemas = {f"events/{type_}.json": _render(event_schema(type_)) for type_ in event_models()}
-    return {"asyncapi.json": _render(asyncapi_document()), **schemas}
+    schemas = {f"events/{type_}.json": render(event_schema(type_)) for type_ in event_models()}
+    return {"asyncapi.json": render(asyncapi_document()), **schemas}
 
 
-def _render(document: dict[str, Any]) -> str:
+def render(document: dict[str, Any]) -> str:
+    """Return a document as the exported files spell it."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -235,6 +235,7 @@ def _stock_value(level: StockLevel) -> tuple[bytes, int, str]:
         "reserved": level.reserved,
         "on_hand": level.on_hand,
         "low_stock_threshold": level.low_stock_threshold,
+        "updated_at": level.updated_at,
     }
     return orjson.dumps(value), _milliseconds(STOCK_TTL), level.product_id
 
@@ -256,8 +257,16 @@ def _reservation_value(reservation: Reservation, now: datetime) -> tuple[bytes, 
 
 
 def _levels(values: Iterable[bytes | None]) -> list[StockLevel]:
-    found = (orjson.loads(value) for value in values if value is not None)
-    return [StockLevel(**fields | {"stock_status": StockStatus(fields["stock_status"])}) for fields in found]
+    return [_level(orjson.loads(value)) for value in values if value is not None]
+
+
+def _level(fields: dict[str, Any]) -> StockLevel:
+    updated_at = fields.pop("updated_at", None)
+    status = StockStatus(fields["stock_status"])
+    return StockLevel(
+        **fields | {"stock_status": status},
+        updated_at=None if updated_at is None else datetime.fromisoformat(updated_at),
+    )
 
 
 def _reservation(value: bytes | None, statuses: type[OrderStatus | CartStatus]) -> Reservation | None:

@@ -10,7 +10,7 @@ from domain.lines import held_of
 from domain.model import Cart, CartStatus, Order, OrderStatus, Product, StockStatus
 from storage.database import Connection
 
-_COLUMNS = "product_id, on_hand, reserved, available, low_stock_threshold, stock_status, version"
+_COLUMNS = "product_id, on_hand, reserved, available, low_stock_threshold, stock_status, version, updated_at"
 _SOME = f"SELECT {_COLUMNS} FROM inventory WHERE product_id = ANY($1::text[]) ORDER BY product_id"  # noqa: S608 - constants
 _PAGE = f"SELECT {_COLUMNS} FROM inventory WHERE product_id > $1 ORDER BY product_id LIMIT $2"  # noqa: S608 - constants
 # The condition is that of the partial index, so products with enough stock are not read.
@@ -26,7 +26,10 @@ _CART = "SELECT cart_id, user_id, status, held, expires_at, version FROM carts W
 
 
 class StockLevel(NamedTuple):
-    """A product's stock in units; `version` grows with every change."""
+    """A product's stock in units; `version` grows with every change.
+
+    `updated_at` is PostgreSQL's time of the last change; None where the row was not read from there.
+    """
 
     product_id: str
     on_hand: int
@@ -35,6 +38,7 @@ class StockLevel(NamedTuple):
     low_stock_threshold: int
     stock_status: StockStatus
     version: int
+    updated_at: datetime | None = None
 
 
 class Reservation(NamedTuple):
@@ -71,17 +75,17 @@ async def read_stock(connection: Connection, product_ids: Collection[str]) -> di
     """Return the stock of the products that exist."""
     if not product_ids:
         return {}
-    return {row[0]: _level(row) for row in await connection.fetch(_SOME, list(product_ids))}
+    return {row[0]: level_of_row(row) for row in await connection.fetch(_SOME, list(product_ids))}
 
 
 async def read_stock_page(connection: Connection, after: str, limit: int) -> list[StockLevel]:
     """Return at most `limit` products in the order of their ids, after the id `after` ("" for the first page)."""
-    return [_level(row) for row in await connection.fetch(_PAGE, after, limit)]
+    return [level_of_row(row) for row in await connection.fetch(_PAGE, after, limit)]
 
 
 async def read_low_stock(connection: Connection, limit: int) -> list[StockLevel]:
     """Return at most `limit` products that are at or below their threshold, in the order of their ids."""
-    return [_level(row) for row in await connection.fetch(_LOW, limit)]
+    return [level_of_row(row) for row in await connection.fetch(_LOW, limit)]
 
 
 async def count_products(connection: Connection) -> tuple[int, int]:
@@ -147,9 +151,10 @@ def ordered(levels: Iterable[StockLevel]) -> list[StockLevel]:
     return sorted(levels, key=lambda level: level.product_id.encode())
 
 
-def _level(row: Any) -> StockLevel:  # noqa: ANN401 - asyncpg's Record is untyped
-    product_id, on_hand, reserved, available, threshold, status, version = row
-    return StockLevel(product_id, on_hand, reserved, available, threshold, StockStatus(status), version)
+def level_of_row(row: Any) -> StockLevel:  # noqa: ANN401 - asyncpg's Record is untyped
+    """Return the level that a row of these columns is."""
+    product_id, on_hand, reserved, available, threshold, status, version, updated_at = row
+    return StockLevel(product_id, on_hand, reserved, available, threshold, StockStatus(status), version, updated_at)
 
 
 def _some(held: Mapping[str, int]) -> dict[str, int]:

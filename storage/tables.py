@@ -144,6 +144,21 @@ inbox = Table(
 )
 Index("ix_inbox_recorded_at", inbox.c.recorded_at)
 
+http_answers = Table(
+    "http_answers",
+    metadata,
+    Column("event_id", _KEY, nullable=False),
+    Column("source", _KEY, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("recorded_at", _TIME, server_default=_NOW, nullable=False),
+    PrimaryKeyConstraint("event_id", "source", name="pk_http_answers"),
+)
+Index("ix_http_answers_recorded_at", http_answers.c.recorded_at)
+
+http_cursor_key = Table("http_cursor_key", metadata, Column("key", LargeBinary, nullable=False))
+
 outbox = Table(
     "outbox",
     metadata,

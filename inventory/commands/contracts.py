@@ -21,14 +21,18 @@ def export(
         typer.Argument(metavar="DIR", help="Directory to write to; created if it does not exist.", file_okay=False),
     ],
 ) -> None:
-    """Write JSON Schemas (2020-12) and an AsyncAPI 3.0 document."""
+    """Write JSON Schemas, an AsyncAPI and an OpenAPI document."""
+    from api.app import openapi_document
     from inventory.console import print_line
     from inventory.errors import OperatorError
     from schemas.export import export as export_contracts
+    from schemas.export import render
 
     try:
         paths = export_contracts(directory)
+        openapi = directory / "openapi.json"
+        openapi.write_text(render(openapi_document()), encoding="utf-8")
     except OSError as error:
         raise OperatorError(f"{error.filename or directory} cannot be written: {error.strerror or error}") from error
-    for path in paths:
+    for path in (*paths, openapi):
         print_line(str(path))

@@ -1,22 +1,26 @@
 """Metrics have the names of the contract, and no others."""
 
 import re
+from types import ModuleType
 
+import pytest
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
+from api import metrics as api_metrics
 from engine import metrics
 
 
-def test_the_docstring_lists_exactly_the_metrics_there_are() -> None:
+@pytest.mark.parametrize("module", [metrics, api_metrics])
+def test_the_docstring_lists_exactly_the_metrics_there_are(module: ModuleType) -> None:
     """Each metric has its row with its type and labels."""
     listed = {
         (name, kind, tuple(label for label in labels.split(", ") if label))
         for name, kind, labels in re.findall(
-            r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\|", metrics.__doc__ or "", re.MULTILINE
+            r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\|", module.__doc__ or "", re.MULTILINE
         )
     }
-    ours = [item for item in vars(metrics).values() if isinstance(item, MetricWrapperBase)]
+    ours = [item for item in vars(module).values() if isinstance(item, MetricWrapperBase)]
     there = {
         (
             family.name + ("_total" if family.type == "counter" else ""),

@@ -49,6 +49,7 @@ def validates(model: type[BaseModel], body: object) -> bool:
 def test_the_committed_files_are_the_exported_ones() -> None:
     """Whoever changes a contract runs `inventory contracts export docs/contracts`."""
     committed = {str(path.relative_to(CONTRACTS)): path.read_text() for path in CONTRACTS.rglob("*.json")}
+    committed.pop("openapi.json")  # made of the API's routes; its own test compares it
     assert committed == documents()
 
 

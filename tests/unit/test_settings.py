@@ -90,6 +90,12 @@ def test_every_spelling_of_a_postgresql_url_becomes_one(monkeypatch: pytest.Monk
         ("KAFKA_TOPIC_PREFIX", "my shop", "INVENTORY_KAFKA_TOPIC_PREFIX: string should match pattern"),
         ("KAFKA_SSL_CAFILE", "/no/such.pem", "INVENTORY_KAFKA_SSL_CAFILE: there is no file /no/such.pem"),
         ("LATE_PAYMENT_POLICY", "ignore", "INVENTORY_LATE_PAYMENT_POLICY: input should be 'reserve_again'"),
+        ("API_HS256_SECRET", "x" * 31, "INVENTORY_API_HS256_SECRET: must have at least 32 bytes"),
+        ("API_JWKS_URL", "http://issuer.example/jwks", "INVENTORY_API_JWKS_URL: must begin with https://"),
+        ("API_JWKS_URL", "https:///jwks", "INVENTORY_API_JWKS_URL: must begin with https://"),
+        ("API_JWKS_FILE", "/no/such.json", "INVENTORY_API_JWKS_FILE: there is no file /no/such.json"),
+        ("API_CORS_ORIGINS", "*", "INVENTORY_API_CORS_ORIGINS: must be origins"),
+        ("API_CORS_ORIGINS", "https://a.example,https://*.example", "INVENTORY_API_CORS_ORIGINS: must be origins"),
         ("DEAD_LETTER_BREAKER_RATIO", "1.5", "INVENTORY_DEAD_LETTER_BREAKER_RATIO: input should be less than"),
     ],
 )
@@ -123,6 +129,13 @@ def test_every_problem_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None
         ({"SHUTDOWN_TIMEOUT": "60s"}, "is not shorter than INVENTORY_KAFKA_REBALANCE_TIMEOUT_MS=60000"),
         ({"INBOX_RETENTION": "23h"}, "is shorter than INVENTORY_PARKED_EVENT_TTL=1d"),
         ({"KAFKA_SASL_USERNAME": "u"}, "INVENTORY_KAFKA_SASL_USERNAME is set, but"),
+        ({"API_JWKS_URL": "https://i.example/k"}, "INVENTORY_API_TOKEN_ISSUER is missing, but INVENTORY_API_JWKS_URL"),
+        (
+            {"API_JWKS_URL": "https://i.example/k", "API_TOKEN_ISSUER": "i", "API_HS256_SECRET": "x" * 32},
+            "INVENTORY_API_JWKS_URL and INVENTORY_API_HS256_SECRET are set together",
+        ),
+        ({"API_MAX_CART_TTL": "29m"}, "is shorter than INVENTORY_CART_RESERVATION_TTL=30m"),
+        ({"API_LISTEN_PORT": "8080"}, "INVENTORY_API_LISTEN_PORT and INVENTORY_HTTP_PORT are both 8080"),
     ],
 )
 def test_an_unsafe_combination_does_not_start(
@@ -230,6 +243,7 @@ def test_no_form_of_the_settings_shows_a_secret(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("INVENTORY_KAFKA_SASL_PASSWORD", "tiger")
     monkeypatch.setenv("INVENTORY_DATABASE_URL", "postgresql://u:tiger@h/d")
     monkeypatch.setenv("INVENTORY_REDIS_URL", "rediss://:tiger@h")
+    monkeypatch.setenv("INVENTORY_API_HS256_SECRET", "tiger" * 7)
     settings = load_settings()
     assert "tiger" not in f"{printable(settings)} {settings!r} {settings}"
     assert printable(settings)["kafka_sasl_password"] == MASK
