@@ -1,13 +1,13 @@
-# The worker as an image: built in one stage, run in another that has no compiler, no pip and no root.
+# Two stages: the first builds the environment, the second runs it without compiler, pip or root.
 
-# The version of Python that CI tests.
+# The Python version that CI tests.
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PATH=/build/bin:$PATH
 RUN python -m venv /build && python -m venv --without-pip /opt/inventory
 WORKDIR /src
-# Dependencies first: they change more seldom than the code, and this layer is then kept.
+# Dependencies first: they change less often than the code, so this layer stays in the cache.
 COPY requirements.txt requirements-build.txt ./
 RUN pip install --require-hashes --requirement requirements-build.txt \
     && pip --python /opt/inventory/bin/python install --require-hashes --requirement requirements.txt

@@ -10,25 +10,29 @@ DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test quick bench bench-peers chaos ci mutants lint types imports format lock wheel clean
+.PHONY: help demo run test test-busy quick bench bench-peers chaos ci mutants lint types imports format lock wheel clean
 
 help: ## explain every command
 	@echo "make COMMAND, where COMMAND is one of:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## watch the worker on a lively shop for about 20 seconds, on embedded servers; DEMO_ARGS=--keep leaves them up
+demo: $(INSTALLED) ## watch the worker handle a simulated shop for 20 seconds, on embedded servers; DEMO_ARGS=--keep leaves them up
 	@$(BIN)/inventory demo $(DEMO_ARGS)
 
 run: $(INSTALLED) ## run the worker with the INVENTORY_ settings of the environment
 	@$(BIN)/inventory run
 
-test: $(INSTALLED) ## run every test this machine can carry; PYTEST_ARGS="-k name" narrows it
+test: $(INSTALLED) ## run every test that this machine can run; PYTEST_ARGS="-k name" narrows it
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+TIMES ?= 1
+test-busy: $(INSTALLED) ## run every test TIMES times while every core is kept busy; the first failure ends it
+	@$(BIN)/python -m dev.busy --times $(TIMES) -- $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 quick: $(INSTALLED) ## run the unit tests only (no servers)
 	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
-bench: $(INSTALLED) ## measure speed on real Kafka and PostgreSQL in a quarter of an hour; QUICK=1 in a few minutes; BENCH_ARGS="life --json"
+bench: $(INSTALLED) ## measure speed on real Kafka and PostgreSQL, 15 minutes; QUICK=1 takes a few; BENCH_ARGS="life --json"
 	@$(BIN)/python -m dev.benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 bench-peers: $(INSTALLED) ## measure Medusa's inventory module on the same PostgreSQL, for scale; needs Node 20 and npm
@@ -36,7 +40,7 @@ bench-peers: $(INSTALLED) ## measure Medusa's inventory module on the same Postg
 
 CHAOS_SECONDS ?= 600
 CHAOS_RATE ?= 300
-chaos: $(INSTALLED) ## put the worker under faults for CHAOS_SECONDS (600) at CHAOS_RATE, then take it apart; SEED=7 repeats a run
+chaos: $(INSTALLED) ## run the worker under faults for CHAOS_SECONDS (600) at CHAOS_RATE, then the ablations; SEED=7 repeats a run
 	@$(BIN)/python -m dev.chaos --seconds $(CHAOS_SECONDS) --rate $(CHAOS_RATE) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 # Exit code 1 of `results` would only say that there are survivors; docs/mutants.md explains each.
@@ -62,10 +66,10 @@ format: $(INSTALLED) ## rewrite files in the house format
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-# The files name neither this machine nor where the packages came from.
+# The pins name no registry and no machine, so that any registry can serve them.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
-lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again; LOCK_ARGS=--upgrade takes newer ones
+lock: $(INSTALLED) ## pin the dependencies of pyproject.toml again; LOCK_ARGS=--upgrade takes newer versions
 	$(COMPILE) $(LOCK_ARGS) pyproject.toml --output-file requirements.txt
 	$(COMPILE) $(LOCK_ARGS) --group build --output-file requirements-build.txt
 	$(COMPILE) $(LOCK_ARGS) pyproject.toml --extra embedded --group dev --constraint requirements.txt --output-file requirements-dev.txt
@@ -76,8 +80,8 @@ wheel: $(INSTALLED) ## build the wheel into dist/
 clean: ## remove the environment and every cache of this checkout
 	rm -rf $(VENV) .cache build dist mutants .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
-# One environment for everything, made once and again when the pins change. Every package comes with its hash; the
-# project itself is installed last, editable, with the build backend that was installed just before.
+# One environment for everything, rebuilt when the pins change. Every package is checked against its hash; the project
+# itself is installed last, editable, with the build backend installed just before.
 $(INSTALLED): requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " \
 	  + sys.version.split()[0] + "; name another with: make PYTHON=python3.12")'

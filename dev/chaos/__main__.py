@@ -17,12 +17,12 @@ from dev.chaos.errors import ChaosError
 from dev.chaos.run import Options, Result, Say, recoveries_by_kind, run
 from dev.chaos.subject import describe_subject
 
-MAX_SHOWN = 20
-MAX_TOLD = 5
+MAX_VIOLATIONS_SHOWN = 20
+MAX_SUBJECTS_SHOWN = 5
 
 
 def main() -> int:
-    """Run what the command line asks for; 0 when every promise was kept and every ablation was found out."""
+    """Run what the command line asks for; returns 0 if nothing was violated and every ablation was detected."""
     options = _options()
     started = time.monotonic()
 
@@ -51,12 +51,12 @@ def main() -> int:
 
 
 def _is_proven(servers: Servers, scenario: Scenario, options: Options, say: Say) -> bool:
-    """Play a scenario with the whole worker and with the ablated one; the checker must tell them apart."""
+    """Run a scenario with the complete and the ablated worker; true if only the ablated one is caught."""
     whole = asyncio.run(run_scenario(servers, scenario, "whole", options, say))
     ablated = asyncio.run(run_scenario(servers, scenario, scenario.ablation, options, say))
     found = Counter(violation.kind for violation in ablated.violations)
     proven = is_found(scenario, ablated) and not whole.violations
-    for violation in whole.violations[:MAX_SHOWN]:
+    for violation in whole.violations[:MAX_VIOLATIONS_SHOWN]:
         sys.stdout.write(f"VIOLATION without ablation {violation.kind} {violation.subject}: {violation.message}\n")
     sys.stdout.write(
         f"ablation={scenario.ablation} detected={'yes' if is_found(scenario, ablated) else 'NO'} "
@@ -67,19 +67,19 @@ def _is_proven(servers: Servers, scenario: Scenario, options: Options, say: Say)
 
 
 def _keep(result: Result, directory: Path) -> None:
-    """Keep what was read, so that it can be judged again (`python -m dev.chaos.recheck FILE`)."""
+    """Save the evidence so that it can be checked again (`python -m dev.chaos.recheck FILE`)."""
     path = directory / f"evidence-{result.options.seed}.pickle"
     path.write_bytes(pickle.dumps(result.evidence))
     sys.stdout.write(f"the evidence is in {path}\n")
 
 
 def _print(result: Result) -> None:
-    for violation in result.violations[:MAX_SHOWN]:
+    for violation in result.violations[:MAX_VIOLATIONS_SHOWN]:
         sys.stdout.write(f"VIOLATION {violation.kind} {violation.subject}: {violation.message}\n")
-    for subject in list(dict.fromkeys(violation.subject for violation in result.violations))[:MAX_TOLD]:
+    for subject in list(dict.fromkeys(violation.subject for violation in result.violations))[:MAX_SUBJECTS_SHOWN]:
         sys.stdout.write("".join(f"  {line}\n" for line in describe_subject(result.evidence, subject)))
-    if len(result.violations) > MAX_SHOWN:
-        sys.stdout.write(f"... and {len(result.violations) - MAX_SHOWN} more violations\n")
+    if len(result.violations) > MAX_VIOLATIONS_SHOWN:
+        sys.stdout.write(f"... and {len(result.violations) - MAX_VIOLATIONS_SHOWN} more violations\n")
     for kind, (count, median, longest) in recoveries_by_kind(result.faults).items():
         alone = "never alone" if isnan(median) else f"alone: median {median:.2f} s, longest {longest:.2f} s"
         sys.stdout.write(f"{kind:18} {count:4} times; {alone}\n")
@@ -88,12 +88,12 @@ def _print(result: Result) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m dev.chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="how long faults are made")
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long faults are injected")
     parser.add_argument("--rate", type=float, default=300.0, help="events a second")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--faults", nargs="*", default=(), metavar="NAME", help="only these faults")
-    parser.add_argument("--keep", action="store_true", help="keep what was read also where all is well")
-    parser.add_argument("--no-ablations", dest="ablations", action="store_false", help="leave out the ablations")
+    parser.add_argument("--keep", action="store_true", help="keep the evidence even without violations")
+    parser.add_argument("--no-ablations", dest="ablations", action="store_false", help="skip the ablations")
     parser.add_argument("--directory", type=Path, help="where the workers' logs go")
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""`python -m dev.chaos.ablated_worker NAME`: `inventory run` with one safeguard taken out.
+"""`python -m dev.chaos.ablated_worker NAME`: `inventory run` with one safeguard removed.
 
-What ships has no switches for this: each ablation replaces a function of the worker in this process, before it runs.
-`whole` takes nothing out: the scenarios must be green with it.
+The program has no switches for this: each ablation replaces a function of the worker in this process before it starts.
+`whole` removes nothing; every scenario must be green with it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from workers.publishing.kafka_headers import event_headers
 
 logger = logging.getLogger(__name__)
 
-# Long enough to be killed in.
+# Long enough that a kill hits it.
 LINGER_MS = 1500
 
 _INSERT = """
@@ -38,7 +38,7 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[]
 
 
 def inbox_off() -> None:
-    """Never look an event up; its row is still written, so that it is not the missing row that is seen."""
+    """Never look up the inbox. Rows are still written, so the checker has to notice the effect, not a missing row."""
 
     async def known_events(_connection: Any, _keys: Collection[Any]) -> dict[Any, bytes]:  # noqa: ANN401 - asyncpg
         return {}
@@ -48,7 +48,7 @@ def inbox_off() -> None:
         if records:
             await connection.execute(_INSERT, *map(list, zip(*records, strict=True)))
 
-    load.known_events = known_events  # type: ignore[assignment] # named as an ablation needs it
+    load.known_events = known_events  # type: ignore[assignment] # a simpler signature than the original's
     save.append_inbox = append_inbox
 
 
@@ -70,7 +70,7 @@ def offsets_first() -> None:
 
 
 def stock_parser() -> None:
-    """Let FastStream parse the batch: it decodes every header of every record."""
+    """Let FastStream parse the batch; it decodes every header as text."""
 
     async def parse(records: Any, original: Any) -> Any:  # noqa: ANN401 - FastStream's parser
         return await original(records)
@@ -79,7 +79,7 @@ def stock_parser() -> None:
 
 
 def wall_clock() -> None:
-    """Expire holds by the time of day, however far the stream has been read."""
+    """Expire holds by the wall clock, however far the partitions have been read."""
 
     async def low_watermark(connection: Any) -> datetime | None:  # noqa: ANN401 - asyncpg
         del connection
@@ -93,13 +93,13 @@ def no_locks() -> None:
     for name in ("_ORDERS", "_CARTS", "_PRODUCTS"):
         statement: str = getattr(load, name)
         if " FOR NO KEY UPDATE" not in statement:
-            raise ChaosError(f"storage.load.{name} takes no lock: this ablation has to be told where it is")
+            raise ChaosError(f"storage.load.{name} takes no lock; adapt this ablation to where the lock is taken now")
         setattr(load, name, statement.replace(" FOR NO KEY UPDATE", ""))
     load._skipping = lambda statement, **_: statement
 
 
 def no_outbox() -> None:
-    """Publish after the commit and remember nothing of it; the rows are written as if published, for the checker."""
+    """Publish after the commit without an outbox; rows are written as already published, for the checker to compare."""
     pending: list[OutboxRow] = []
     transact = execute._transact
     append = save.append_outbox
@@ -122,7 +122,7 @@ def no_outbox() -> None:
 
 
 class _DirectSender:
-    """Sends and hopes, as one does without an outbox; a linger makes it fast."""
+    """Fire and forget, as a program without an outbox does, with a linger for throughput."""
 
     def __init__(self) -> None:
         self._producer: AIOKafkaProducer | None = None
@@ -145,11 +145,11 @@ class _DirectSender:
                     headers=event_headers(row),  # type: ignore[arg-type] # an id, a type, a time, headers
                 )
             except KafkaError as error:
-                logger.warning("An outgoing event is lost: %s", error)
+                logger.warning("Lost an outgoing event: %s", error)
 
 
 def whole() -> None:
-    """Take nothing out."""
+    """Remove nothing."""
 
 
 ABLATIONS: Mapping[str, Callable[[], None]] = {
@@ -159,7 +159,7 @@ ABLATIONS: Mapping[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    """Take out what the command line names, and run the worker."""
+    """Apply the ablation that the command line names and run the worker."""
     ABLATIONS[sys.argv[1]]()
     roles = sys.argv[3] if sys.argv[2:3] == ["--roles"] else "consumer,relay,sweeper"
     run(roles=roles)

@@ -1,4 +1,4 @@
-"""Bounded scenarios, one for each safeguard: green with the whole worker, red with that safeguard taken out."""
+"""One scenario per safeguard: green with the complete worker, red with that safeguard removed."""
 
 import asyncio
 import contextlib
@@ -21,17 +21,18 @@ from dev.chaos.errors import ChaosError
 from dev.chaos.generator import Generator
 from dev.chaos.progress import ProgressMonitor
 from dev.chaos.run import RULES, Options, Result, Say, Timing, check, python_command, wind_down
+from dev.chaos.schedule import Publication
 from dev.chaos.supervisor import Supervisor
-from dev.chaos.workload import Publication, Workload
+from dev.chaos.workload import Workload
 
 APPLY_SECONDS = 60.0
 DRAIN_SECONDS = 20.0
-BEAT_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 @dataclass(slots=True)
 class Context:
-    """What a scenario works with."""
+    """What the steps of a scenario work with."""
 
     deployment: Deployment
     supervisor: Supervisor
@@ -40,7 +41,7 @@ class Context:
     numbers: int = 0
 
     async def publish(self, events: Iterable[tuple[str, str, Mapping[str, Any]]], **more: Any) -> list[Publication]:  # noqa: ANN401 - fields of a publication
-        """Publish events given as topic, id and data, and wait for the broker's word."""
+        """Publish events given as topic, id and data, and wait for the acknowledgements."""
         publications = []
         for topic, event_id, data in events:
             self.numbers += 1
@@ -50,20 +51,20 @@ class Context:
         return publications
 
     async def repeat(self, publications: Iterable[Publication]) -> None:
-        """Publish the same events once more, as a producer does that missed the first acknowledgement."""
+        """Publish the same events again, like a producer that missed the acknowledgement."""
         await self.generator.publish(
             replace(publication, copy_of=publication.number, number=publication.number + 10_000)
             for publication in publications
         )
 
     async def until_applied(self) -> None:
-        """Wait until all that was published is applied."""
+        """Wait until everything published is applied."""
         if await self.monitor.until_applied(self.generator.acknowledged_ends(), APPLY_SECONDS) is None:
-            raise ChaosError("the worker did not apply a scenario's first events")
+            raise ChaosError(f"the worker did not apply the events of a scenario within {APPLY_SECONDS:.0f} s")
 
     @asynccontextmanager
     async def locked_table(self, table: str, mode: str = "ACCESS EXCLUSIVE") -> AsyncIterator[None]:
-        """Lock a table, so that a batch that is under way stands still before its commit."""
+        """Lock a table, so that a running batch blocks before its commit."""
         connection = await asyncpg.connect(self.deployment.database_url)
         try:
             async with connection.transaction():
@@ -78,18 +79,18 @@ class Context:
         deadline = time.monotonic() + APPLY_SECONDS
         while time.monotonic() < deadline:
             described = admin.describe_consumer_groups([self.deployment.group_id], request_timeout=5)
-            # A coordinator that was just elected is not found by the first question.
+            # The first requests may fail until a coordinator is elected.
             with contextlib.suppress(KafkaException, TimeoutError):
                 group = await asyncio.to_thread(described[self.deployment.group_id].result, 6)
                 if sum(bool(member.assignment.topic_partitions) for member in group.members) == len(
                     self.supervisor.workers
                 ):
                     return
-            await asyncio.sleep(BEAT_SECONDS * 4)
-        raise ChaosError("the workers did not share the partitions")
+            await asyncio.sleep(POLL_SECONDS * 4)
+        raise ChaosError(f"not every worker had partitions within {APPLY_SECONDS:.0f} s")
 
     async def until_committed(self, seconds: float) -> bool:
-        """Wait until the group has committed the offsets of all that was published; false when the time is up."""
+        """Wait until the group has committed the offsets of everything published; false on time-out."""
         ends = self.generator.acknowledged_ends()
         consumer = Consumer(
             {
@@ -108,7 +109,7 @@ class Context:
                     for place in found
                 ):
                     return True
-                await asyncio.sleep(BEAT_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
         finally:
             consumer.close()
         return False
@@ -116,7 +117,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`ablation` is what the scenario finds out, `finds` the kinds of violation that say so, any of them."""
+    """`finds`: the kinds of violation of which any proves that `ablation` was detected."""
 
     ablation: str
     finds: frozenset[str]
@@ -126,7 +127,7 @@ class Scenario:
 
 
 async def run_scenario(servers: Servers, scenario: Scenario, ablation: str, options: Options, say: Say) -> Result:
-    """Play a scenario with a worker that lacks `ablation`, and judge what is left."""
+    """Run a scenario with a worker that lacks the safeguard `ablation`, and check the evidence."""
     name = f"scenario_{scenario.ablation}_{ablation}_{int(time.time() * 10) % 1_000_000}"
     async with open_deployment(servers, name, options.directory, scenario.settings) as deployment:
         supervisor, monitor = (
@@ -146,7 +147,7 @@ async def run_scenario(servers: Servers, scenario: Scenario, ablation: str, opti
 
 
 def is_found(scenario: Scenario, result: Result) -> bool:
-    """Say whether the checker went red for the reason that the scenario is about."""
+    """Tell whether the checker reported a violation that the scenario is meant to provoke."""
     return not scenario.finds.isdisjoint(violation.kind for violation in result.violations)
 
 
@@ -186,13 +187,13 @@ async def _producer_repeats(context: Context) -> None:
 
 
 async def _killed_in_the_transaction(context: Context) -> None:
-    """A worker is killed after it took a batch and before PostgreSQL committed it."""
+    """A worker is killed after it read a batch and before PostgreSQL committed it."""
     worker = context.supervisor.start_worker()
     await context.publish(_products(8, 50))
     await context.until_applied()
     async with context.locked_table("inventory"):
         await context.publish(_adjustments("a", 16))
-        # The whole worker never gets there: it has had its time when the lock would time out.
+        # Only the ablated worker commits offsets here; the complete one is blocked, for less than its lock timeout.
         await context.until_committed(6.0)
         worker.send(signal.SIGKILL)
         await asyncio.sleep(0.2)
@@ -200,7 +201,7 @@ async def _killed_in_the_transaction(context: Context) -> None:
 
 
 async def _odd_headers(context: Context) -> None:
-    """Records with headers that are no text lie among good ones when the worker starts."""
+    """Records with binary headers are among valid ones when the worker starts."""
     await context.publish(_products(8, 50))
     await context.publish(
         [("cart.updated", "bad", {"cart_id": "bad", "items": []})], spoil="null header", expects=("decode_error",)
@@ -214,7 +215,7 @@ async def _odd_headers(context: Context) -> None:
 
 
 async def _paid_while_all_were_down(context: Context) -> None:
-    """All workers are down for longer than a hold lasts, and the payments wait in Kafka."""
+    """The worker is down for longer than a hold lasts while the payments are in Kafka."""
     worker = context.supervisor.start_worker()
     await context.publish(_products(8, 50))
     await context.until_applied()
@@ -230,11 +231,11 @@ async def _paid_while_all_were_down(context: Context) -> None:
 
 
 async def _carts_ordered_while_refreshed(context: Context) -> None:
-    """Carts are refreshed by one worker while the other takes them over for their orders."""
+    """One worker updates carts while the other converts them for their orders."""
     for _ in range(2):
         context.supervisor.start_worker()
     await context.publish(_products(8, 500))
-    # Two workers share each topic by halves, the same for all: carts go to one worker, their orders to the other.
+    # Each worker has the same half of every topic, so these carts go to one worker and their orders to the other.
     carts, orders = _ids("c", {0, 1}, 12), _ids("o", {2, 3}, 12)
 
     def refreshed(version: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -261,7 +262,7 @@ async def _carts_ordered_while_refreshed(context: Context) -> None:
 
 
 def _ids(dead_letter: str, partitions: set[int], count: int) -> list[str]:
-    """Return ids whose records the producer puts into these partitions (librdkafka: CRC-32 of the key)."""
+    """Return ids whose records librdkafka's partitioner (CRC-32 of the key) assigns to these partitions."""
     found = (
         f"{dead_letter}{n}" for n in itertools.count() if crc32(f"{dead_letter}{n}".encode()) % PARTITIONS in partitions
     )

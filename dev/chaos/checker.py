@@ -1,7 +1,7 @@
-"""Says whether what is there after a run is what was promised.
+"""Decides from the evidence of a run whether the worker kept its promise.
 
 The promise: every event that Kafka acknowledged is applied exactly once, or suppressed as a duplicate, or parked with a
-deadline, or dead-lettered with its original bytes. Shares no code with the worker: the rules come from `oracle`.
+deadline, or dead-lettered with its original bytes. Shares no code with the worker: the rules come from `dev.oracle`.
 """
 
 import json
@@ -21,7 +21,7 @@ from dev.records import EVENT_TOPICS_OUT, TOPICS_IN, ConsumedRecord, Position
 
 Identity = tuple[str, str]
 
-# Where a violation is counted in the line; what is named nowhere is unexpected.
+# The count of the line that a kind of violation goes to; all other kinds count as unexpected.
 COUNTED_AS: Mapping[str, str] = {
     "lost": "lost",
     "double_applied": "double_applied",
@@ -31,8 +31,8 @@ COUNTED_AS: Mapping[str, str] = {
     "low_stock_repeated": "low_stock_repeated",
     "expired_though_paid": "expired_though_paid",
 }
-GOOD_MAY_DIE_OF = frozenset({"deadline_expired"})
-OURS = ("__dlq.", "x-dlq-", "x-original-topic")
+REASONS_FOR_VALID_EVENTS = frozenset({"deadline_expired"})
+ADDED_HEADERS = ("__dlq.", "x-dlq-", "x-original-topic")
 
 
 @dataclass
@@ -61,13 +61,13 @@ class Line:
 
 @dataclass
 class Finding:
-    """The line and the violations behind its counts."""
+    """The counts and the violations behind them."""
 
     line: Line = field(default_factory=Line)
     violations: list[Violation] = field(default_factory=list)
 
     def add(self, violations: Iterable[Violation]) -> None:
-        """Take violations into the list and the line."""
+        """Add violations to the list and to the counts."""
         for violation in violations:
             self.violations.append(violation)
             name = COUNTED_AS.get(violation.kind, "unexpected")
@@ -75,14 +75,14 @@ class Finding:
 
 
 @dataclass
-class _Account:
-    """The evidence, sorted for looking up."""
+class _Index:
+    """The evidence, indexed for look-ups; `events` are those that took effect."""
 
     evidence: Evidence
     settings: Settings
     incoming: dict[Position, ConsumedRecord] = field(default_factory=dict)
     sent: dict[Position, Sent] = field(default_factory=dict)
-    died: dict[Position, list[ConsumedRecord]] = field(default_factory=lambda: defaultdict(list))
+    dead_letters: dict[Position, list[ConsumedRecord]] = field(default_factory=lambda: defaultdict(list))
     inbox: dict[Identity, Row] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     identities: set[Identity] = field(default_factory=set)
@@ -91,120 +91,128 @@ class _Account:
         for topic in TOPICS_IN:
             self.incoming.update((record.position, record) for record in self.evidence.records[topic])
             for dead_letter in self.evidence.records[f"{topic}.dlq"]:
-                self.died[_origin(dead_letter)].append(dead_letter)
+                self.dead_letters[_origin(dead_letter)].append(dead_letter)
         self.sent = {sent.position: sent for sent in self.evidence.journal if sent.position is not None}
         self.inbox = {(row["source"], row["event_id"]): row for row in self.evidence.tables["inbox"]}
 
 
 def judge(evidence: Evidence, settings: Settings) -> Finding:
-    """Hold the evidence against the promise."""
-    account = _Account(evidence, settings)
+    """Check the evidence against the promise."""
+    index = _Index(evidence, settings)
     finding = Finding()
     finding.line.attempted = len(evidence.journal)
-    finding.line.acknowledged = len(account.sent)
-    finding.add(_missing_from_kafka(account))
-    finding.add(_each_record(account, finding.line))
-    finding.add(_inbox(account))
-    finding.add(_dead_letters(account))
-    finding.add(_outgoing(account))
-    finding.add(_stock(account))
-    finding.add(_holds(account))
-    finding.add(_entries(account))
-    finding.add(_parked(account))
-    finding.add(_paid_in_time(account))
-    finding.add(check(account.events, _observed(account), settings))
+    finding.line.acknowledged = len(index.sent)
+    finding.add(_missing_from_kafka(index))
+    finding.add(_each_record(index, finding.line))
+    finding.add(_inbox(index))
+    finding.add(_dead_letters(index))
+    finding.add(_outgoing(index))
+    finding.add(_stock(index))
+    finding.add(_holds(index))
+    finding.add(_entries(index))
+    finding.add(_parked(index))
+    finding.add(_paid_in_time(index))
+    finding.add(check(index.events, _observed(index), settings))
     return finding
 
 
-# --- what came in -------------------------------------------------------------------------------
+# --- incoming records ---------------------------------------------------------------------------
 
 
-def _missing_from_kafka(account: _Account) -> Iterator[Violation]:
-    for position, sent in account.sent.items():
-        if position not in account.incoming:
+def _missing_from_kafka(index: _Index) -> Iterator[Violation]:
+    for position, sent in index.sent.items():
+        if position not in index.incoming:
             yield Violation(
-                "lost", sent.event_id, f"acknowledged at {position} and not in the topic: the broker lost it"
+                "lost", sent.event_id, f"acknowledged at {position} but missing from the topic: the broker lost it"
             )
 
 
-def _each_record(account: _Account, line: Line) -> Iterator[Violation]:
-    """Give each record in the topics exactly one fate, and collect the events that took effect."""
-    for position, record in account.incoming.items():
-        event, sent = read_event(record), account.sent.get(position)
+def _each_record(index: _Index, line: Line) -> Iterator[Violation]:
+    """Give each record exactly one disposition, and collect the events that took effect."""
+    for position, record in index.incoming.items():
+        event, sent = read_event(record), index.sent.get(position)
         identity = None if event is None else (event["source"], event["id"])
-        if position in account.died:
+        if position in index.dead_letters:
             line.dead_lettered += 1
-            if event is not None and identity is not None and _reason(account.died[position][0]) in GOOD_MAY_DIE_OF:
-                account.identities.add(identity)
-                account.events.append(event)
-            yield from _dead(account, position, record, sent)
+            if (
+                event is not None
+                and identity is not None
+                and _reason(index.dead_letters[position][0]) in REASONS_FOR_VALID_EVENTS
+            ):
+                index.identities.add(identity)
+                index.events.append(event)
+            yield from _dead(index, position, record, sent)
             continue
-        row = None if identity is None else account.inbox.get(identity)
+        row = None if identity is None else index.inbox.get(identity)
         if row is None or identity is None or event is None:
-            yield Violation("lost", _name(record, sent), f"{_where(record)} is in no inbox and no dead letter topic")
+            yield Violation(
+                "lost", _name(record, sent), f"{_where(record)} is neither in the inbox nor in the dead letter topic"
+            )
             continue
         if sent is not None and sent.expects:
-            yield Violation("unexpected", sent.event_id, f"{_where(record)} must be dead, is {row['outcome']}")
-        if identity in account.identities:
+            yield Violation(
+                "unexpected", sent.event_id, f"{_where(record)} must be a dead letter but is {row['outcome']}"
+            )
+        if identity in index.identities:
             line.duplicates_suppressed += 1
         elif row["outcome"] == "parked":
             line.parked += 1
         else:
             line.applied += 1
-        account.identities.add(identity)
+        index.identities.add(identity)
         if sent is None or not sent.wild:
-            account.events.append(event)
+            index.events.append(event)
 
 
-def _dead(account: _Account, position: Position, record: ConsumedRecord, sent: Sent | None) -> Iterator[Violation]:
-    """A record may only be dead for a reason that it gave; one that was sent unheard of by us may be bad."""
+def _dead(index: _Index, position: Position, record: ConsumedRecord, sent: Sent | None) -> Iterator[Violation]:
+    """A dead letter needs an expected reason; mutated records and those missing from the journal may have any."""
     if sent is None or sent.wild:
         return
-    reasons = {_reason(dead_letter) for dead_letter in account.died[position]}
-    allowed = set(sent.expects) or GOOD_MAY_DIE_OF
+    reasons = {_reason(dead_letter) for dead_letter in index.dead_letters[position]}
+    allowed = set(sent.expects) or REASONS_FOR_VALID_EVENTS
     if not reasons <= allowed:
-        yield Violation("unexpected", sent.event_id, f"{_where(record)} died of {reasons}, allowed is {allowed}")
+        yield Violation("unexpected", sent.event_id, f"{_where(record)} dead-lettered as {reasons}, allowed: {allowed}")
 
 
-def _inbox(account: _Account) -> Iterator[Violation]:
-    for identity, row in account.inbox.items():
-        if identity not in account.identities:
-            yield Violation("unexpected", row["event_id"], f"nobody published what the inbox has: {dict(row)}")
+def _inbox(index: _Index) -> Iterator[Violation]:
+    for identity, row in index.inbox.items():
+        if identity not in index.identities:
+            yield Violation("unexpected", row["event_id"], f"in the inbox but never published: {dict(row)}")
 
 
-def _parked(account: _Account) -> Iterator[Violation]:
-    """What waits in the inbox, in the table and in the orders is the same."""
-    inbox = {identity for identity, row in account.inbox.items() if row["outcome"] == "parked"}
-    table = {(row["source"], row["event_id"]) for row in account.evidence.tables["parked"]}
+def _parked(index: _Index) -> Iterator[Violation]:
+    """The inbox, `parked_events` and the orders agree on which events are parked."""
+    inbox = {identity for identity, row in index.inbox.items() if row["outcome"] == "parked"}
+    table = {(row["source"], row["event_id"]) for row in index.evidence.tables["parked"]}
     orders = {
         (fact["source"], fact["event_id"])
-        for row in account.evidence.tables["orders"]
+        for row in index.evidence.tables["orders"]
         for fact in json.loads(row["waiting"] or "[]")
     }
     for identity in (inbox | table | orders) - (inbox & table & orders):
         places = {"inbox": identity in inbox, "parked_events": identity in table, "order": identity in orders}
-        yield Violation("parked", identity[1], f"waits here and not there: {places}")
+        yield Violation("parked", identity[1], f"is parked in some tables only: {places}")
 
 
 # --- dead letters -------------------------------------------------------------------------------
 
 
-def _dead_letters(account: _Account) -> Iterator[Violation]:
-    """Each dead letter is in its topic, byte for byte as it came, and for the reason that the table has."""
-    rows = {row["id"]: row for row in account.evidence.tables["dead_letters"]}
+def _dead_letters(index: _Index) -> Iterator[Violation]:
+    """Each dead letter is in its topic with the original bytes and the reason that the table has."""
+    rows = {row["id"]: row for row in index.evidence.tables["dead_letters"]}
     published: set[str] = set()
-    for position, dead_letters in account.died.items():
-        original = account.incoming.get(position)
+    for position, dead_letters in index.dead_letters.items():
+        original = index.incoming.get(position)
         for dead_letter in dead_letters:
             id_ = _header(dead_letter, "x-dlq-id")
             published.add(id_)
             kept = rows.get(id_)
             if original is None:
-                yield Violation("unexpected", id_, f"a dead letter of {position}, where no record is")
+                yield Violation("unexpected", id_, f"a dead letter of {position}, where there is no record")
             elif difference := _difference(original, dead_letter):
                 yield Violation("dead_letter", id_, f"the dead letter of {_where(original)} differs in {difference}")
             if kept is None:
-                yield Violation("unexpected", id_, f"a dead letter of {position} that the table does not have")
+                yield Violation("unexpected", id_, f"a dead letter of {position} that is not in the table")
             elif (kept["reason"], kept["topic"], kept["partition"], kept["offset"]) != (
                 _reason(dead_letter),
                 *position,
@@ -213,16 +221,16 @@ def _dead_letters(account: _Account) -> Iterator[Violation]:
                     "dead_letter", id_, f"topic and table disagree: {position} {_reason(dead_letter)}, {kept}"
                 )
     for id_, row in rows.items():
-        original = account.incoming.get((row["topic"], row["partition"], row["offset"]))
+        original = index.incoming.get((row["topic"], row["partition"], row["offset"]))
         if id_ not in published and row["publish_error"] is None:
             yield Violation("dead_letter", id_, f"never published: {row['topic']} {row['partition']} {row['offset']}")
         if original is None or (original.key, original.value) != (row["key"], row["value"]):
-            yield Violation("dead_letter", id_, "the table does not have the bytes of the record")
+            yield Violation("dead_letter", id_, "the table does not have the record's bytes")
 
 
 def _difference(original: ConsumedRecord, dead_letter: ConsumedRecord) -> str:
-    """Name what of a dead letter is not as it came; empty when all is."""
-    headers = [pair for pair in original.headers if not pair[0].lower().startswith(OURS)]
+    """Name the parts of a dead letter that differ from the original record; empty if none does."""
+    headers = [pair for pair in original.headers if not pair[0].lower().startswith(ADDED_HEADERS)]
     checks = {
         "key": original.key == dead_letter.key,
         "value": original.value == dead_letter.value,
@@ -242,26 +250,26 @@ def _reason(dead_letter: ConsumedRecord) -> str:
 
 
 def _header(record: ConsumedRecord, name: str) -> str:
-    """Return the last header of that name: ours stand behind the record's own."""
+    """Return the last header of that name: the worker appends its own to the record's."""
     return next((value or b"" for key, value in reversed(record.headers) if key == name), b"").decode()
 
 
-# --- what went out ------------------------------------------------------------------------------
+# --- outgoing events ----------------------------------------------------------------------------
 
 
-def _outgoing(account: _Account) -> Iterator[Violation]:
-    """What was committed was published, nothing else was, and each key's events came in the order of their commits."""
-    committed = {row["id"]: row for row in account.evidence.tables["outbox"]}
+def _outgoing(index: _Index) -> Iterator[Violation]:
+    """Every committed event was published, nothing else was, and each key's events in commit order."""
+    committed = {row["id"]: row for row in index.evidence.tables["outbox"]}
     first: dict[str, ConsumedRecord] = {}
     for topic in EVENT_TOPICS_OUT:
-        for record in account.evidence.records[topic]:
+        for record in index.evidence.records[topic]:
             first.setdefault(_header(record, "ce_id"), record)
     for id_, record in first.items():
         row = committed.get(id_)
         if row is None:
             yield Violation("unexpected", id_, f"published on {record.topic}, never committed: {record.value!r}")
         elif json.loads(record.value or b"{}") != json.loads(row["payload"]):
-            yield Violation("unexpected", id_, f"published otherwise than committed: {record.value!r}")
+            yield Violation("unexpected", id_, f"published with another payload than committed: {record.value!r}")
     for id_, row in committed.items():
         if id_ not in first:
             kind = "low_stock_missing" if row["topic"] == "inventory.low_stock" else "outcome_missing"
@@ -270,7 +278,7 @@ def _outgoing(account: _Account) -> Iterator[Violation]:
 
 
 def _order_of_keys(committed: Mapping[str, Row], first: Mapping[str, ConsumedRecord]) -> Iterator[Violation]:
-    """Each key's events were published first in the order in which they were committed."""
+    """The first publication of each event follows the commit order of its key."""
     wanted: dict[tuple[str, str], list[str]] = defaultdict(list)
     for id_, row in committed.items():
         if id_ in first:
@@ -281,15 +289,15 @@ def _order_of_keys(committed: Mapping[str, Row], first: Mapping[str, ConsumedRec
             seen[record.topic, (record.key or b"").decode()].append(id_)
     for owner, ids in seen.items():
         if ids != wanted[owner]:
-            yield Violation("outcome_order", owner[1], f"events of {owner} were not published in their order")
+            yield Violation("outcome_order", owner[1], f"events of {owner} were not published in commit order")
 
 
-def _observed(account: _Account) -> Observed:
+def _observed(index: _Index) -> Observed:
     """Return the oracle's input: outgoing events as consumers see them, deduplicated by id."""
-    tables = account.evidence.tables
+    tables = index.evidence.tables
     outgoing: dict[str, dict[str, Any]] = {}
     for topic in EVENT_TOPICS_OUT:
-        for record in account.evidence.records[topic]:
+        for record in index.evidence.records[topic]:
             body = json.loads(record.value or b"{}")
             outgoing.setdefault(body["event_id"], body)
     applied = {row["event_id"] for row in tables["inbox"]}
@@ -302,21 +310,21 @@ def _observed(account: _Account) -> Observed:
         refused={row["event_id"]: row["reason"] for row in tables["inbox"] if row["outcome"] == "refused"},
         dead_lettered={
             str(event["id"])
-            for position, dead_letters in account.died.items()
-            if any(_reason(dead_letter) in GOOD_MAY_DIE_OF for dead_letter in dead_letters)
-            and position in account.incoming
-            and (event := read_event(account.incoming[position])) is not None
+            for position, dead_letters in index.dead_letters.items()
+            if any(_reason(dead_letter) in REASONS_FOR_VALID_EVENTS for dead_letter in dead_letters)
+            and position in index.incoming
+            and (event := read_event(index.incoming[position])) is not None
             and event["id"] not in applied
         },
     )
 
 
-# --- the books ----------------------------------------------------------------------------------
+# --- stock and ledger ---------------------------------------------------------------------------
 
 
-def _stock(account: _Account) -> Iterator[Violation]:
-    """No row of the stock is impossible, and its derived columns are right."""
-    for row in account.evidence.tables["inventory"]:
+def _stock(index: _Index) -> Iterator[Violation]:
+    """Every row of `inventory` satisfies the invariants and has the right derived columns."""
+    for row in index.evidence.tables["inventory"]:
         on_hand, reserved, threshold = row["on_hand"], row["reserved"], row["low_stock_threshold"]
         free = on_hand - reserved
         status = "out" if free <= 0 else "low" if free <= threshold else "ok"
@@ -326,9 +334,9 @@ def _stock(account: _Account) -> Iterator[Violation]:
             yield Violation("ledger", row["product_id"], f"must have {free} available and be {status}: {dict(row)}")
 
 
-def _holds(account: _Account) -> Iterator[Violation]:
-    """What is reserved is what open orders and carts hold, and an order's lines are what its entries say."""
-    tables = account.evidence.tables
+def _holds(index: _Index) -> Iterator[Violation]:
+    """Reserved stock equals the holds of orders and carts, and an order's lines equal the sums of its entries."""
+    tables = index.evidence.tables
     held: Counter[str] = Counter()
     moved: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for row in tables["ledger"]:
@@ -348,12 +356,12 @@ def _holds(account: _Account) -> Iterator[Violation]:
     for row in tables["inventory"]:
         if held[row["product_id"]] != row["reserved"]:
             yield Violation(
-                "ledger", row["product_id"], f"{held[row['product_id']]} are held, the stock is {dict(row)}"
+                "ledger", row["product_id"], f"{held[row['product_id']]} are held, but the stock is {dict(row)}"
             )
 
 
-def _entries(account: _Account) -> Iterator[Violation]:
-    """No event moved the same product twice for the same owner in the same way."""
+def _entries(index: _Index) -> Iterator[Violation]:
+    """No event has two ledger entries of the same type, product and owner."""
     key: Callable[[Row], tuple[str, ...]] = lambda row: (  # noqa: E731 - read once, below
         row["event_id"],
         row["product_id"],
@@ -361,30 +369,30 @@ def _entries(account: _Account) -> Iterator[Violation]:
         row["reference_type"],
         row["reference_id"],
     )
-    for entry, count in Counter(map(key, account.evidence.tables["ledger"])).items():
+    for entry, count in Counter(map(key, index.evidence.tables["ledger"])).items():
         if count > 1:
             yield Violation("double_applied", entry[0], f"{count} entries of {entry}")
 
 
-def _paid_in_time(account: _Account) -> Iterator[Violation]:
-    """No hold expired although Kafka had its payment before its deadline, however long the workers were away."""
+def _paid_in_time(index: _Index) -> Iterator[Violation]:
+    """No hold expired whose payment Kafka acknowledged before the deadline, however long the workers were down."""
     created: dict[str, datetime] = {}
     paid: dict[str, float] = {}
-    acked = {sent.event_id: sent.acked_at for sent in reversed(account.evidence.journal) if sent.acked_at is not None}
-    died = {row["event_id"] for row in account.evidence.tables["inbox"]}
-    for event in account.events:
+    acked = {sent.event_id: sent.acked_at for sent in reversed(index.evidence.journal) if sent.acked_at is not None}
+    in_inbox = {row["event_id"] for row in index.evidence.tables["inbox"]}
+    for event in index.events:
         if event["topic"] == "order.created":
             created.setdefault(event["data"]["order_id"], datetime.fromisoformat(event["occurred_at"]))
-        elif event["topic"] == "payment.succeeded" and event["id"] in acked and event["id"] in died:
+        elif event["topic"] == "payment.succeeded" and event["id"] in acked and event["id"] in in_inbox:
             paid.setdefault(event["data"]["order_id"], acked[event["id"]])
-    for row in account.evidence.tables["ledger"]:
+    for row in index.evidence.tables["ledger"]:
         order_id = row["reference_id"]
         if row["type"] == "RELEASE" and row["event_id"].startswith(f"expired:order:{order_id}:") and order_id in paid:
-            deadline = (created[order_id] + account.settings.order_ttl).timestamp()
+            deadline = (created[order_id] + index.settings.order_ttl).timestamp()
             if paid[order_id] < deadline:
                 early = deadline - paid[order_id]
                 yield Violation(
-                    "expired_though_paid", order_id, f"paid {early:.3f} s before its deadline, dropped by {dict(row)}"
+                    "expired_though_paid", order_id, f"paid {early:.3f} s before its deadline, expired by {dict(row)}"
                 )
 
 

@@ -1,4 +1,4 @@
-"""The servers of a run, and one shop's place on them: its topics, its database, its consumer group."""
+"""The servers of a run, and deployments on them: topics, a database and a consumer group of their own."""
 
 import asyncio
 import contextlib
@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[2]
 PARTITIONS = 4
 COMMAND_TIMEOUT_SECONDS = 120
 
-# Every commit is a crash candidate, so PostgreSQL keeps its word to the disk as it does in production.
+# Any commit may be followed by a crash, so durability is as in production.
 POSTGRES_SETTINGS = {"fsync": "on", "synchronous_commit": "on", "max_wal_size": "4GB", "shared_buffers": "256MB"}
 
-# Seconds instead of minutes, so that every timeout is passed several times in a run.
+# Seconds instead of minutes, so that every timeout occurs several times in a run.
 TIMING: Mapping[str, str] = {
     "INVENTORY_KAFKA_SESSION_TIMEOUT_MS": "6000",
     "INVENTORY_KAFKA_HEARTBEAT_INTERVAL_MS": "1000",
@@ -38,7 +38,7 @@ TIMING: Mapping[str, str] = {
     "INVENTORY_PARKED_EVENT_TTL": "45s",
     "INVENTORY_SWEEP_INTERVAL": "0.5s",
     "INVENTORY_AUDIT_INTERVAL": "20s",
-    # Poison bursts are published on purpose; the breaker has tests of its own.
+    # Poison bursts are part of the run; the flood breaker has its own tests.
     "INVENTORY_DEAD_LETTER_BREAKER_CONSECUTIVE": "20000",
     "INVENTORY_DEAD_LETTER_BREAKER_WINDOW": "20000",
     "INVENTORY_DEAD_LETTER_BREAKER_RATIO": "0.99",
@@ -49,7 +49,7 @@ CART_TTL_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The running servers; `broker` can be killed and started again where it is ours."""
+    """The running servers."""
 
     kafka: Broker
     postgres: PostgresServer
@@ -57,7 +57,7 @@ class Servers:
 
     @property
     def broker(self) -> JvmBroker | None:
-        """The broker if it may be broken."""
+        """The broker if this run started it and may crash it, else None."""
         return self.kafka if isinstance(self.kafka, JvmBroker) else None
 
 
@@ -65,7 +65,8 @@ class Servers:
 def open_servers() -> Iterator[Servers]:
     """Start real Kafka, PostgreSQL and Redis in scratch directories.
 
-    Raises ChaosError where there is no real Kafka.
+    Raises:
+        ChaosError: this machine offers no real Kafka, or a server did not start.
     """
     choice = kafka.choose()
     if not choice.real:
@@ -85,7 +86,7 @@ def open_servers() -> Iterator[Servers]:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One shop: `database_url` leads straight to PostgreSQL, the workers' own goes through the proxy."""
+    """One group of workers: they reach PostgreSQL through the proxy, `database_url` bypasses it."""
 
     servers: Servers
     proxy: PostgresProxy
@@ -95,7 +96,7 @@ class Deployment:
 
     @property
     def prefix(self) -> str:
-        """What stands before every topic's name."""
+        """The prefix of every topic's name."""
         return f"{self.name}."
 
     @property
@@ -105,7 +106,7 @@ class Deployment:
 
     @property
     def database_url(self) -> str:
-        """The database, past the proxy."""
+        """The database's URL, bypassing the proxy."""
         return self.servers.postgres.database_url(self.name)
 
 
@@ -113,7 +114,7 @@ class Deployment:
 async def open_deployment(
     servers: Servers, name: str, directory: Path, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[Deployment]:
-    """Make topics and a migrated database called `name`, and start the proxy; `settings` are added to the workers'."""
+    """Create topics and a migrated database called `name`, and start a proxy; `settings` override the workers'."""
     proxy = PostgresProxy(servers.postgres.port)
     await proxy.start()
     try:
@@ -136,13 +137,13 @@ async def open_deployment(
             **(settings or {}),
         }
         deployment = Deployment(servers, proxy, name, directory, environment)
-        await asyncio.to_thread(_make_topics, deployment)
+        await asyncio.to_thread(_create_topics, deployment)
         yield deployment
     finally:
         await proxy.stop()
 
 
-def _make_topics(deployment: Deployment) -> None:
+def _create_topics(deployment: Deployment) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "inventory", "topics", "create"],
         env=dict(deployment.environment),
@@ -152,4 +153,4 @@ def _make_topics(deployment: Deployment) -> None:
         timeout=COMMAND_TIMEOUT_SECONDS,
     )
     if finished.returncode != 0:
-        raise ChaosError(f"the topics could not be made: {finished.stderr.strip()}")
+        raise ChaosError(f"could not create the topics: {finished.stderr.strip()}")

@@ -1,5 +1,5 @@
-"""What can go wrong with a chaos run itself."""
+"""Errors of the chaos run itself."""
 
 
 class ChaosError(Exception):
-    """The run could not be made; this says nothing about the worker."""
+    """The run could not take place; this says nothing about the worker."""

@@ -1,6 +1,6 @@
-"""What is there after a run: every record of every topic, and every row that others may query.
+"""The evidence of a run: every record of every topic, and every row that other programs may query.
 
-Read by a plain consumer and plain SQL. Nothing here imports the worker's packages.
+Read with a plain consumer and plain SQL; nothing here imports the worker's packages.
 """
 
 import json
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that the checker may look at. `records` maps a topic to its records, in order within a partition."""
+    """The checker's whole input. `records` maps each topic to its records, ordered by partition and offset."""
 
     journal: Sequence[Sent]
     records: Mapping[str, Sequence[ConsumedRecord]]
@@ -58,7 +58,7 @@ async def read_tables(url: str) -> dict[str, list[Row]]:
 
 
 def read_topics(bootstrap_servers: str, prefix: str) -> dict[str, list[ConsumedRecord]]:
-    """Read every topic in, out and dead letter from its beginning to its end."""
+    """Read every topic in, topic out and dead letter topic from beginning to end."""
     names = [*TOPICS_IN, *EVENT_TOPICS_OUT, *(f"{topic}.dlq" for topic in TOPICS_IN)]
     consumer = Consumer(
         {
@@ -98,17 +98,17 @@ def _read(consumer: Consumer, prefix: str, ends: dict[tuple[str, int], int]) -> 
     while left and silent < MAX_SILENT_POLLS:
         messages = consumer.consume(RECORDS_AT_ONCE, POLL_SECONDS)
         silent = 0 if messages else silent + 1
-        for record in [_found(message, prefix) for message in messages if message.error() is None]:
+        for record in [_consumed(message, prefix) for message in messages if message.error() is None]:
             found.setdefault(record.topic, []).append(record)
             place = (prefix + record.topic, record.partition)
             if record.offset + 1 >= left.get(place, record.offset + 2):
                 del left[place]
     if left:
-        raise RuntimeError(f"topics could not be read to their ends: {left}")
+        raise RuntimeError(f"could not read these partitions to their ends: {left}")
     return found
 
 
-def _found(message: Any, prefix: str) -> ConsumedRecord:  # noqa: ANN401 - confluent_kafka's Message
+def _consumed(message: Any, prefix: str) -> ConsumedRecord:  # noqa: ANN401 - confluent_kafka's Message
     return ConsumedRecord(
         message.topic().removeprefix(prefix),
         message.partition(),
@@ -121,10 +121,10 @@ def _found(message: Any, prefix: str) -> ConsumedRecord:  # noqa: ANN401 - confl
 
 
 def read_event(record: ConsumedRecord) -> dict[str, Any] | None:
-    """Return the event of a record as the oracle takes it, or None for one that carries none.
+    """Return a record's event in the oracle's form, or None if it carries none.
 
-    The contract in short: structured or binary CloudEvents or plain JSON, identity (source, id), source by default the
-    topic. What is wrong inside the data is not looked for.
+    Implements the envelope only: structured or binary CloudEvents, or plain JSON; a missing source is the topic.
+    The data is not validated.
     """
     headers = {name.lower(): value for name, value in record.headers}
     try:

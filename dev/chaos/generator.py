@@ -1,6 +1,6 @@
-"""Publishes the workload to real Kafka with acks=all, and keeps a journal of what the broker acknowledged.
+"""Publishes the workload to Kafka with acks=all and journals what the broker acknowledged.
 
-The client is librdkafka, not the worker's: a fault of one client must not hide the same fault in itself.
+It uses librdkafka, not the worker's client, so that a bug of that client cannot hide itself.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from confluent_kafka import KafkaException, Producer
 
 from dev.chaos import poison
 from dev.chaos.errors import ChaosError
-from dev.chaos.workload import ENVELOPES, Publication, Workload
+from dev.chaos.schedule import Publication
+from dev.chaos.workload import ENVELOPES, Workload
 from dev.records import Position, ProducedRecord
 
 TICK_SECONDS = 0.01
@@ -25,7 +26,7 @@ ODD_HEADERS_EVERY = 17
 
 
 class Sent(NamedTuple):
-    """One attempt; `position` and `acked_at` (wall clock, after the broker's word came) are None without a word."""
+    """One attempt to publish; `position` and `acked_at` (wall clock) are None without an acknowledgement."""
 
     number: int
     topic: str
@@ -37,7 +38,7 @@ class Sent(NamedTuple):
 
 
 class Generator:
-    """Runs a workload against the clock; `journal` grows as the broker answers."""
+    """Publishes a workload in real time; `journal` grows as the broker acknowledges."""
 
     def __init__(self, bootstrap_servers: str, prefix: str, workload: Workload) -> None:
         self._prefix = prefix
@@ -47,7 +48,7 @@ class Generator:
                 "bootstrap.servers": bootstrap_servers,
                 "acks": "all",
                 "enable.idempotence": True,
-                # A broker that restarts is waited for; what is still unanswered then is not counted as acknowledged.
+                # Outlasts a restart of the broker; what is not acknowledged by then does not count.
                 "message.timeout.ms": 60_000,
                 "linger.ms": 5,
                 "retry.backoff.ms": 50,
@@ -56,7 +57,7 @@ class Generator:
                 "socket.keepalive.enable": True,
                 "message.max.bytes": 4_000_000,
                 "queue.buffering.max.messages": 1_000_000,
-                # librdkafka would write to stderr what this run does on purpose.
+                # Connection errors are part of the run; keep them off stderr.
                 "log_level": 0,
             },
         )
@@ -65,10 +66,9 @@ class Generator:
         self.journal: list[Sent] = []
         self.ends: dict[tuple[str, int], int] = {}
         self.attempted = 0
-        self.paused = False
 
     async def run(self, seconds: float) -> None:
-        """Publish for so long, then finish the stories that have begun, and wait for the broker's last word."""
+        """Publish for `seconds`, then the rest of what has begun, and wait for all acknowledgements."""
         started = time.monotonic()
         while (now := time.monotonic() - started) < seconds:
             self._send_all(self._workload.until(now))
@@ -80,23 +80,23 @@ class Generator:
         await self.flush()
 
     async def publish(self, publications: Iterable[Publication]) -> None:
-        """Publish at once and wait for the broker's word; for scenarios that are written out."""
+        """Publish at once and wait for the acknowledgements."""
         self._send_all(publications)
         await self.flush()
 
     def burst(self, count: int) -> None:
-        """Publish `count` bad records with the next tick."""
+        """Publish `count` poison records with the next tick."""
         self._bursts.append(count)
 
     async def flush(self) -> None:
-        """Wait for the broker's word on everything; what it never answers is left out of the acknowledged."""
+        """Wait until everything is acknowledged; give up on what is not within FLUSH_SECONDS."""
         left = await asyncio.to_thread(self._producer.flush, FLUSH_SECONDS)
         if left:
             self._producer.purge()
             await asyncio.to_thread(self._producer.flush, 5)
 
     def acknowledged_ends(self) -> dict[tuple[str, int], int]:
-        """Return for each partition the offset behind the last record that the broker acknowledged."""
+        """Return the end of each partition, by the acknowledgements so far."""
         self._producer.poll(0)
         return dict(self.ends)
 
@@ -106,7 +106,7 @@ class Generator:
 
     def _send(self, publication: Publication) -> None:
         now = datetime.now(UTC)
-        # A producer that repeats itself keeps the event's own time.
+        # A producer's repeat keeps the event's own time.
         at = self._times.pop(publication.event_id, None) if publication.copy_of else None
         if at is None:
             at = now - timedelta(seconds=publication.age)
@@ -121,12 +121,12 @@ class Generator:
                 record.key,
                 headers=list(record.headers),
                 timestamp=int(now.timestamp() * 1000),
-                on_delivery=lambda error, message: self._answered(publication, error, message),
+                on_delivery=lambda error, message: self._delivered(publication, error, message),
             )
         except (BufferError, KafkaException) as error:
-            raise ChaosError(f"the producer took no more: {error}") from error
+            raise ChaosError(f"the producer's queue is full or closed: {error}") from error
 
-    def _answered(self, publication: Publication, error: object, message: Any) -> None:  # noqa: ANN401 - confluent_kafka's Message
+    def _delivered(self, publication: Publication, error: object, message: Any) -> None:  # noqa: ANN401 - confluent_kafka's Message
         position = None
         if error is None:
             position = (publication.topic, message.partition(), message.offset())

@@ -1,4 +1,4 @@
-"""Bad records, what the worker may say about each, and bytes that nobody can know beforehand."""
+"""Poison: records made invalid on purpose, the dead letter reasons allowed for each, and random mutations."""
 
 import json
 import random
@@ -13,7 +13,7 @@ Spoilt = tuple[bytes | None, Sequence[Header]]
 
 @dataclass(frozen=True, slots=True)
 class PoisonRecord:
-    """A kind of bad record: how it is made of a good plain event, and the allowed reasons of its dead letter."""
+    """A kind of invalid record: how to make it from a valid plain event, and the allowed dead letter reasons."""
 
     name: str
     topic: str
@@ -97,7 +97,7 @@ BY_NAME: Mapping[str, PoisonRecord] = {poison.name: poison for poison in POISONS
 
 
 def near_valid(draw: random.Random, name: str) -> tuple[str, Body]:
-    """Return a topic and a good event's data about products that no other event speaks of."""
+    """Return a topic and a valid event's data, about products that no other event names."""
     items = [{"product_id": f"{name}-p{number}", "quantity": draw.randint(1, 9)} for number in range(2)]
     return draw.choice(
         (
@@ -112,7 +112,7 @@ def near_valid(draw: random.Random, name: str) -> tuple[str, Body]:
 
 
 def mutate(value: bytes, seed: str) -> bytes:
-    """Change a few bytes: flipped, cut out, doubled, or put in from elsewhere."""
+    """Flip, delete, duplicate or insert a few bytes."""
     draw = random.Random(seed)
     bytes_ = bytearray(value)
     for _ in range(draw.randint(1, 6)):
@@ -132,7 +132,7 @@ def mutate(value: bytes, seed: str) -> bytes:
 
 
 def odd_headers(seed: str) -> Sequence[Header]:
-    """Return headers that no one asked for; none of them gives the record another envelope."""
+    """Return unusual headers that do not change the record's envelope."""
     draw = random.Random(f"{seed}-headers")
     return [
         (draw.choice(("x-\u00fc", "", "X-TRACE", "a" * 300)), draw.choice((None, b"", b"\xff\x00\xfe", b"text")))

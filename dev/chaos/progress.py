@@ -1,4 +1,4 @@
-"""How far the workers have come, asked of the database past the proxy; a database that is away is asked again."""
+"""How far the workers have come, read from the database around the proxy; an unavailable database is asked again."""
 
 import asyncio
 import time
@@ -17,21 +17,21 @@ Ends = Mapping[tuple[str, int], int]
 
 
 class ProgressMonitor:
-    """A reader of `stream_progress` and of what waits to be published."""
+    """Polls `stream_progress` and the unpublished rows."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._connection: asyncpg.Connection | None = None
-        # Both lanes of faults ask, and a connection answers one question at a time.
-        self._turn = asyncio.Lock()
+        # Both lanes of faults poll, and a connection runs one query at a time.
+        self._lock = asyncio.Lock()
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         if self._connection is not None:
             await self._connection.close(timeout=2)
 
     async def until_applied(self, ends: Ends, timeout_seconds: float) -> float | None:
-        """Return the seconds until everything before `ends` was applied; None when the time is up."""
+        """Return the seconds until everything before `ends` was applied; None on time-out."""
         started = time.monotonic()
         while time.monotonic() - started < timeout_seconds:
             rows = await self._fetch("SELECT topic, partition, next_offset FROM stream_progress")
@@ -43,10 +43,10 @@ class ProgressMonitor:
         return None
 
     async def until_keeping_up(self, acknowledged: Callable[[], Ends], timeout_seconds: float) -> float | None:
-        """Return the seconds until the workers last stopped being behind; None when the time is up.
+        """Return the seconds until the workers stopped being behind for good; None on time-out.
 
-        Behind means that a record which was acknowledged a second ago is not applied. A fault shows at once, in a
-        lively topic, so what is not behind for a while has recovered.
+        They are behind while a record acknowledged a second ago is not applied. Under steady traffic a fault shows
+        within that second, so workers that are not behind for CALM_SECONDS have recovered.
         """
         started = time.monotonic()
         last_behind = started
@@ -55,8 +55,8 @@ class ProgressMonitor:
             ends.append((now, acknowledged()))
             while len(ends) > 1 and ends[1][0] <= now - BEHIND_SECONDS:
                 ends.popleft()
-            due, wanted = ends[0]
-            if due <= now - BEHIND_SECONDS and await self.behind(wanted) != 0:
+            acknowledged_at, wanted = ends[0]
+            if acknowledged_at <= now - BEHIND_SECONDS and await self.behind(wanted) != 0:
                 last_behind = time.monotonic()
             elif now - last_behind > CALM_SECONDS:
                 return last_behind - started
@@ -64,7 +64,7 @@ class ProgressMonitor:
         return None
 
     async def behind(self, ends: Ends) -> int | None:
-        """Return how many records before `ends` are not applied; None when the database is away."""
+        """Return how many records before `ends` are not applied; None while the database is unavailable."""
         rows = await self._fetch("SELECT topic, partition, next_offset FROM stream_progress")
         if rows is None:
             return None
@@ -73,7 +73,7 @@ class ProgressMonitor:
         return left
 
     async def until_published(self, timeout_seconds: float) -> bool:
-        """Wait until no outgoing event and no dead letter waits; false when the time is up."""
+        """Wait until every outgoing event and dead letter is published; false on time-out."""
         started = time.monotonic()
         while time.monotonic() - started < timeout_seconds:
             rows = await self._fetch(
@@ -86,10 +86,10 @@ class ProgressMonitor:
         return False
 
     async def _fetch(self, statement: str) -> list[asyncpg.Record] | None:
-        async with self._turn:
-            return await self._ask(statement)
+        async with self._lock:
+            return await self._query(statement)
 
-    async def _ask(self, statement: str) -> list[asyncpg.Record] | None:
+    async def _query(self, statement: str) -> list[asyncpg.Record] | None:
         try:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await asyncpg.connect(self._deployment.database_url, timeout=2, command_timeout=5)

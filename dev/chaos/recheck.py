@@ -10,7 +10,7 @@ from dev.chaos.subject import describe_subject
 
 
 def main() -> int:
-    """Print the violations, or the subjects' stories; 1 when something is wrong."""
+    """Print what the evidence has on each subject, then the violations; returns 1 if there are any."""
     evidence = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301 - written by ourselves, a moment ago
     for subject in sys.argv[2:]:
         sys.stdout.write("".join(f"{line}\n" for line in describe_subject(evidence, subject)))

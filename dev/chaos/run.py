@@ -1,4 +1,4 @@
-"""One run: a shop opens, faults happen to it, everything heals, and the checker looks at what is left."""
+"""One chaos run: publish, inject faults, wait for recovery, stop the workers, check the evidence."""
 
 import asyncio
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +14,9 @@ from typing import NamedTuple
 from dev.chaos.checker import Finding, judge
 from dev.chaos.cluster import CART_TTL_SECONDS, ORDER_TTL_SECONDS, ROOT, Deployment, Servers, open_deployment
 from dev.chaos.evidence import Evidence, read_tables, read_topics
-from dev.chaos.faults import WORKERS, FaultRecord, Nemesis
+from dev.chaos.faults import WORKERS
 from dev.chaos.generator import Generator
+from dev.chaos.nemesis import FaultRecord, Nemesis
 from dev.chaos.progress import ProgressMonitor
 from dev.chaos.supervisor import Supervisor
 from dev.chaos.workload import Workload
@@ -24,27 +25,27 @@ from dev.oracle.shop import Settings
 
 RULES = Settings(cart_ttl=timedelta(seconds=CART_TTL_SECONDS), order_ttl=timedelta(seconds=ORDER_TTL_SECONDS))
 READY_SECONDS = 120.0
-# After the last fault the shop goes on for a while, so that a run does not end in the middle of one.
+# Traffic goes on for this long after the last fault, so that its recovery is part of the run.
 CALM_SECONDS = 3.0
-# In order, by SIGTERM before its handlers were there, or not there at all.
-FINE_STOPS = (0, -signal.SIGTERM, None)
+# Orderly, by SIGTERM before the handlers were installed, or not running at all.
+ALLOWED_STOP_STATUSES = (0, -signal.SIGTERM, None)
 
 Say = Callable[[str], None]
 
 
 class Timing(NamedTuple):
-    """How long the end of a run may take: until all is applied, and until all is published."""
+    """Limits for the end of a run: until everything is applied, then until everything is published."""
 
     drain_seconds: float = 120.0
     publish_seconds: float = 60.0
 
 
-PATIENT = Timing()
+DEFAULT_TIMING = Timing()
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a run is: `seconds` of `faults` (by name; none named means all), `rate` in events a second."""
+    """A run: `seconds` of `faults` (by name; empty means all) at `rate` events a second."""
 
     seed: int
     seconds: float
@@ -55,21 +56,20 @@ class Options:
 
 @dataclass(slots=True)
 class Result:
-    """A run's finding, the faults behind it, and what it took to check them."""
+    """What a run found, under which faults, and the evidence for it."""
 
     options: Options
     finding: Finding
     faults: Sequence[FaultRecord]
     evidence: Evidence
-    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def violations(self) -> Sequence[Violation]:
-        """Everything that must not be."""
+        """Every violation found."""
         return self.finding.violations
 
     def line(self) -> str:
-        """Return the run in Jepsen's form, on one line."""
+        """Return the run on one line, in the manner of Jepsen's reports."""
         recoveries = sorted(done.recovery for done in self.faults if done.recovery is not None)
         p50, p99 = (_percentile(recoveries, share) for share in (0.50, 0.99))
         return (
@@ -79,7 +79,7 @@ class Result:
 
 
 async def run(servers: Servers, options: Options, say: Say) -> Result:
-    """Run once; the deployment's topics and database are left for who wants to look, the servers' end removes them."""
+    """Run once. The deployment's topics and database stay for inspection until the servers are closed."""
     async with open_deployment(
         servers, f"chaos_{options.seed}_{int(time.time()) % 100_000}", options.directory
     ) as deployment:
@@ -90,7 +90,7 @@ async def run(servers: Servers, options: Options, say: Say) -> Result:
         try:
             nemesis = Nemesis(options.seed, deployment, supervisor, generator, monitor)
             nemesis.on_done = lambda done: say(_describe(done))
-            violations = await _play(options, supervisor, monitor, generator, nemesis)
+            violations = await _publish_under_faults(options, supervisor, monitor, generator, nemesis)
             violations += await wind_down(supervisor, monitor, generator, say)
         finally:
             await supervisor.close()
@@ -98,10 +98,10 @@ async def run(servers: Servers, options: Options, say: Say) -> Result:
         return await check(deployment, options, generator, violations, nemesis.done, say)
 
 
-async def _play(
+async def _publish_under_faults(
     options: Options, supervisor: Supervisor, monitor: ProgressMonitor, generator: Generator, nemesis: Nemesis
 ) -> list[Violation]:
-    """Let the shop run and the faults happen; returns what no fault excuses."""
+    """Publish and inject faults; returns the faults that the workers did not recover from."""
     supervisor.open()
     for _ in range(WORKERS):
         supervisor.start_worker()
@@ -110,20 +110,20 @@ async def _play(
         await asyncio.sleep(0.1)
     if await monitor.until_applied(generator.acknowledged_ends(), READY_SECONDS) is None:
         publishing.cancel()
-        return [Violation("not_recovered", "start", "the workers applied nothing, before any fault")]
+        return [Violation("not_recovered", "start", "the workers applied nothing although no fault was injected yet")]
     await nemesis.run(time.monotonic() + options.seconds, options.faults)
     await publishing
     return [
-        Violation("not_recovered", done.kind, f"fault {number} ({done.kind}) was not made good in time")
+        Violation("not_recovered", done.kind, f"fault {number} ({done.kind}) was not recovered from in time")
         for number, done in enumerate(nemesis.done)
         if done.recovery is None
     ]
 
 
 async def wind_down(
-    supervisor: Supervisor, monitor: ProgressMonitor, generator: Generator, say: Say, timing: Timing = PATIENT
+    supervisor: Supervisor, monitor: ProgressMonitor, generator: Generator, say: Say, timing: Timing = DEFAULT_TIMING
 ) -> list[Violation]:
-    """Wait until everything is applied, stop the workers in order, and let what they left be published."""
+    """Wait until everything is applied, stop the workers, and have a relay publish the rest."""
     violations = []
     ends = generator.acknowledged_ends()
     drained = await monitor.until_applied(ends, timing.drain_seconds)
@@ -133,16 +133,16 @@ async def wind_down(
     else:
         say(f"everything applied {drained:.1f} s after the last event")
     violations += [
-        Violation("crashed", "stop", f"a worker that was asked to stop ended with {status}")
+        Violation("crashed", "stop", f"a stopped worker exited with {status}")
         for status in await supervisor.stop_all()
-        if status not in FINE_STOPS
+        if status not in ALLOWED_STOP_STATUSES
     ]
     relay = supervisor.start_worker("--roles", "relay")
     if not await monitor.until_published(timing.publish_seconds):
-        violations.append(Violation("outcome_missing", "end", "the outbox was never published whole"))
+        violations.append(Violation("outcome_missing", "end", "not every outbox row was published"))
     await supervisor.stop_worker(relay)
     violations += [
-        Violation("crashed", exit_.worker, f"ended by itself with status {exit_.status}:\n{exit_.log}")
+        Violation("crashed", exit_.worker, f"exited unexpectedly with status {exit_.status}:\n{exit_.log}")
         for exit_ in supervisor.exits
     ]
     return violations
@@ -157,7 +157,7 @@ async def check(  # noqa: PLR0913, PLR0917 - what a run leaves behind
     say: Say,
     rules: Settings = RULES,
 ) -> Result:
-    """Read everything and judge it."""
+    """Read the evidence and judge it."""
     started = time.monotonic()
     tables = await read_tables(deployment.database_url)
     records = await asyncio.to_thread(read_topics, deployment.servers.kafka.bootstrap_servers, deployment.prefix)
@@ -171,7 +171,7 @@ async def check(  # noqa: PLR0913, PLR0917 - what a run leaves behind
 
 
 def recoveries_by_kind(faults: Sequence[FaultRecord]) -> dict[str, tuple[int, float, float]]:
-    """Return for each kind how often it was made, and the median and longest recovery where no other met it."""
+    """Return for each kind of fault: how often it was injected; median and longest recovery without another fault."""
     kinds: dict[str, tuple[int, float, float]] = {}
     for kind in sorted({done.kind for done in faults}):
         alone = sorted(d.recovery for d in faults if d.kind == kind and d.alone and d.recovery is not None)
@@ -181,7 +181,7 @@ def recoveries_by_kind(faults: Sequence[FaultRecord]) -> dict[str, tuple[int, fl
 
 
 def commit() -> str:
-    """Return the commit that runs, with a + when the tree has changes."""
+    """Return the commit under test, with a + if the tree has uncommitted changes."""
     head, dirty = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "-uno")
     return f"{head or 'unknown'}{'+' if dirty else ''}"
 
@@ -194,15 +194,15 @@ def _git(*words: str) -> str:
 def _describe(done: FaultRecord) -> str:
     lasted = done.ended - done.started
     if done.recovery is None:
-        return f"{done.kind}: lasted {lasted:.1f} s, NOT made good"
-    return f"{done.kind}: lasted {lasted:.1f} s, made good after {done.recovery:.2f} s"
+        return f"{done.kind}: lasted {lasted:.1f} s, NOT recovered"
+    return f"{done.kind}: lasted {lasted:.1f} s, recovered after {done.recovery:.2f} s"
 
 
 def _percentile(values: Sequence[float], share: float) -> float:
-    """Return the nearest-rank percentile of sorted values; nan of none."""
+    """Return the nearest-rank percentile of sorted values; nan if there are none."""
     return values[min(int(len(values) * share), len(values) - 1)] if values else float("nan")
 
 
 def python_command(*words: str) -> list[str]:
-    """Return the command that runs one of our modules in this environment."""
+    """Return the command that runs a module with this interpreter."""
     return [sys.executable, "-m", *words]

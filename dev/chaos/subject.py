@@ -1,4 +1,4 @@
-"""Everything that a run's evidence has about one order, cart, product or event: enough to debug from."""
+"""Everything in a run's evidence about one order, cart, product or event, for debugging."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ MAX_LINES = 60
 
 
 def describe_subject(evidence: Evidence, subject: str) -> list[str]:
-    """Return the records and rows that name `subject`, in the order of the topics, then of the tables."""
+    """Return the records and rows that name `subject`: topics first, then tables, at most MAX_LINES."""
     acked = {sent.position: sent.acked_at for sent in evidence.journal}
     lines: list[str] = []
     for topic in (*TOPICS_IN, *(f"{topic}.dlq" for topic in TOPICS_IN), *EVENT_TOPICS_OUT):

@@ -1,1 +1,1 @@
-"""`inventory demo`: embedded servers, the real worker, an imagined shop, and a screen that follows them."""
+"""`inventory demo`: embedded servers, the real worker, a simulated shop, and a live screen."""

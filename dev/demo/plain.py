@@ -1,6 +1,6 @@
-"""Tells the demo in plain lines: once a second on a pipe, and the summary at the end for everybody.
+"""The demo as plain text: a line a second where there is no terminal, and the summary at the end.
 
-ASCII only, so that every pipe and log takes it.
+ASCII only, so that any pipe or log can take it.
 """
 
 from collections import Counter
@@ -14,25 +14,25 @@ LINE_WIDTH: Final = 80
 
 
 def progress_line(state: DemoState) -> str:
-    """Return the line of this moment."""
+    """Return one line with the current figures, in aligned columns."""
     reservations = state.reservations
-    low = [f"{row.product_id} {row.status}" for row in state.stock if row.status != "ok"]
+    low = [row.product_id + (" (out)" if row.status == "out" else "") for row in state.stock if row.status != "ok"]
     return (
-        f"{state.now():5.1f} s  {state.handled:,} events, {state.rate():,.0f}/s, lag {state.lag:,}; "
-        f"reserved {reservations['reserved']:,}, deducted {reservations['deducted']:,}, "
-        f"rejected {reservations['rejected']:,}; dead letters {sum(state.dead_letter_counts.values()):,}; "
-        f"{', '.join(low) or 'no product low'}"
+        f"{state.now():5.1f} s  {state.handled:>6,} events {state.rate():>5,.0f}/s  lag {state.lag:>4,}  "
+        f"reserved {reservations['reserved']:>5,}  deducted {reservations['deducted']:>5,}  "
+        f"rejected {reservations['rejected']:>4,}  dead letters {sum(state.dead_letter_counts.values()):>3,}  "
+        f"low: {', '.join(low) or 'none'}"
     )
 
 
 def alert_line(alert: Alert) -> str:
-    """Return the line of an alert."""
+    """Return the line for an alert."""
     verb = "has recovered" if alert.severity == "recovered" else f"is {alert.severity}"
     return f"{alert.at:5.1f} s  alert: {alert.product_id} {verb}, {alert.available:,} available"
 
 
 def summary(state: DemoState) -> Iterator[str]:
-    """Give the lines that say what happened, aligned and wrapped."""
+    """Give the summary, aligned and wrapped to LINE_WIDTH."""
     published = Counter(state.published)
     handled = sum(state.dispositions.values())
     yield from _row("published", {"": sum(published.values()), **dict(published.most_common())})
@@ -43,11 +43,11 @@ def summary(state: DemoState) -> Iterator[str]:
     latency = state.latency()
     if latency is not None:
         median, slowest = (f"{seconds * 1000:,.0f} ms" for seconds in latency)
-        yield f"{'latency':<{LABEL_WIDTH}}order published to outcome read: p50 {median}, p99 {slowest}"
+        yield f"{'latency':<{LABEL_WIDTH}}publishing an order to its outcome: p50 {median}, p99 {slowest}"
 
 
 def _row(label: str, counts: Mapping[str, int]) -> Iterator[str]:
-    """Give a label and its counts, on as many lines as they need."""
+    """Give a label and its counts, wrapped to LINE_WIDTH."""
     line = f"{label:<{LABEL_WIDTH}}"
     first = True
     for name, count in counts.items():

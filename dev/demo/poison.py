@@ -1,4 +1,4 @@
-"""The bad records of the demo: what each is called, where it is published, and what is wrong with it."""
+"""Poison: the demo's records that are invalid on purpose."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ Header = tuple[str, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class PoisonRecord:
-    """A kind of bad record; `spoil` makes its value and headers from the body of a good plain event, an order."""
+    """A kind of invalid record; `spoil` makes its value and headers from the body of a valid order, a plain event."""
 
     name: str
     topic: str
@@ -63,7 +63,7 @@ def _other_lines(body: Body) -> tuple[bytes, Sequence[Header]]:
     return _json(_with_line(body, quantity=77)), ()
 
 
-# In the order in which the shop meets them.
+# The shop publishes them in this order.
 POISONS: Final = (
     PoisonRecord("broken JSON", "order.created", _truncated),
     PoisonRecord("a quantity that is text", "order.created", _text_quantity),

@@ -1,4 +1,4 @@
-"""Sets the demo up: embedded servers, tables, topics, and the real worker in a process of its own."""
+"""The demo's processes: the embedded servers, the worker and the audit."""
 
 import asyncio
 import os
@@ -17,15 +17,15 @@ from dev.servers.process import LOOPBACK, ServerProcess, free_port, scratch_dire
 
 READY_SECONDS: Final = 60.0
 READY_POLL_SECONDS: Final = 0.05
-LEAVE_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 30.0
 
-# A shop in a hurry, so that 20 seconds show what else takes hours.
+# Short times to live, so that 20 seconds show what otherwise takes hours.
 SETTINGS: Final = {
     "INVENTORY_ORDER_RESERVATION_TTL": "4s",
     "INVENTORY_CART_RESERVATION_TTL": "5s",
     "INVENTORY_PARKED_EVENT_TTL": "4s",
     "INVENTORY_LOG_FORMAT": "human",
-    # Kafka answers as soon as there is something; the embedded broker only when this time is over.
+    # The embedded broker answers a fetch only when this time is over, even if records arrived meanwhile.
     "INVENTORY_KAFKA_FETCH_MAX_WAIT_MS": "10",
 }
 SETTINGS_IN_WORDS: Final = "orders hold stock for 4 s, carts for 5 s"
@@ -37,12 +37,12 @@ Say = Callable[[str], None]
 
 
 class WorkerFailedError(ServerFailedError):
-    """The worker did not start, ended by itself, or did not leave in order."""
+    """The worker did not start, ended unexpectedly, or did not shut down cleanly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The embedded servers, and the environment that leads a program to them."""
+    """Addresses of the embedded servers, and the environment for programs that use them."""
 
     database_url: str
     redis_url: str
@@ -57,13 +57,13 @@ class Servers:
         }
 
     def environment(self) -> dict[str, str]:
-        """Return the environment for our programs: no setting of whoever runs the demo, only those of the demo."""
+        """Return the environment of the demo's programs, with the demo's settings in place of the user's."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("INVENTORY_")}
         return {**inherited, "PYTHONPATH": str(_REPOSITORY), **SETTINGS, **self.variables()}
 
 
 async def start_servers(stack: AsyncExitStack, say: Say) -> Servers:
-    """Start all three side by side; they end with the stack, or at the latest with this process."""
+    """Start all three concurrently; they end with the stack, or at the latest with this process."""
 
     async def start(label: str, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - three kinds of server
         with timed(say, label):
@@ -74,13 +74,13 @@ async def start_servers(stack: AsyncExitStack, say: Say) -> Servers:
     database, cache, broker = await asyncio.gather(
         start("PostgreSQL 18, embedded", postgres.start),
         start("Redis, embedded", redis.start),
-        start("Kafka: an embedded mock broker (one group member, in memory only)", kafka.mock),
+        start("Kafka: mock broker, embedded (in memory, one group member)", kafka.mock),
     )
     return Servers(database.url, cache.url, broker.bootstrap_servers)
 
 
 class WorkerProcess:
-    """`inventory run`, as a user starts it."""
+    """A process of `inventory run`."""
 
     def __init__(self, servers: Servers) -> None:
         self.port = free_port()
@@ -102,7 +102,7 @@ class WorkerProcess:
         return self._process.pid
 
     async def wait_until_ready(self, ready: Callable[[], Any]) -> None:
-        """Return when `ready()` says so; raise WorkerFailedError when the worker ends before."""
+        """Wait until `ready()` is true; raise WorkerFailedError if the worker ends first or it takes too long."""
         deadline = time.monotonic() + READY_SECONDS
         while not await ready():
             self._check()
@@ -111,21 +111,21 @@ class WorkerProcess:
             await asyncio.sleep(READY_POLL_SECONDS)
 
     async def watch(self) -> None:
-        """Raise WorkerFailedError when the worker ends by itself."""
+        """Run until the worker ends unexpectedly, then raise WorkerFailedError."""
         while True:
             self._check()
             await asyncio.sleep(READY_POLL_SECONDS)
 
-    async def leave(self) -> None:
-        """Ask the worker to leave; raise WorkerFailedError when it does not leave in order."""
-        await asyncio.to_thread(self._process.end, signal.SIGTERM, LEAVE_SECONDS)
+    async def stop(self) -> None:
+        """Shut the worker down; raise WorkerFailedError unless it exits with status 0."""
+        await asyncio.to_thread(self._process.end, signal.SIGTERM, STOP_SECONDS)
         if self._process.status != 0:
-            raise WorkerFailedError("the worker", f"left with status {self._process.status}", self.log)
+            raise WorkerFailedError("the worker", f"exited with status {self._process.status}", self.log)
 
     async def end(self) -> None:
-        """End the worker if it is still there, however it takes it."""
+        """End the worker if it still runs, whatever its exit status."""
         if self._process.running:
-            await asyncio.to_thread(self._process.end, signal.SIGTERM, LEAVE_SECONDS)
+            await asyncio.to_thread(self._process.end, signal.SIGTERM, STOP_SECONDS)
 
     def _check(self) -> None:
         if not self._process.running:
@@ -133,7 +133,7 @@ class WorkerProcess:
 
 
 async def run_audit(servers: Servers) -> tuple[bool, str]:
-    """Run `inventory audit`; returns whether the books agree, and what it printed."""
+    """Run `inventory audit`; returns whether it passed, and what it printed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -149,13 +149,13 @@ async def run_audit(servers: Servers) -> tuple[bool, str]:
         process.kill()
         raise
     if process.returncode not in {0, 1}:
-        raise ServersError(f"`inventory audit` could not look at the books: {errors.decode().strip()}")
+        raise ServersError(f"`inventory audit` could not run: {errors.decode().strip()}")
     return process.returncode == 0, output.decode().strip()
 
 
 @contextmanager
 def timed(say: Say, label: str) -> Iterator[None]:
-    """Say what was done and how long it took, once it is done."""
+    """Print the label and how long the block took, when it is done."""
     began = time.monotonic()
     yield
     say(f"  {label:<{_LABEL_WIDTH}}{time.monotonic() - began:5.1f} s")

@@ -1,4 +1,4 @@
-"""Publishes the shop's script to Kafka, each record when it is due, and keeps account of what the broker has."""
+"""Publishes the shop's records to Kafka when they are due, and records what the broker acknowledged."""
 
 import asyncio
 import contextlib
@@ -15,25 +15,25 @@ from dev.demo.shop import Publication
 from dev.demo.state import DemoState
 
 FLUSH_SECONDS: Final = 30.0
-UNANSWERED_KEPT: Final = 10_000
+WITHOUT_OUTCOME_KEPT: Final = 10_000
 
 
 class Publisher:
-    """The producer, and when each order was published: until its outcome has been read."""
+    """The producer, and the time of publishing of each order without an outcome."""
 
     def __init__(self, producer: AIOKafkaProducer, state: DemoState) -> None:
         self._producer = producer
         self._state = state
         self._in_flight: set[Any] = set()
-        self._asked: dict[str, float] = {}
+        self._published_at: dict[str, float] = {}
 
-    async def name_topics(self, topics: Iterable[str]) -> None:
-        """Make the topics: the embedded broker has a topic from the moment it is asked about it."""
+    async def create_topics(self, topics: Iterable[str]) -> None:
+        """Create the topics: the embedded broker creates one when its metadata is requested."""
         for topic in topics:
             await self._producer.partitions_for(topic)
 
     async def publish(self, publications: Iterable[Publication]) -> None:
-        """Publish what is due, in the script's time since the shop opened; return when Kafka has all of it."""
+        """Publish each record when it is due after the shop's opening; return when Kafka acknowledged all of them."""
         for publication in publications:
             wait = publication.due - self._state.now()
             if wait > 0:
@@ -42,19 +42,19 @@ class Publisher:
         await self.flush()
 
     async def flush(self) -> None:
-        """Return when Kafka has acknowledged everything; raises what it said otherwise."""
+        """Wait until Kafka acknowledged everything; raises the first delivery error."""
         async with asyncio.timeout(FLUSH_SECONDS):
             await asyncio.gather(*self._in_flight)
 
-    def answered(self, event_id: str) -> float | None:
-        """Return the seconds since an order was published, the first time that somebody asks."""
-        asked = self._asked.pop(event_id, None)
-        return None if asked is None else time.monotonic() - asked
+    def pop_age(self, event_id: str) -> float | None:
+        """Return the seconds since an order was published, or None if this was asked before."""
+        published_at = self._published_at.pop(event_id, None)
+        return None if published_at is None else time.monotonic() - published_at
 
     async def _send(self, publication: Publication) -> None:
         record = encode(publication, datetime.now(UTC))
-        if publication.kind == "order created" and len(self._asked) < UNANSWERED_KEPT:
-            self._asked[publication.event_id] = time.monotonic()
+        if publication.kind == "order created" and len(self._published_at) < WITHOUT_OUTCOME_KEPT:
+            self._published_at[publication.event_id] = time.monotonic()
         sent = await self._producer.send(record.topic, record.value, key=record.key, headers=[*record.headers])
         self._in_flight.add(sent)
         sent.add_done_callback(self._acknowledged)
@@ -62,7 +62,7 @@ class Publisher:
 
     def _acknowledged(self, sent: Any) -> None:  # noqa: ANN401 - aiokafka is published without types
         if sent.cancelled() or sent.exception() is not None:
-            return  # `flush` raises it
+            return  # raised by `flush`
         self._in_flight.discard(sent)
         metadata = sent.result()
         place = (metadata.topic, metadata.partition)
@@ -72,7 +72,7 @@ class Publisher:
 
 @asynccontextmanager
 async def open_publisher(bootstrap_servers: str, state: DemoState) -> AsyncIterator[Publisher]:
-    """Give a started producer; on leaving, stop it within a bound."""
+    """Give a started publisher; stop its producer afterwards, within five seconds."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all", enable_idempotence=True)
     await producer.start()
     try:

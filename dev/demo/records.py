@@ -1,6 +1,6 @@
-"""From the shop's publications to Kafka records, in the three envelopes that the worker understands.
+"""Encodes the shop's publications as Kafka records, in all three envelopes that the worker accepts.
 
-Each of the shop's services publishes as its team likes: carts, products and stock as plain JSON, orders as structured
+Each of the shop's services has an envelope of its own: carts, products and stock as plain JSON, orders as structured
 CloudEvents, payments as CloudEvents in binary mode.
 """
 
@@ -22,7 +22,7 @@ _BINARY: Final = ("payment.succeeded", "payment.refunded")
 
 
 def encode(publication: Publication, now: datetime) -> ProducedRecord:
-    """Return the record of a publication that is published at `now`."""
+    """Return the record for a publication at `now`."""
     time = (now - timedelta(seconds=publication.age)).isoformat()
     key = publication.key.encode()
     if publication.poison is not None:

@@ -1,4 +1,4 @@
-"""Draws the demo on a terminal: one state that fills it, without flicker and without jumps."""
+"""Renders the demo's state as a full terminal screen."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
@@ -11,17 +11,17 @@ from dev.demo.state import DISPOSITIONS, RESERVATION_KINDS, Alert, DeadLetter, D
 NARROWEST: Final = 72
 LOWEST: Final = 22
 NAME_WIDTH: Final = 17
-NUMBER_WIDTH: Final = 7
+NUMBER_WIDTH: Final = 8
 STATUS_WIDTH: Final = 6
-RESERVATIONS_WIDTH: Final = 39
+RESERVATIONS_WIDTH: Final = 40
 RESERVATION_ROWS: Final = 4
 ALERTS_NARROWEST: Final = 10
 
 _Item = TypeVar("_Item")
 
-# Lines that are always there: title, two of figures, three headings, three gaps.
+# Fixed lines: title, two of figures, three headings, three gaps.
 _FRAME_LINES: Final = 9
-DEAD: Final = "dead_lettered"
+_DEAD_LETTERED: Final = "dead_lettered"
 _STATUS_STYLES: Final = {"ok": "green", "low": "yellow", "out": "red"}
 _ALERT_STYLES: Final = {"low": "yellow", "out": "red", "recovered": "green"}
 _ALERT_MARKS: Final = {"low": "▼", "out": "■", "recovered": "▲"}
@@ -30,7 +30,7 @@ _QUIET: Final = "bright_black"
 
 
 def draw(state: DemoState, width: int, height: int) -> RenderableType:
-    """Return the whole screen, of exactly these columns and at most these lines."""
+    """Return the screen: lines of at most `width` columns, at most `height` of them."""
     free = max(height - _FRAME_LINES - len(state.stock), RESERVATION_ROWS + 1)
     alert_rows = max(RESERVATION_ROWS, free // 2)
     dead_letter_rows = max(free - alert_rows, 1)
@@ -81,17 +81,17 @@ def _dispositions(state: DemoState) -> Text:
     text = Text()
     for disposition in DISPOSITIONS:
         count = state.dispositions[disposition]
-        text.append(f"{count:>6,}", "bold red" if disposition == DEAD and count else "bold")
-        text.append(f" {'dead' if disposition == DEAD else disposition}  ", _QUIET)
+        text.append(f"{count:>6,}", "bold red" if disposition == _DEAD_LETTERED and count else "bold")
+        text.append(f" {'dead' if disposition == _DEAD_LETTERED else disposition}  ", _QUIET)
     return text
 
 
 def _stock_heading(width: int) -> Text:
-    left = Text().append("STOCK".ljust(NAME_WIDTH), _HEADING)
-    for mark, name, style in (("━", "available", "green"), ("━", "held", "blue"), ("┃", "threshold", _QUIET)):
-        left.append(f"{mark} ", style).append(f"{name}   ", _QUIET)
+    left = Text().append("STOCK  ", _HEADING)
+    for mark, name, style in (("━", "available", "green"), ("━", "reserved", "blue"), ("┃", "threshold", _QUIET)):
+        left.append(f"{mark} ", style).append(f"{name} ", _QUIET)
     left.rstrip()
-    names = "".join(name.rjust(NUMBER_WIDTH) for name in ("avail", "held", "total"))
+    names = "".join(name.rjust(NUMBER_WIDTH) for name in ("avail", "resvd", "on hand"))
     return _justified(left, Text(names.ljust(len(names) + STATUS_WIDTH), _QUIET), width)
 
 
@@ -108,19 +108,19 @@ def _stock_line(row: StockRow, peak_on_hand: int, width: int) -> Text:
 
 
 def _bar(row: StockRow, peak_on_hand: int, width: int, style: str) -> Text:
-    """Draw what is available, then what is held, then the empty shelf, and where the threshold lies."""
+    """Draw available, then reserved, then empty up to the most that was on hand, with a mark at the threshold."""
     available = _cells(row.available, peak_on_hand, width)
-    held = min(_cells(row.reserved, peak_on_hand, width), width - available)
+    reserved = min(_cells(row.reserved, peak_on_hand, width), width - available)
     bar = Text().append("━" * available, style)
-    bar.append("━" * held, "blue")
-    bar.append("─" * (width - available - held), _QUIET)
+    bar.append("━" * reserved, "blue")
+    bar.append("─" * (width - available - reserved), _QUIET)
     mark = min(_cells(row.threshold, peak_on_hand, width), width - 1)
     bar.plain = f"{bar.plain[:mark]}┃{bar.plain[mark + 1 :]}"
     return bar
 
 
 def _cells(quantity: int, peak_on_hand: int, width: int) -> int:
-    """Return how many cells a quantity fills; something is never drawn as nothing."""
+    """Return how many cells a quantity fills, at least one unless it is zero."""
     return 0 if quantity <= 0 else min(max(round(quantity / max(peak_on_hand, 1) * width), 1), width)
 
 
@@ -147,8 +147,8 @@ def _reservations(state: DemoState) -> list[Text]:
         text = Text()
         for kind in pair:
             count = state.reservations[kind]
-            text.append(f"{kind.replace('_', ' '):<13}", _QUIET if count == 0 else "")
-            text.append(f"{count:>5,}   ", _QUIET if count == 0 else "bold")
+            text.append(f"{kind.replace('_', ' '):<14}", _QUIET if count == 0 else "")
+            text.append(f"{count:>5,}  ", _QUIET if count == 0 else "bold")
         text.rstrip()
         lines.append(text)
     return lines
@@ -169,7 +169,7 @@ def _dead_letter_line(dead_letter: DeadLetter) -> Text:
     return text.append(dead_letter.message, _QUIET)
 
 
-# --- small words ----------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def _heading(name: str, count: int) -> Text:

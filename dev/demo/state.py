@@ -1,4 +1,4 @@
-"""What the demo knows at a moment: the numbers that the screen, the plain lines and the summary are drawn from."""
+"""The demo's current figures, from which the screen, the plain lines and the summary are made."""
 
 import time
 from collections import Counter, deque
@@ -23,7 +23,7 @@ RATE_WINDOW_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class StockRow:
-    """A product as the table `inventory` has it."""
+    """A product's row in the table `inventory`."""
 
     product_id: str
     on_hand: int
@@ -33,13 +33,13 @@ class StockRow:
 
     @property
     def available(self) -> int:
-        """What can still be promised."""
+        """On hand less reserved."""
         return self.on_hand - self.reserved
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert as its topic brought it; `severity` is low, out or recovered."""
+    """An alert as published; `severity` is low, out or recovered."""
 
     at: float
     severity: str
@@ -49,7 +49,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter as its topic brought it."""
+    """A dead letter as published."""
 
     at: float
     topic: str
@@ -59,10 +59,10 @@ class DeadLetter:
 
 @dataclass(slots=True)
 class DemoState:
-    """The demo's numbers; times are seconds since the shop opened.
+    """The demo's figures; times are seconds since the shop opened.
 
-    `told` counts the events and dead letters that the worker has written down, `read` those that came to us by Kafka,
-    `looks` how often the tables were looked at.
+    `published` counts the shop's records by kind; `written` the worker's outgoing events and dead letters in the
+    tables, `read` those that arrived from Kafka; `polls` how often the tables were read.
     """
 
     seed: int
@@ -86,18 +86,18 @@ class DemoState:
     dead_letters: deque[DeadLetter] = field(default_factory=lambda: deque(maxlen=KEPT))
     dead_letter_counts: Counter[str] = field(default_factory=Counter)
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
-    _pace: deque[tuple[float, int]] = field(default_factory=deque)
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def now(self) -> float:
         """Return the seconds since the shop opened."""
         return time.monotonic() - self.opened
 
     def open(self) -> None:
-        """Begin to count the time."""
+        """Start the clock."""
         self.opened = time.monotonic()
 
     def is_done(self) -> bool:
-        """Tell whether each event is handled, by count, and all that the worker told has been read."""
+        """Tell whether every record was handled and all that the worker wrote was published and read."""
         return (
             self.lag == self.outbox == 0
             and self.read >= self.written
@@ -105,29 +105,29 @@ class DemoState:
         )
 
     def update_stock(self, stock: list[StockRow]) -> None:
-        """Take over the products, and how full each shelf has been."""
+        """Set the products, and remember the most that each had on hand."""
         self.stock = stock
         for row in stock:
             self.peak_on_hand[row.product_id] = max(row.on_hand, self.peak_on_hand.get(row.product_id, 1))
 
     def update_progress(self, next_offsets: dict[tuple[str, int], int]) -> None:
-        """Take over how far the worker has read, against what the broker has acknowledged."""
+        """Set how far the worker has read, and the lag behind what the broker acknowledged."""
         self.handled = sum(next_offsets.values())
         self.lag = sum(max(end - next_offsets.get(place, 0), 0) for place, end in self.ends.items())
         now = time.monotonic()
-        self._pace.append((now, self.handled))
-        while len(self._pace) > 1 and now - self._pace[0][0] > RATE_WINDOW_SECONDS:
-            self._pace.popleft()
+        self._samples.append((now, self.handled))
+        while len(self._samples) > 1 and now - self._samples[0][0] > RATE_WINDOW_SECONDS:
+            self._samples.popleft()
 
     def rate(self) -> float:
-        """Return the events that were handled per second, over the last two seconds."""
-        if len(self._pace) < 2:  # noqa: PLR2004 - a rate needs two points
+        """Return events handled per second over the last two seconds."""
+        if len(self._samples) < 2:  # noqa: PLR2004 - a rate needs two points
             return 0.0
-        (began, first), (ended, last) = self._pace[0], self._pace[-1]
+        (began, first), (ended, last) = self._samples[0], self._samples[-1]
         return (last - first) / max(ended - began, 0.001)
 
     def latency(self) -> tuple[float, float] | None:
-        """Return the median and the 99th percentile of the seconds from an order to its outcome."""
+        """Return median and 99th percentile of the seconds from publishing an order to reading its outcome."""
         if not self.latencies:
             return None
         ordered = sorted(self.latencies)

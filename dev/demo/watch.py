@@ -1,4 +1,4 @@
-"""Watches the worker from outside, as its users do: the topics out, the tables, and /metrics."""
+"""Observes the worker from outside, as its users do: outgoing topics, tables and /metrics."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from storage.database import connect
 POLL_SECONDS: Final = 0.2
 METRICS_SECONDS: Final = 0.5
 TIMEOUT_SECONDS: Final = 2.0
-# The embedded broker answers a fetch that found nothing only when its wait is over, whatever comes in meanwhile.
+# The embedded broker answers a fetch only when its wait is over, even if records arrived meanwhile.
 FETCH_WAIT_MS: Final = 10
 
 _DLQ_SUFFIX: Final = dlq_topic("")
@@ -33,13 +33,13 @@ SELECT (SELECT count(*) FROM outbox WHERE published_at IS NULL)
 
 
 class TopicWatch:
-    """Reads alerts, outcomes and dead letters with a plain consumer without a group."""
+    """Reads alerts, outcomes and dead letters with a consumer without a group."""
 
     def __init__(
         self,
         bootstrap_servers: str,
         state: DemoState,
-        answered: Callable[[str], float | None],
+        pop_age: Callable[[str], float | None],
         on_alert: Callable[[Alert], None],
     ) -> None:
         self._consumer = AIOKafkaConsumer(
@@ -50,11 +50,11 @@ class TopicWatch:
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
         self._state = state
-        self._answered = answered
+        self._pop_age = pop_age
         self._on_alert = on_alert
 
     async def run(self) -> None:
-        """Read for as long as the task lives."""
+        """Read until cancelled."""
         await self._consumer.start()
         try:
             async for record in self._consumer:
@@ -70,7 +70,7 @@ class TopicWatch:
         event = json.loads(record.value)
         if record.topic == RESERVATIONS:
             self._state.reservations[event["type"].removeprefix(_RESERVATION_PREFIX)] += 1
-            seconds = self._answered(event["caused_by"])
+            seconds = self._pop_age(event["caused_by"])
             if seconds is not None:
                 self._state.latencies.append(seconds)
         elif record.topic in (LOW_STOCK, STOCK_RECOVERED):
@@ -90,7 +90,7 @@ class TopicWatch:
 
 
 class TableWatch:
-    """Reads stock, progress and what waits to be published."""
+    """Reads stock, progress and the number of unpublished rows."""
 
     def __init__(self, connection: asyncpg.Connection, state: DemoState) -> None:
         self._connection = connection
@@ -98,7 +98,7 @@ class TableWatch:
 
     @classmethod
     async def connect(cls, url: str, state: DemoState) -> "TableWatch":
-        """Open a connection of its own."""
+        """Connect to the database."""
         return cls(await connect(url, "inventory-demo"), state)
 
     async def aclose(self) -> None:
@@ -106,13 +106,13 @@ class TableWatch:
         await self._connection.close(timeout=TIMEOUT_SECONDS)
 
     async def run(self) -> None:
-        """Look every fifth of a second for as long as the task lives."""
+        """Poll five times a second until cancelled."""
         while True:
             await self.poll()
             await asyncio.sleep(POLL_SECONDS)
 
     async def poll(self) -> None:
-        """Look once."""
+        """Read once."""
         state = self._state
         stock = await self._connection.fetch(
             "SELECT product_id, on_hand, reserved, low_stock_threshold, stock_status FROM inventory ORDER BY product_id"
@@ -120,26 +120,26 @@ class TableWatch:
         state.update_stock([StockRow(*row) for row in stock])
         progress = await self._connection.fetch("SELECT topic, partition, next_offset FROM stream_progress")
         state.update_progress({(row["topic"], row["partition"]): row["next_offset"] for row in progress})
-        # After the progress: what a batch told is there when its progress is.
+        # Read after the progress: a batch's outgoing rows are visible as soon as its progress is.
         state.outbox, state.written = await self._connection.fetchrow(_OUTGOING)
         state.polls += 1
 
 
 class MetricsWatch:
-    """Reads the worker's own count of events by disposition."""
+    """Reads the worker's count of events by disposition."""
 
     def __init__(self, port: int, state: DemoState) -> None:
         self._address = f"http://{LOOPBACK}:{port}"
         self._state = state
 
     async def run(self) -> None:
-        """Look twice a second for as long as the task lives; a worker too busy to answer is asked again."""
+        """Poll twice a second until cancelled; a poll without an answer is skipped."""
         while True:
             await self.poll()
             await asyncio.sleep(METRICS_SECONDS)
 
     async def poll(self) -> None:
-        """Look once."""
+        """Read once."""
         text = await asyncio.to_thread(self._get, "/metrics")
         if text is None:
             return
@@ -151,7 +151,7 @@ class MetricsWatch:
                     dispositions[sample.labels["outcome"]] += int(sample.value)
 
     async def ready(self) -> bool:
-        """Tell whether the worker has partitions and a database."""
+        """Tell whether the worker reports that it is ready."""
         return await asyncio.to_thread(self._get, "/readyz") is not None
 
     def _get(self, path: str) -> str | None:

@@ -36,6 +36,6 @@ def demo(
             "`inventory demo` runs from a checkout of the project only: clone the repository and run `make demo` in it"
         )
     # Said before the imports, which take a second.
-    print_line("inventory demo: real servers, the real worker, an imagined shop\n")
+    print_line("inventory demo: a simulated shop, the real worker, embedded servers\n")
     demo_run = importlib.import_module("dev.demo.run")
     raise typer.Exit(demo_run.run(demo_run.Options(seed=seed, seconds=seconds, rate=rate, keep=keep)))

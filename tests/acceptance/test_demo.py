@@ -1,4 +1,4 @@
-"""`inventory demo` as a person runs it: it ends with `audit: ok`, sees what is wrong, and leaves nothing behind."""
+"""`inventory demo` as a user runs it: ends with `audit: ok`, reports what is wrong, and leaves nothing behind."""
 
 import asyncio
 import os
@@ -28,14 +28,14 @@ HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 
 @dataclass
 class Demo:
-    """A running demo; everything that it starts inherits its mark."""
+    """A running demo; every process that it starts inherits its mark."""
 
     process: subprocess.Popen[bytes]
     mark: str
     output: Path
 
     def text(self) -> str:
-        """Return what it has printed so far."""
+        """Return the output so far."""
         return self.output.read_text(errors="replace")
 
     def finish(self) -> int:
@@ -43,7 +43,7 @@ class Demo:
         return self.process.wait(BOUND_SECONDS)
 
     def family(self) -> list[psutil.Process]:
-        """Return all processes that have the mark, however far they have gone from their parent."""
+        """Return all processes with the mark, including detached ones."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -64,7 +64,7 @@ Start = Callable[..., Demo]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start demos on a pipe, or on the terminal that is given."""
+    """Start demos on a pipe, or on a given terminal."""
     demos: list[Demo] = []
 
     def started(*arguments: str, terminal: int | None = None) -> Demo:
@@ -85,7 +85,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         demos.append(Demo(process, mark, output))
         return demos[-1]
 
-    # Whoever runs us in the background of a shell ignores SIGINT, and so would every child.
+    # A background shell starts us with SIGINT ignored, and children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield started
     signal.signal(signal.SIGINT, before)
@@ -104,20 +104,20 @@ def _until(condition: Callable[[], object], what: str, seconds: float = BOUND_SE
 
 
 def _count(text: str, row: str, name: str) -> int:
-    """Return a count from the summary's row, which may go over several lines."""
+    """Return a count from a row of the summary, which may be wrapped."""
     lines = re.search(rf"^{row} .*(?:\n .*)*", text, re.MULTILINE)
     assert lines is not None, text
     found = re.search(rf"{name}:? ([\d,]+)" if name else r"([\d,]+):", lines[0])
     return 0 if found is None else int(found[1].replace(",", ""))
 
 
-def test_the_demo_ends_with_books_that_agree(start: Start) -> None:
+def test_the_demo_accounts_for_every_event(start: Start) -> None:
     """On a pipe it prints plain lines, accounts for every event, and ends with `audit: ok` and exit code 0."""
     demo = start("--seconds", "5")
     code, text = demo.finish(), demo.text()
     assert (code, text.splitlines()[-1]) == (0, "audit: ok"), text
     assert "\x1b" not in text
-    assert len(re.findall(r"^ *\d+\.\d s  [\d,]+ events", text, re.MULTILINE)) >= 4
+    assert len(re.findall(r"^ *\d+\.\d s +[\d,]+ events ", text, re.MULTILINE)) >= 4
     verdicts = ("applied", "duplicate", "refused", "parked", "dead-lettered")
     published = _count(text, "published", "")
     assert published > 300
@@ -127,10 +127,10 @@ def test_the_demo_ends_with_books_that_agree(start: Start) -> None:
     _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
 
 
-def test_books_that_do_not_agree_are_found(start: Start) -> None:
-    """A piece that no ledger entry accounts for ends the demo with the violation and exit code 1."""
+def test_a_failed_audit_ends_the_demo_with_the_violation(start: Start) -> None:
+    """A unit on hand without a ledger entry: the demo prints the violation and exits with 1."""
     demo = start("--seconds", "3", "--rate", "50")
-    _until(lambda: "events," in demo.text(), "the shop is open")
+    _until(lambda: " events " in demo.text(), "the shop is open")
     url = demo.worker().environ()["INVENTORY_DATABASE_URL"]
 
     async def falsify() -> None:
@@ -145,9 +145,9 @@ def test_books_that_do_not_agree_are_found(start: Start) -> None:
 
 
 def test_a_worker_that_dies_ends_the_demo(start: Start) -> None:
-    """The demo says that the worker ended and leaves with exit code 1, and nothing stays behind."""
+    """The demo reports the end of its worker, exits with 1, and leaves no process behind."""
     demo = start("--seconds", "30")
-    _until(lambda: "events," in demo.text(), "the shop is open")
+    _until(lambda: " events " in demo.text(), "the shop is open")
     demo.worker().kill()
     code, text = demo.finish(), demo.text()
     assert (code, "demo: the worker ended with status -9" in text) == (1, True), text
@@ -155,7 +155,7 @@ def test_a_worker_that_dies_ends_the_demo(start: Start) -> None:
 
 
 def test_ctrl_c_gives_the_terminal_back(start: Start) -> None:
-    """On a terminal it draws a live picture; Ctrl-C restores the screen and leaves no process behind."""
+    """On a terminal it draws a live screen; Ctrl-C restores the terminal and leaves no process behind."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     os.set_blocking(ours, False)
@@ -170,7 +170,7 @@ def test_ctrl_c_gives_the_terminal_back(start: Start) -> None:
             return what in seen and demo.process.poll() is not None
         return what in seen
 
-    _until(lambda: shows(b"DEAD LETTERS"), "the picture is drawn")
+    _until(lambda: shows(b"DEAD LETTERS"), "the screen is drawn")
     assert ENTER_SCREEN in seen
     os.killpg(demo.process.pid, signal.SIGINT)
     _until(lambda: shows(b"demo: interrupted"), "the demo has been interrupted")
@@ -181,8 +181,8 @@ def test_ctrl_c_gives_the_terminal_back(start: Start) -> None:
     _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
 
 
-def test_kept_servers_can_be_played_with(start: Start) -> None:
-    """With --keep the addresses are printed, the worker stays, and Ctrl-C ends it all in order."""
+def test_kept_servers_can_be_used(start: Start) -> None:
+    """With --keep the addresses are printed, the worker keeps running, and Ctrl-C shuts everything down cleanly."""
     demo = start("--seconds", "1", "--keep")
     _until(lambda: "worker's log" in demo.text() or demo.process.poll() is not None, "the addresses are printed")
     exports = dict(re.findall(r"^  export (\w+)=(\S+)$", demo.text(), re.MULTILINE))

@@ -120,6 +120,18 @@ def test_image_holds_every_package_of_the_wheel() -> None:
     assert set(PYPROJECT["project"]["license-files"]) <= allowed
 
 
+def test_wheel_holds_every_package_that_ships_and_no_other() -> None:
+    """The wheel and the import contracts name every top-level package but `dev` and `tests`, which never ship."""
+    packages = {
+        path.name
+        for path in REPOSITORY.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and any(path.glob("*.py"))
+    }
+    shipped = PYPROJECT["tool"]["uv"]["build-backend"]["module-name"]
+    assert sorted(packages - {"dev", "tests"}) == sorted(shipped)
+    assert sorted(PYPROJECT["tool"]["importlinter"]["root_packages"]) == sorted([*shipped, "dev"])
+
+
 def test_image_does_not_run_as_root() -> None:
     """The last USER of the Dockerfile is a number other than 0, which also an orchestrator can check."""
     users = re.findall(r"^USER (\S+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The demo's state fits the terminal and says what the numbers say."""
+"""The demo's screen fits the terminal and shows the figures of its state."""
 
 import io
 
@@ -34,21 +34,21 @@ def _drawn(state: DemoState, width: int, height: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (20, 5), (72, 22), (80, 24), (120, 40), (200, 60)])
-def test_the_picture_fits(width: int, height: int) -> None:
-    """No line is wider and no state higher than the terminal, however it is resized; all of its height is used."""
+def test_the_screen_fits(width: int, height: int) -> None:
+    """No line is wider than the terminal and its height is used exactly, whatever its size."""
     lines = _drawn(_state(), width, height)
     assert len(lines) == height
     assert [line for line in lines if len(line) > width] == []
 
 
 def test_80_columns_cut_only_messages() -> None:
-    """On the usual terminal all numbers and names are whole."""
+    """On an 80-column terminal all numbers and names are complete."""
     cut = [line for line in _drawn(_state(), 80, 24) if "…" in line]
     assert [line for line in cut if "message" not in line] == []
 
 
 def test_the_newest_stand_last() -> None:
-    """Alerts and dead letters are read downwards."""
+    """Alerts and dead letters are listed oldest first."""
     lines = _drawn(_state(), 80, 24)
     assert [line.split()[0] for line in lines if "■ out" in line] == ["36.0", "37.0", "38.0", "39.0"]
     assert [line.split()[0] for line in lines if "message" in line] == ["37.0", "38.0", "39.0"]
@@ -63,8 +63,8 @@ def test_the_newest_stand_last() -> None:
         (1, 0, 20, "━─┃───────"),
     ],
 )
-def test_a_bar_shows_stock_against_the_fullest_shelf(on_hand: int, reserved: int, threshold: int, bar: str) -> None:
-    """A hundred pieces are ten cells here; something is never drawn as nothing."""
+def test_a_bar_shows_stock_against_the_peak_on_hand(on_hand: int, reserved: int, threshold: int, bar: str) -> None:
+    """A hundred units are ten cells here; more than zero is at least one cell."""
     state = DemoState(seed=7, seconds=15)
     state.peak_on_hand["p"] = 100
     state.update_stock([StockRow("p", on_hand, reserved, threshold, "ok")])
@@ -74,7 +74,7 @@ def test_a_bar_shows_stock_against_the_fullest_shelf(on_hand: int, reserved: int
 
 
 def test_plain_lines_are_ascii_and_short() -> None:
-    """Every pipe and every log takes them, and the summary fits 80 columns."""
+    """Any pipe or log can take them, and the summary fits 80 columns."""
     state = _state()
     summary = list(plain.summary(state))
     lines = [*summary, plain.progress_line(state), plain.alert_line(state.alerts[0])]
@@ -82,7 +82,7 @@ def test_plain_lines_are_ascii_and_short() -> None:
     assert [line for line in summary if len(line) > 80] == []
 
 
-def test_nothing_is_done_before_all_is_judged_and_read() -> None:
+def test_nothing_is_done_before_all_is_handled_and_read() -> None:
     """The demo waits for lag, outbox, its own reading and the worker's count of every record."""
     state = DemoState(seed=7, seconds=15)
     state.published["order created"] = 2

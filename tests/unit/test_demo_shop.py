@@ -1,4 +1,4 @@
-"""The demo's shop is the same for the same seed, and its bad records are bad in the way they are called."""
+"""The demo's shop is the same for the same seed, and each of its poison records is invalid as its name says."""
 
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -13,8 +13,8 @@ from schemas.errors import ContractViolation
 from schemas.topics import TOPICS_IN
 
 NOW = datetime(2026, 3, 1, 10, 15, 30, 250000, tzinfo=UTC)
-# Good events by themselves; only what was there before makes them bad.
-BAD_IN_CONTEXT = {"an id used twice", "an order changed afterwards"}
+# Valid by themselves; invalid only after the events before them.
+INVALID_IN_CONTEXT = {"an id used twice", "an order changed afterwards"}
 
 
 def _decoded(publication: Publication) -> Event:
@@ -27,13 +27,13 @@ def _shop(seconds: float = 30) -> list[Publication]:
 
 
 def test_a_seed_is_a_shop() -> None:
-    """The same seed gives the same publications, another seed others."""
+    """The same seed gives the same publications, another seed different ones."""
     assert list(script(7, 5, 150)) == list(script(7, 5, 150))
     assert list(script(7, 5, 150)) != list(script(8, 5, 150))
 
 
 def test_publications_come_in_the_order_in_which_they_are_due() -> None:
-    """None has to be waited for backwards, and none comes after the shop has closed."""
+    """Due times never fall, and none is after the shop has closed."""
     dues = [publication.due for publication in script(7, 30, 150)]
     assert [pair for pair in pairwise(dues) if pair[0] > pair[1]] == []
     assert (min(dues) >= 0, max(dues) <= 30) == (True, True)
@@ -45,15 +45,15 @@ def test_the_shop_is_about_as_busy_as_asked(rate: int) -> None:
     assert len(list(script(7, 60, rate))) / 60 == pytest.approx(rate, rel=0.2)
 
 
-def test_every_topic_and_every_kind_of_bad_record_is_there() -> None:
-    """Half a minute of the shop shows all there is to show."""
+def test_every_topic_and_every_kind_of_poison_is_there() -> None:
+    """Half a minute of the shop contains every topic and every kind of poison."""
     shop = _shop()
     assert {publication.topic for publication in shop} == set(TOPICS_IN)
     assert {publication.poison for publication in shop} == {None, *(poison.name for poison in POISONS)}
     assert {publication.kind for publication in shop if publication.age} == {"cart updated"}
 
 
-def test_what_is_no_poison_keeps_the_contract() -> None:
+def test_other_records_keep_the_contract() -> None:
     """Every other record is an event with the publication's id and key."""
     for publication in _shop():
         if publication.poison is None:
@@ -63,7 +63,7 @@ def test_what_is_no_poison_keeps_the_contract() -> None:
 
 
 def test_an_event_sent_again_is_the_same_event() -> None:
-    """A producer's retry has the id, the source and the content of the first."""
+    """A producer's repeat has the id, source and content of the original."""
     shop = _shop()
     first = {publication.event_id: publication for publication in shop if publication.kind != "sent again"}
     again = [publication for publication in shop if publication.kind == "sent again"]
@@ -73,12 +73,12 @@ def test_an_event_sent_again_is_the_same_event() -> None:
         assert (one.id, one.source, one.digest) == (other.id, other.source, other.digest)
 
 
-def test_poison_is_poisonous() -> None:
-    """Each bad record breaks its contract, or repeats an id or an order with other content."""
+def test_poison_is_invalid() -> None:
+    """Each poison record violates its contract, or repeats an id or an order with other content."""
     shop = _shop()
     orders = {publication.event_id: publication for publication in shop if publication.kind == "order created"}
     for publication in shop:
-        if publication.poison in BAD_IN_CONTEXT:
+        if publication.poison in INVALID_IN_CONTEXT:
             event = _decoded(publication)
             original = orders[publication.data["order_id"] + "-created"]
             assert event.source == _decoded(original).source
