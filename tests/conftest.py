@@ -1,8 +1,8 @@
-"""The servers that tests use, each started once and only if a test asks for it; what a test gets of them is its own.
+"""The servers of the tests: each starts once, on first use; each test has its own database, topics and group.
 
 PostgreSQL and Redis always come from wheels. Kafka is the best broker of the machine (`dev.servers.kafka.choose`).
-With CI=true or INVENTORY_REQUIRE_KAFKA=1 tests that need real Kafka fail where there is none, and so they do where
-INVENTORY_TEST_KAFKA names a broker that does not answer; elsewhere they skip.
+Without real Kafka, tests that need it are skipped. They fail instead with CI=true or INVENTORY_REQUIRE_KAFKA=1, and
+where INVENTORY_TEST_KAFKA names a broker that does not answer.
 """
 
 import os
@@ -29,24 +29,24 @@ _broker = pytest.StashKey["_Found"]()
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The broker that was started, or why there is no real one."""
+    """The broker that was started, or the reason why there is none."""
 
     broker: Broker | None
     missing: str
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Look once which broker this machine can offer."""
+    """Choose the broker once."""
     config.stash[_choice] = kafka_brokers.choose()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say in one line which broker the tests will use."""
+    """Name the broker that the tests will use."""
     return f"broker: {config.stash[_choice].description}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say at the end when the broker of the header could not be used after all."""
+    """Say at the end if the broker of the header could not be used."""
     found = config.stash.get(_broker, None)
     if found is not None and found.broker is None:
         terminalreporter.write_line(f"broker: no real Kafka: {found.missing}")
@@ -54,9 +54,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """PostgreSQL for plain tests: safe against its own crash, not against the machine's, and faster for it.
+    """PostgreSQL without fsync: faster, and safe unless the machine itself crashes.
 
-    Tests that measure or that crash servers start their own with `dev.servers.postgres.start()`, which syncs to disk.
+    Tests that measure or crash servers start their own with `dev.servers.postgres.start()`, which syncs to disk.
     """
     server = postgres_servers.start(fsync=False)
     yield server
@@ -65,7 +65,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def template_database(postgres: PostgresServer) -> str:
-    """The name of a database with all migrations applied and nothing in it; each test gets a copy."""
+    """The name of a migrated, empty database; each test gets a copy."""
     from storage.migrate import upgrade  # noqa: PLC0415 - only tests with a database pay for alembic
 
     postgres.sql(f"CREATE DATABASE {_TEMPLATE_DATABASE}")
@@ -75,19 +75,19 @@ def template_database(postgres: PostgresServer) -> str:
 
 @pytest.fixture
 def database_url(postgres: PostgresServer, template_database: str) -> Iterator[str]:
-    """The address of a migrated, empty database that belongs to this test."""
+    """The URL of a migrated, empty database for this test."""
     yield from _new_database(postgres, template_database)
 
 
 @pytest.fixture
 def blank_database_url(postgres: PostgresServer) -> Iterator[str]:
-    """The address of a database of this test's own that was never migrated."""
+    """The URL of a database for this test that was never migrated."""
     yield from _new_database(postgres, "template0")
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """Redis for the whole run; tests that stop it start their own."""
+    """Redis for the whole session; tests that stop Redis start their own."""
     server = redis_servers.start()
     yield server
     server.close()
@@ -95,14 +95,14 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """The address of a Redis database that is empty when the test starts."""
+    """The URL of a Redis database that is empty when the test starts."""
     redis_server.flush()
     return redis_server.url
 
 
 @pytest.fixture(scope="session")
 def real_kafka(request: pytest.FixtureRequest) -> Broker:
-    """Apache Kafka; without one the test is skipped on a laptop and fails in CI."""
+    """Apache Kafka; without it the test is skipped on a laptop and fails in CI."""
     found: _Found = request.getfixturevalue("_started_kafka")
     if found.broker is not None:
         return found.broker
@@ -113,7 +113,7 @@ def real_kafka(request: pytest.FixtureRequest) -> Broker:
 
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest) -> Broker:
-    """The best broker there is: real Kafka, or else (never in CI) the embedded mock cluster."""
+    """The best broker available: real Kafka, or else (never in CI) the embedded mock cluster."""
     found: _Found = request.getfixturevalue("_started_kafka")
     if found.broker is not None or _real_kafka_required():
         return request.getfixturevalue("real_kafka")  # type: ignore[no-any-return]
@@ -130,21 +130,21 @@ def kafka_mock() -> Iterator[MockBroker]:
 
 @pytest.fixture
 def topic_prefix() -> str:
-    """A prefix for topic names (INVENTORY_KAFKA_TOPIC_PREFIX) that no other test has."""
+    """A unique prefix for topic names (INVENTORY_KAFKA_TOPIC_PREFIX)."""
     return f"t{uuid.uuid4().hex[:10]}."
 
 
 @pytest.fixture
 def group_id() -> str:
-    """A consumer group that no other test has."""
+    """A unique consumer group."""
     return f"group-{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture
 async def topics(kafka: Broker, topic_prefix: str) -> AsyncIterator[str]:
-    """All topics of the contracts on `kafka`, made as `inventory topics create` makes them; the value is their prefix.
+    """All topics of the contracts on `kafka`, created as by `inventory topics create`; the value is their prefix.
 
-    The mock cluster has no admin API and makes topics when they are first named, so there the names are only asked for.
+    The mock cluster has no admin API and creates topics when their metadata is requested.
     """
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - unit tests start without the Kafka clients
 
@@ -170,7 +170,7 @@ async def topics(kafka: Broker, topic_prefix: str) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 def _started_kafka(request: pytest.FixtureRequest) -> Iterator[_Found]:
-    """Start the chosen broker once, and remember why when that fails."""
+    """Start the chosen broker once, and keep the reason if that fails."""
     choice = request.config.stash[_choice]
     found = _Found(None, f"this machine has only the {choice.description}")
     if choice.real:
@@ -185,7 +185,7 @@ def _started_kafka(request: pytest.FixtureRequest) -> Iterator[_Found]:
 
 
 def _real_kafka_required() -> bool:
-    """Whether a missing broker is a failure: in CI, on request, and when one is named that does not answer."""
+    """Whether a missing broker is a failure: in CI, on request, and if a named one does not answer."""
     asked = any(os.environ.get(name, "").lower() in {"1", "true", "yes"} for name in ("CI", "INVENTORY_REQUIRE_KAFKA"))
     return asked or bool(os.environ.get(kafka_brokers.EXTERNAL_VARIABLE))
 
@@ -194,5 +194,5 @@ def _new_database(server: PostgresServer, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
     server.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield server.database_url(name)
-    # FORCE: a test that fails may leave connections behind, and its failure is the one to be seen.
+    # FORCE: a failed test may leave connections open, and its own failure is the one to report.
     server.sql(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,1 +1,1 @@
-"""Speed: the worker against what a user would otherwise write, and against the database's own limit; never shipped."""
+"""Benchmarks: the worker against what a user would otherwise write and against the database's own limit."""

@@ -22,10 +22,10 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def main() -> int:
-    """Run what the command line asks for; 0 when it was measured, 2 when it could not be."""
+    """Run what the command line asks for; returns 0, or 2 if it could not be measured."""
     options = _options()
     try:
-        # The servers start outside the event loop: migrating the database runs one of its own.
+        # Outside the event loop, because the migration runs a loop of its own.
         with progress() as show, open_servers(None if options.trial else options.directory) as servers:
             sections = uvloop.run(_run(options, servers, show))
             about = machine(servers)
@@ -71,14 +71,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a few minutes instead of a quarter of an hour, with rougher figures"
     )
-    parser.add_argument("--trial", action="store_true", help="see that everything runs; figures mean nothing")
-    parser.add_argument("--rounds", type=int, help="rounds of the races that have ratios")
-    parser.add_argument("--events", type=int, help="events of the life cycle")
+    parser.add_argument(
+        "--trial", action="store_true", help="only check that everything runs; the figures mean nothing"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of the comparisons that have ratios")
+    parser.add_argument("--events", type=int, help="events of the scenario `life`")
     parser.add_argument("--json", action="store_true", help="print one object instead of text")
     parser.add_argument(
-        "--directory", type=Path, default=CACHE / "postgres", help="where PostgreSQL keeps its data between runs"
+        "--directory", type=Path, default=CACHE / "postgres", help="data directory of PostgreSQL, kept between runs"
     )
-    parser.add_argument("--data", type=Path, default=DATA, help="where the real shop's month is")
+    parser.add_argument("--data", type=Path, default=DATA, help="directory of the real shop's month")
     options = parser.parse_args()
     unknown = [name for name in options.scenarios if name not in SCENARIOS]
     if unknown:

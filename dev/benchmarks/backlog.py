@@ -1,8 +1,7 @@
-"""A backlog in Kafka that appears at once, when everybody is ready to read it.
+"""A backlog in Kafka that becomes visible at once, when the measured program is ready to read it.
 
-The records are written in a transaction. Readers of committed records, as all contestants are, see none of them until
-it is committed. So programs start, join their group and open their connections before the clock starts, and nobody
-pays for writing the backlog while the clock runs.
+The records are written in one transaction, and every contestant reads committed records only. So programs start, join
+their group and connect before the clock starts, and writing the backlog is not part of the measurement.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ from schemas.topics import TOPICS_IN
 POLL_SECONDS = 0.02
 READY_SECONDS = 60.0
 _ADMIN_SECONDS = 30.0
-# Errors reach us as exceptions and delivery reports; librdkafka would print them as well.
+# Errors arrive as exceptions and delivery reports; do not print them too.
 QUIET = {"log_level": 0}
 _QUEUE = 2_000_000
 _SHOW_EVERY = 10_000
@@ -36,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Records that wait to be revealed to `group`: how many, and the offsets behind the last of each partition."""
+    """Records that are hidden from `group` until `reveal()`; `ends` are the partitions' end offsets."""
 
     group: str
     count: int
@@ -45,7 +44,7 @@ class Backlog:
 
 
 class Topics:
-    """All topics of the contracts under one prefix."""
+    """All topics of the contracts, under a prefix of their own."""
 
     def __init__(self, bootstrap_servers: str, partitions: int) -> None:
         self.bootstrap_servers = bootstrap_servers
@@ -59,7 +58,7 @@ class Topics:
         self._incoming = [(self.prefix + topic, number) for topic in TOPICS_IN for number in range(partitions)]
 
     async def create(self) -> None:
-        """Make the topics, and wait until all of their partitions have a leader."""
+        """Create the topics and wait until every partition has a leader."""
         await create_topics(lambda: admin_client(self._settings), topic_layout(self._settings))
         deadline = time.monotonic() + READY_SECONDS
         while True:
@@ -73,13 +72,13 @@ class Topics:
                 return
 
     def delete(self) -> None:
-        """Give the topics' disk back."""
+        """Delete the topics."""
         names = [topic.name for topic in wanted_topics(topic_layout(self._settings))]
         for deleted in self._admin.delete_topics(names, operation_timeout=_ADMIN_SECONDS).values():
             deleted.result(_ADMIN_SECONDS)
 
     def new_group(self) -> str:
-        """Return a consumer group that will begin where the topics end now."""
+        """Create a consumer group whose offsets are the topics' current ends; returns its name."""
         group = f"{self.prefix}{uuid.uuid4().hex[:8]}"
         ends = [TopicPartition(topic, number, offset) for (topic, number), offset in self._ends().items()]
         request = [ConsumerGroupTopicPartitions(group, ends)]
@@ -89,7 +88,7 @@ class Topics:
 
     @contextmanager
     def hidden(self, records: Iterable[ProducedRecord], count: int, progress: Progress) -> Iterator[Backlog]:
-        """Write records that nobody sees until `reveal()`; without it they are never seen."""
+        """Write records in a transaction that `reveal()` commits; without it they are aborted."""
         group = self.new_group()
         producer = Producer(
             {
@@ -116,7 +115,7 @@ class Topics:
 
         self._produce(producer, records, count, progress, failures)
         if producer.flush(_ADMIN_SECONDS * 4) or failures:
-            raise BenchmarkError(f"the backlog could not be written: {failures[:3] or 'Kafka is too slow'}")
+            raise BenchmarkError(f"could not write the backlog: {failures[:3] or 'time-out'}")
         try:
             yield Backlog(group, count, self._ends(), reveal)
         finally:
@@ -149,7 +148,7 @@ class Topics:
                 progress("writing the backlog", number, count)
 
     def wait_until_stable(self, group: str, members: int, alive: Callable[[], None]) -> None:
-        """Return when `members` share all partitions; `alive` raises when a program has ended."""
+        """Wait until `members` share all partitions; `alive` raises if a program has ended."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             alive()
@@ -165,7 +164,7 @@ class Topics:
         raise BenchmarkError(f"the group of {members} was not ready within {READY_SECONDS:.0f} s")
 
     def remaining(self, backlog: Backlog) -> int:
-        """Return how many records of the backlog the group has not committed."""
+        """Return how many offsets of the backlog the group has not committed."""
         asked = [TopicPartition(topic, number) for topic, number in backlog.ends]
         request = [ConsumerGroupTopicPartitions(backlog.group, asked)]
         answer = self._admin.list_consumer_group_offsets(request)[backlog.group].result(_ADMIN_SECONDS)

@@ -1,4 +1,4 @@
-"""Races: contestants on the same events, a fresh copy of the same database each, interleaved round by round."""
+"""Compares contestants on the same events, each on a fresh copy of the same database, interleaved in rounds."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ DEFAULT_BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every scenario gets: the servers, the topics, how much to do, and where to show progress."""
+    """What every scenario works with: servers, topics, sizes, progress display and the directory of data files."""
 
     servers: Servers
     topics: Topics
@@ -42,51 +42,51 @@ class Contestant:
     template: str = ""
 
 
-async def compare(bench: Bench, entries: Sequence[Contestant], rounds: int) -> dict[str, Figure]:
-    """Run all entries once per round, beginning with another one each round; returns events per second by name."""
-    found: dict[str, list[float]] = {entry.name: [] for entry in entries}
+async def compare(bench: Bench, contestants: Sequence[Contestant], rounds: int) -> dict[str, Figure]:
+    """Run all contestants once per round, each round starting with another; returns events per second by name."""
+    found: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     for number in range(rounds):
-        turn = number % len(entries)
-        for entry in (*entries[turn:], *entries[:turn]):
-            bench.progress(f"round {number + 1}: {entry.name}", 0, 1)
-            timed = await run(bench, entry)
-            bench.progress(f"round {number + 1}: {entry.name}, {timed.rate:,.0f} events/s", 1, 1)
-            found[entry.name].append(timed.rate)
+        turn = number % len(contestants)
+        for contestant in (*contestants[turn:], *contestants[:turn]):
+            bench.progress(f"round {number + 1}: {contestant.name}", 0, 1)
+            timed = await run(bench, contestant)
+            bench.progress(f"round {number + 1}: {contestant.name}, {timed.rate:,.0f} events/s", 1, 1)
+            found[contestant.name].append(timed.rate)
     return {name: Figure(name, "events/s", tuple(rates)) for name, rates in found.items()}
 
 
 async def warm_up(bench: Bench, workload: Workload) -> None:
-    """Let the servers get used to the work, once, before anything is measured."""
+    """Warm up servers and caches before anything is measured."""
     async with template_for(bench, workload) as template:
         await run(bench, Contestant("warm-up", workload, programs.worker(), template=template))
 
 
-async def run(bench: Bench, entry: Contestant) -> Timed:
+async def run(bench: Bench, contestant: Contestant) -> Timed:
     """Measure one contestant once."""
-    with bench.servers.database(entry.template) as database_url:
-        if entry.rehearsal is not None:
-            return await _run_floor(database_url, entry.rehearsal)
-        if entry.program is None:
-            raise BenchmarkError(f"{entry.name} is neither a program nor a rehearsal")
-        workload = entry.workload
+    with bench.servers.database(contestant.template) as database_url:
+        if contestant.rehearsal is not None:
+            return await _run_floor(database_url, contestant.rehearsal)
+        if contestant.program is None:
+            raise BenchmarkError(f"{contestant.name} is neither a program nor a rehearsal")
+        workload = contestant.workload
         with bench.topics.hidden(workload.records(utc_now()), workload.events, bench.progress) as backlog:
-            return await programs.time_program(entry.program, bench.topics, backlog, database_url, bench.progress)
+            return await programs.time_program(contestant.program, bench.topics, backlog, database_url, bench.progress)
 
 
 async def _run_floor(database_url: str, rehearsal: Rehearsal) -> Timed:
-    """Time the floor, and hold it to the rehearsal's final rows."""
+    """Time the floor, and check that it ends with the rehearsal's final rows."""
     timed = await time_floor(database_url, rehearsal)
-    if await final_rows(database_url, rehearsal.events) != rehearsal.ends_as:
+    if await final_rows(database_url, rehearsal.events) != rehearsal.final_rows:
         raise BenchmarkError("the floor ended with other rows than its rehearsal")
     return timed
 
 
 @asynccontextmanager
 async def template_for(bench: Bench, workload: Workload) -> AsyncIterator[str]:
-    """Give a template database with the workload's stock in it; dropped at the end."""
+    """Give a template database with the workload's stock, dropped at the end."""
     name = f"bench_{workload.name}_{schema_fingerprint()}"
     bench.servers.drop_template(name)
-    with bench.servers.template_in_the_making(name) as url:
+    with bench.servers.new_template(name) as url:
         await load_stock(url, workload.stock)
     try:
         yield name
@@ -95,21 +95,21 @@ async def template_for(bench: Bench, workload: Workload) -> AsyncIterator[str]:
 
 
 async def rehearsed(bench: Bench, workload: Workload, template: str, batch: int = DEFAULT_BATCH) -> Rehearsal:
-    """Return the workload's rehearsal in the worker's batches."""
+    """Rehearse the workload in batches of the worker's size."""
     with bench.servers.database(template) as url:
         rehearsal = await rehearse(url, workload.records(utc_now()), batch, bench.progress)
-        return rehearsal._replace(ends_as=await final_rows(url, workload.events))
+        return rehearsal._replace(final_rows=await final_rows(url, workload.events))
 
 
 async def final_rows(database_url: str, events: int) -> str:
-    """Return what tells final rows from others; raises BenchmarkError unless `events` were judged."""
+    """Return a fingerprint of the final rows; raises BenchmarkError unless `events` are in the inbox."""
     connection = await asyncpg.connect(database_url)
     try:
-        judged = await connection.fetchval("SELECT count(*) FROM inbox")
-        if judged != events:
-            raise BenchmarkError(f"{judged:,} of {events:,} events are in the inbox")
-        summary: str = await connection.fetchval(_FINAL_ROWS)
-        return summary
+        applied = await connection.fetchval("SELECT count(*) FROM inbox")
+        if applied != events:
+            raise BenchmarkError(f"{applied:,} of {events:,} events are in the inbox")
+        fingerprint: str = await connection.fetchval(_FINAL_ROWS)
+        return fingerprint
     finally:
         await connection.close()
 

@@ -1,5 +1,5 @@
-"""What makes a benchmark impossible or worthless."""
+"""Errors that make a benchmark impossible or worthless."""
 
 
 class BenchmarkError(Exception):
-    """A measurement could not be made, or what was measured did not do the work."""
+    """The measurement could not be taken, or a contestant did not do all of the work."""

@@ -1,9 +1,9 @@
-"""The database's own limit: the rows that the worker writes, written again with nothing read and nothing decided.
+"""The floor: the time that the database alone needs to write the worker's rows.
 
-A rehearsal applies the stream to a scratch database in the worker's batches and notes every COPY, INSERT, UPDATE and
-DELETE with its rows. The floor is those, in the same transactions, on another copy of the database: no Kafka, no
-decoding, no look-ups, no locks taken beforehand, no rules. Outgoing rows are written as published, which is what they
-end as. It uses the worker's own driver, so that what is compared is the work and not the driver.
+A rehearsal applies the workload to a scratch database in the worker's batches and records every COPY, INSERT, UPDATE
+and DELETE with its rows. The floor replays these, in the same transactions, on another copy of the database: no Kafka,
+no decoding, no look-ups, no locking reads, no rules. Outgoing rows are written as already published. It uses the
+worker's driver, so that the comparison is not one of drivers.
 """
 
 import gc
@@ -31,17 +31,17 @@ Batch = list[Write]
 
 
 class Rehearsal(NamedTuple):
-    """What was written, transaction by transaction, for how many events, and a summary of the final rows."""
+    """The recorded writes, by transaction, and a fingerprint of the final rows."""
 
     events: int
     batches: list[Batch]
-    ends_as: str = ""
+    final_rows: str = ""
 
 
 async def rehearse(
     database_url: str, records: Iterable[ProducedRecord], batch_size: int, progress: Progress
 ) -> Rehearsal:
-    """Apply the records in batches to a scratch database, noting what is written."""
+    """Apply the records in batches to a scratch database and record the writes."""
     items = [
         ConsumedRecord(one.topic, 0, offset, one.timestamp_ms, one.key, one.value, one.headers)
         for offset, one in enumerate(records)
@@ -60,11 +60,11 @@ async def rehearse(
 
 
 async def time_floor(database_url: str, rehearsal: Rehearsal) -> Timed:
-    """Time the writing of what was noted."""
+    """Time the replay of the recorded writes."""
     pool = await open_pool(database_url, 1)
     try:
         async with pool.acquire() as connection:
-            # The notes are many objects that the garbage collector need not look through again and again.
+            # Keep the garbage collector from traversing the many recorded rows.
             gc.collect()
             gc.freeze()
             started = time.perf_counter()
@@ -85,7 +85,7 @@ def _task(item: object) -> EventTask:
 
 
 class _RecordingPool:
-    """Stands in for the pool; notes what its connections write in transactions that are committed."""
+    """A pool whose connections record what they write in committed transactions."""
 
     def __init__(self, pool: Any) -> None:  # noqa: ANN401 - asyncpg is published without types
         self._pool = pool
@@ -101,25 +101,25 @@ class _RecordingPool:
 
 
 class _RecordingConnection:
-    """Stands in for a connection: everything reaches the real one, writes are noted."""
+    """A connection that forwards every call and records writes."""
 
     def __init__(self, connection: Connection, batches: list[Batch]) -> None:
         self._connection = connection
         self._batches = batches
-        self._noted: Batch = []
+        self._writes: Batch = []
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the real one has
         return getattr(self._connection, name)
 
     def transaction(self, **options: Any) -> "_RecordingTransaction":  # noqa: ANN401 - asyncpg's options
-        return _RecordingTransaction(self._connection.transaction(**options), self._noted, self._batches)
+        return _RecordingTransaction(self._connection.transaction(**options), self._writes, self._batches)
 
     async def copy_records_to_table(self, table: str, **options: Any) -> str:  # noqa: ANN401 - asyncpg's options
         options["records"] = list(options["records"])
         status: str = await self._connection.copy_records_to_table(table, **options)
         if table == "outbox":
             options = _published(options)
-        self._noted.append(("copy_records_to_table", (table,), options))
+        self._writes.append(("copy_records_to_table", (table,), options))
         return status
 
     async def execute(self, statement: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
@@ -134,33 +134,33 @@ class _RecordingConnection:
     async def _run(self, method: str, statement: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401 - asyncpg's
         result = await getattr(self._connection, method)(statement, *arguments, **options)
         if statement.split(None, 1)[0].upper() in _WRITES:
-            self._noted.append((method, (statement, *arguments), options))
+            self._writes.append((method, (statement, *arguments), options))
         return result
 
 
 class _RecordingTransaction:
-    """Stands in for a transaction: a commit keeps the notes, a rollback drops them."""
+    """A transaction: a commit keeps the recorded writes, a rollback drops them."""
 
-    def __init__(self, transaction: Any, noted: Batch, batches: list[Batch]) -> None:  # noqa: ANN401 - asyncpg's
+    def __init__(self, transaction: Any, writes: Batch, batches: list[Batch]) -> None:  # noqa: ANN401 - asyncpg's
         self._transaction = transaction
-        self._noted = noted
+        self._writes = writes
         self._batches = batches
 
     async def start(self) -> None:
-        self._noted.clear()
+        self._writes.clear()
         await self._transaction.start()
 
     async def commit(self) -> None:
         await self._transaction.commit()
-        self._batches.append(self._noted.copy())
+        self._batches.append(self._writes.copy())
 
     async def rollback(self) -> None:
-        self._noted.clear()
+        self._writes.clear()
         await self._transaction.rollback()
 
 
 def _published(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a COPY of outgoing rows with the time at which they were published."""
+    """Return a COPY of outgoing rows with a publication time added."""
     columns = options["columns"]
     now = datetime.now(UTC)
     return {

@@ -1,16 +1,16 @@
-"""A shop that has been there for years: a catalogue of a million products, ten entries of the ledger for each.
+"""A large database: a million products with ten ledger entries each, as after years of operation.
 
-Made once by the database itself and kept as a template; a run gets a copy.
+Generated once in SQL and kept as a template; each run gets a copy.
 """
 
 import asyncpg
 
 from dev.benchmarks.comparison import Bench
 from dev.benchmarks.servers import schema_fingerprint
-from dev.benchmarks.workload import PLENTY
+from dev.benchmarks.workload import AMPLE_STOCK
 
-# The ledger as years write it: all products' first entries, then all second ones. Its key is made at the end,
-# which is how one loads ten million rows; its triggers forbid changes, not additions, and stay as they are.
+# Entries in the order in which years of operation write them: every product's first, then every second. The primary
+# key is added after loading, for speed; the triggers only forbid updates and deletes, so they can stay.
 _PRODUCTS = """
 INSERT INTO inventory (product_id, on_hand, reserved, low_stock_threshold, stock_status, alert_status,
     version, last_sequence, updated_at)
@@ -29,19 +29,19 @@ _KEY = "ALTER TABLE inventory_transactions ADD CONSTRAINT pk_inventory_transacti
 
 
 async def large_template(bench: Bench, products: int, ledger: int) -> str:
-    """Return the template with `products` and `ledger` entries; made if it is not there from an earlier run."""
+    """Return the template with so many products and ledger entries; generates it unless an earlier run did."""
     name = f"bench_large_{products}_{ledger}_{schema_fingerprint()}"
     if bench.servers.has_template(name):
         return name
     each = max(ledger // products, 1)
-    with bench.servers.template_in_the_making(name) as url:
+    with bench.servers.new_template(name) as url:
         connection = await asyncpg.connect(url)
         try:
             await connection.execute(_NO_KEY)
-            await connection.execute(_PRODUCTS, products, each, PLENTY // each)
+            await connection.execute(_PRODUCTS, products, each, AMPLE_STOCK // each)
             for sequence in range(1, each + 1):
                 bench.progress("making the large ledger", (sequence - 1) * products, ledger)
-                await connection.execute(_ENTRIES, products, sequence, PLENTY // each)
+                await connection.execute(_ENTRIES, products, sequence, AMPLE_STOCK // each)
             await connection.execute(_KEY)
             await connection.execute("VACUUM ANALYZE")
             bench.progress("making the large ledger", ledger, ledger)

@@ -1,4 +1,4 @@
-"""How long a publisher waits for the outcome of an event, at a fixed rate of arrivals."""
+"""Latency from publishing an event to reading its outcome, at a fixed rate."""
 
 import asyncio
 import statistics
@@ -30,9 +30,9 @@ _SHOW_EVERY = 1_000
 
 
 async def latency(bench: Bench) -> Section:
-    """Time from the moment an event was due to be published until its outcome was read from Kafka."""
+    """Measure from when an event was due to be published until its outcome was read from Kafka."""
     sizes = bench.sizes
-    # Small requests at this rate are another load than a backlog: what it takes to get used to them is left out.
+    # Many small batches are a different load than the backlog of the warm-up, so this needs a warm-up of its own.
     warm_up = sizes.rate * sizes.latency_warm_up_seconds
     count = warm_up + sizes.rate * sizes.latency_seconds
     program = programs.worker()
@@ -51,14 +51,14 @@ async def latency(bench: Bench) -> Section:
         Figure("p99", "ms", (cuts[989],)),
         Figure("p99.9", "ms", (cuts[998],)),
         Figure("worst", "ms", (milliseconds[-1],)),
-        Figure("generator's worst delay, part of the above", "ms", (late,)),
+        Figure("worst delay of the generator, included above", "ms", (late,)),
         *lag.figures(),
     ]
     return Section("latency", about, figures)
 
 
 def _measure(bench: Bench, count: int, alive: Callable[[], None]) -> tuple[list[float], float]:
-    """Return the seconds that each event's outcome took, in their order, and the generator's worst delay in ms."""
+    """Return each event's latency in seconds, in order, and the generator's worst delay in milliseconds."""
     topics = bench.topics
     receiver = _receiver(topics.bootstrap_servers, topics.prefix + RESERVATIONS)
     start = time.monotonic() + _START_IN_SECONDS
@@ -104,7 +104,7 @@ def _receive(bench: Bench, receiver: Any, start: float, count: int, alive: Calla
 
 
 def _receiver(servers: str, topic: str) -> Any:  # noqa: ANN401 - same reason
-    """Return a consumer that stands at the end of every partition."""
+    """Return a consumer positioned at the end of every partition."""
     receiver = Consumer(
         {
             "bootstrap.servers": servers,

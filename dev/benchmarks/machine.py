@@ -1,4 +1,4 @@
-"""What a run was measured on."""
+"""Describes what a run was measured on."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ PARTITIONS = 8
 
 
 def machine(servers: Servers) -> dict[str, Any]:
-    """Return the servers, their durability and the size of the machine; load above its cores blurs the figures."""
+    """Return servers, durability, cores and load; a load above the cores makes the figures unreliable."""
     version = servers.postgres.sql("SELECT split_part(version(), ' ', 2)")
     settings = ", ".join(f"{name} {servers.postgres.sql(f'SHOW {name}')}" for name in POSTGRES_SETTINGS)
     return {

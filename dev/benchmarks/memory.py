@@ -1,4 +1,4 @@
-"""Whether the worker's memory stays flat."""
+"""Whether the worker's memory stays constant."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _MIB = 1024 * 1024
 
 
 async def memory(bench: Bench) -> Section:
-    """Resident memory of the worker while it goes through a long backlog."""
+    """Measure the worker's resident memory during a long backlog."""
     workload = life_cycle(bench.sizes.memory_events)
     samples: list[float] = []
 

@@ -1,8 +1,8 @@
 """What a user would otherwise write: one FastStream handler call, one ORM session and one transaction per event.
 
-It follows the same rules (`domain.decide`) and keeps the same books: inbox, ledger, outbox, facts of orders and carts.
-It commits its offset after the transaction. What it leaves out is in its favour: dead letters, the table of parked
-events, expiry, the stream's clock and the relay that would publish its outbox.
+It uses the same rules (`domain.decide`) and writes the same rows: inbox, ledger, outbox, orders and carts. It commits
+its offset after the transaction. What it leaves out makes it faster: dead letters, the table of parked events, expiry,
+watermarks and a relay for its outbox.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ _HANDLERS = {
 
 
 class Base(DeclarativeBase):
-    """The tables that the migrations made, as classes."""
+    """The tables of the migrations, as classes."""
 
     metadata = tables.metadata
 
@@ -92,7 +92,7 @@ class CartRow(Base):
 
 
 class InboxRow(Base):
-    """An event that was judged."""
+    """An event that was applied or refused."""
 
     __table__ = tables.inbox
 
@@ -124,7 +124,7 @@ def _subscribe(broker: KafkaBroker, topic: str, sessions: async_sessionmaker[Asy
         group_id=settings.kafka_group_id,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
-        # Committed after the transaction: at least once, and the inbox suppresses what comes again.
+        # At least once: committed after the transaction, and the inbox deduplicates redeliveries.
         ack_policy=AckPolicy.NACK_ON_ERROR,
     )
     async def handle(event: contract, message: KafkaMessage) -> None:  # type: ignore[valid-type] # one body for all topics
@@ -135,7 +135,7 @@ def _subscribe(broker: KafkaBroker, topic: str, sessions: async_sessionmaker[Asy
 
 
 async def apply(session: AsyncSession, command: Command, cause: Cause, body: bytes, policy: Policy) -> None:
-    """Apply one event: inbox, rows, rules, books."""
+    """Apply one event: inbox, load, decide, save."""
     if await session.get(InboxRow, (cause.event_id, cause.source)) is not None:
         return
     now = datetime.now(UTC)

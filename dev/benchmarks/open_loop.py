@@ -1,7 +1,7 @@
-"""Publishes at a fixed rate, whatever happens to what was published: an open loop. Run as a program of its own.
+"""An open-loop generator: publishes at a fixed rate, however slow the consumer is. Runs in its own process.
 
-Event n is due at `start + n / rate` on the machine's monotonic clock. A generator that falls behind catches up at
-once, and latency counts from the time an event was due, so that a stall is seen by every event that it delayed.
+Event n is due at `start + n / rate` on the monotonic clock. A generator that falls behind catches up at once. Latency
+counts from when an event was due, so a stall counts for every event that it delayed.
 """
 
 import sys
@@ -30,7 +30,7 @@ def main() -> None:
             "partitioner": "murmur2_random",
         }
     )
-    # Connects and learns the partitions before the first event is due.
+    # Connect and fetch the partitions before the first event is due.
     producer.list_topics(timeout=10)
     late = 0.0
     for number, draft in enumerate(workload.drafts()):
@@ -46,8 +46,8 @@ def main() -> None:
             prefix + one.topic, key=one.key, value=one.value, headers=list(one.headers), timestamp=one.timestamp_ms
         )
     if producer.flush(30):
-        sys.exit("events were not delivered")
-    # For the report: a generator that is late itself blurs what it measures.
+        sys.exit("not every event was acknowledged within 30 s")
+    # For the report: the generator's own delay is part of every latency.
     sys.stdout.write(f"{1000 * late:.3f}\n")
 
 
@@ -57,7 +57,7 @@ def event_id(number: int) -> str:
 
 
 def number_of(id_: str) -> int:
-    """Return which event has this id."""
+    """Return the number of the event with this id."""
     return int(id_.rpartition("-")[2])
 
 

@@ -1,4 +1,4 @@
-"""How much waits in the outbox while something else is measured."""
+"""Samples the outbox's backlog while something else is measured."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ SAMPLE_SECONDS = 0.1
 
 
 class OutboxLag:
-    """Looks at the outbox ten times a second inside the block."""
+    """Samples the outbox ten times a second inside the block."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
@@ -23,7 +23,7 @@ class OutboxLag:
 
     async def __aenter__(self) -> Self:
         self._connection = await asyncpg.connect(self._database_url)
-        self._task = asyncio.create_task(self._look())
+        self._task = asyncio.create_task(self._sample())
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -33,16 +33,16 @@ class OutboxLag:
         await self._connection.close()
 
     def figures(self) -> list[Figure]:
-        """Return what the looks found: the typical and the worst."""
+        """Return median and worst sample."""
         pending, oldest = sorted(self._pending) or [0], sorted(self._oldest_ms) or [0.0]
         return [
-            Figure("outbox rows waiting, median look", "rows", (pending[len(pending) // 2],)),
-            Figure("outbox rows waiting, worst look", "rows", (pending[-1],)),
-            Figure("oldest outbox row, median look", "ms", (oldest[len(oldest) // 2],)),
-            Figure("oldest outbox row, worst look", "ms", (oldest[-1],)),
+            Figure("unpublished outbox rows, median", "rows", (pending[len(pending) // 2],)),
+            Figure("unpublished outbox rows, worst", "rows", (pending[-1],)),
+            Figure("age of the oldest unpublished row, median", "ms", (oldest[len(oldest) // 2],)),
+            Figure("age of the oldest unpublished row, worst", "ms", (oldest[-1],)),
         ]
 
-    async def _look(self) -> None:
+    async def _sample(self) -> None:
         while True:
             waiting, oldest = await outbox.backlog(self._connection)
             self._pending.append(waiting)

@@ -1,8 +1,7 @@
-"""The programs that are measured: started, made ready, timed from the backlog's appearance to its last commit."""
+"""The measured programs: how to start them, and how to time them from the backlog's appearance to its last commit."""
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import tempfile
@@ -16,18 +15,18 @@ import asyncpg
 
 from dev.benchmarks.backlog import Backlog, Progress, Topics
 from dev.benchmarks.errors import BenchmarkError
-from dev.servers.process import ServerProcess
+from dev.servers.process import ServerProcess, environment_without_settings
 from schemas.topics import TOPICS_IN
 
 ROOT = Path(__file__).parents[2]
-# One look costs the broker well under a millisecond; a run takes seconds.
+# A poll costs the broker well under a millisecond; a run takes seconds.
 POLL_SECONDS = 0.05
 _PENDING = "SELECT EXISTS (SELECT FROM outbox WHERE published_at IS NULL)"
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How to run a contestant: its command, how often, and the members that one process has in the group."""
+    """How to run a program: its module, number of processes, and consumer group members per process."""
 
     name: str
     module: Sequence[str]
@@ -38,14 +37,14 @@ class Program:
 
 
 def worker(processes: int = 1, batch: int | None = None, roles: str | None = None) -> Program:
-    """Return the real worker, as `inventory run` starts it, with default settings."""
+    """Return the worker as `inventory run` starts it, with default settings unless given."""
     environment = {} if batch is None else {"INVENTORY_BATCH_MAX_RECORDS": str(batch)}
     options = [] if roles is None else ["--roles", roles]
     return Program("worker", ["inventory", "run", *options], processes, environment=environment)
 
 
 def naive() -> Program:
-    """Return what a user would otherwise write; one process has a subscriber for each topic."""
+    """Return the naive implementation; its process has one subscriber per topic."""
     return Program("naive", ["dev.benchmarks.naive"], members_each=len(TOPICS_IN), relays=False)
 
 
@@ -64,7 +63,7 @@ class Timed:
 
 @contextmanager
 def running(program: Program, topics: Topics, group: str, database_url: str) -> Iterator[list[ServerProcess]]:
-    """Run a program's processes inside the block."""
+    """Run a program's processes for the duration of the block."""
     environment = {
         **clean_environment(),
         "INVENTORY_KAFKA_BOOTSTRAP_SERVERS": topics.bootstrap_servers,
@@ -90,13 +89,12 @@ def running(program: Program, topics: Topics, group: str, database_url: str) -> 
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without settings of the worker, and with this checkout's packages."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("INVENTORY_")}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    """Return an environment without settings of the worker, in which this checkout's packages are imported."""
+    return {**environment_without_settings(), "PYTHONPATH": str(ROOT)}
 
 
 def check_alive(processes: Sequence[ServerProcess]) -> Callable[[], None]:
-    """Return a function that raises when one of the processes has ended."""
+    """Return a function that raises if one of the processes has ended."""
 
     def check() -> None:
         for process in processes:
@@ -116,9 +114,9 @@ async def time_program(
     *,
     watch: Callable[[Sequence[ServerProcess]], Awaitable[None]] | None = None,
 ) -> Timed:
-    """Time a program from the moment it can see the backlog until all is committed and, if it relays, published.
+    """Time a program from revealing the backlog until all is committed and, if it relays, published.
 
-    `watch` runs beside it and is cancelled at the end.
+    `watch` runs concurrently and is cancelled at the end.
     """
     with running(program, topics, backlog.group, database_url) as processes:
         alive = check_alive(processes)
@@ -142,29 +140,31 @@ async def finished(
     alive: Callable[[], None],
     progress: Progress,
 ) -> None:
-    """Return when the group has committed everything and, if the program relays, the outbox is empty."""
+    """Wait until the group has committed everything and, if the program relays, the outbox is published."""
     connection = await asyncpg.connect(database_url)
     try:
         while left := topics.remaining(backlog):
             alive()
-            progress(f"{program.name} at work", backlog.count - min(left, backlog.count), backlog.count)
+            progress(f"{program.name} running", backlog.count - min(left, backlog.count), backlog.count)
             await asyncio.sleep(POLL_SECONDS)
         while program.relays and await connection.fetchval(_PENDING):
             alive()
             await asyncio.sleep(POLL_SECONDS)
-        progress(f"{program.name} at work", backlog.count, backlog.count)
+        progress(f"{program.name} running", backlog.count, backlog.count)
     finally:
         await connection.close()
 
 
 async def _check_work(database_url: str, events: int) -> None:
-    """Raise unless every event was judged: a contestant that drops some is not fast."""
+    """Raise unless every event is in the inbox, so that a program cannot be fast by dropping events."""
     connection = await asyncpg.connect(database_url)
     try:
-        judged, given_up = await connection.fetchrow(
+        applied, dead_lettered = await connection.fetchrow(
             "SELECT (SELECT count(*) FROM inbox), (SELECT count(*) FROM dead_letters)"
         )
     finally:
         await connection.close()
-    if judged != events:
-        raise BenchmarkError(f"{events:,} events were sent, but {judged:,} were judged and {given_up:,} given up")
+    if applied != events:
+        raise BenchmarkError(
+            f"{events:,} events were sent, but {applied:,} are in the inbox and {dead_lettered:,} were dead-lettered"
+        )

@@ -1,4 +1,4 @@
-"""How fast a full outbox is published."""
+"""How fast the relay publishes a full outbox."""
 
 import asyncio
 import time
@@ -19,12 +19,12 @@ from storage.save import OutboxRow
 
 _READY_SECONDS = 30.0
 _PATIENCE_SECONDS = 300.0
-# A relay that is ready holds the locks of all shards.
+# A relay that is ready holds the lock of every shard.
 _LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 
 async def relay(bench: Bench) -> Section:
-    """Publish an outbox that fills in one commit."""
+    """Measure the publishing of rows that were all written in one commit."""
     count = bench.sizes.relay_rows
     program = programs.worker(roles="relay")
     group = bench.topics.new_group()
@@ -47,21 +47,21 @@ async def _ready(connection: asyncpg.Connection) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while await connection.fetchval(_LOCKS) <= outbox.SHARDS:
         if time.monotonic() > deadline:
-            raise BenchmarkError("the relay did not take its shards")
+            raise BenchmarkError(f"the relay did not lock every shard within {_READY_SECONDS:.0f} s")
         await asyncio.sleep(programs.POLL_SECONDS)
 
 
 async def _drain(
     bench: Bench, connection: asyncpg.Connection, rows: list[OutboxRow], alive: Callable[[], None]
 ) -> float:
-    """Return the seconds from the commit of the rows until none waits."""
+    """Return the seconds from the commit of the rows until all are published."""
     async with connection.transaction():
         await save.append_outbox(connection, rows)
     started = time.perf_counter()
     while waiting := (await outbox.backlog(connection))[0]:
         alive()
         if time.perf_counter() - started > _PATIENCE_SECONDS:
-            raise BenchmarkError(f"{waiting:,} rows were still waiting after {_PATIENCE_SECONDS:.0f} s")
+            raise BenchmarkError(f"{waiting:,} rows were not published within {_PATIENCE_SECONDS:.0f} s")
         bench.progress("publishing the outbox", len(rows) - waiting, len(rows))
         await asyncio.sleep(programs.POLL_SECONDS)
     return time.perf_counter() - started

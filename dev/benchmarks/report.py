@@ -1,4 +1,4 @@
-"""Figures of a run: medians and ranges, ratios taken within rounds, as text and as one JSON object."""
+"""The report of a run, as text and as JSON: medians, ranges, and ratios taken within rounds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One quantity, measured once or in several rounds."""
+    """One quantity, measured in one or several rounds."""
 
     name: str
     unit: str
@@ -16,7 +16,7 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """The middle of what was measured."""
+        """The median over the rounds."""
         return statistics.median(self.values)
 
     def as_dict(self) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What one scenario found; `ratios` are named as `one/other`."""
+    """The result of one scenario; a ratio is named `one/other`."""
 
     scenario: str
     about: str
@@ -42,7 +42,7 @@ class Section:
 
 
 def ratio(one: Figure, other: Figure) -> float:
-    """Return the median of the rounds' ratios: what slowed a whole round slowed both."""
+    """Return the median of the per-round ratios: a slow round slows both, so its ratio stays comparable."""
     return statistics.median(a / b for a, b in zip(one.values, other.values, strict=True))
 
 

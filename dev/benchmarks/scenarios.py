@@ -1,4 +1,4 @@
-"""The scenarios: what is measured, and which ratios it is about."""
+"""The scenarios: what is measured and which ratios are reported."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -23,7 +23,7 @@ async def life(bench: Bench) -> Section:
 
 
 async def carts(bench: Bench) -> Section:
-    """Carts that change and are emptied."""
+    """Carts that are changed and emptied."""
     workload = churning_carts(bench.sizes.cart_events)
     few = churning_carts(bench.sizes.cart_naive_events)
     return await _against_both(
@@ -32,88 +32,88 @@ async def carts(bench: Bench) -> Section:
 
 
 async def hot(bench: Bench) -> Section:
-    """A flash sale of one product, and the same rush spread over a thousand."""
+    """A flash sale of one product, and the same demand spread over a thousand."""
     one, many = flash_sale(bench.sizes.hot_events, 1), flash_sale(bench.sizes.hot_events, 1000)
     async with template_for(bench, one) as template_of_one, template_for(bench, many) as template_of_many:
-        entries = (
+        contestants = (
             Contestant("hot", one, programs.worker(), template=template_of_one),
             Contestant("spread", many, programs.worker(), template=template_of_many),
         )
-        figures = await compare(bench, entries, bench.sizes.rounds)
+        figures = await compare(bench, contestants, bench.sizes.rounds)
     about = "a flash sale of one product, nine of ten orders refused; the same over 1,000 products"
     return Section("hot", about, list(figures.values()), {"hot/spread": ratio(figures["hot"], figures["spread"])})
 
 
 async def csv(bench: Bench) -> Section | None:
-    """One month of a real shop at full speed; None where the file is not there."""
+    """One month of a real shop at full speed; None if the file is missing."""
     path = bench.data / "online-retail-2010-12.csv.gz"
     if not path.exists():
         return None
     workload = real_month(path)
     async with template_for(bench, workload) as template:
         rehearsal = await rehearsed(bench, workload, template)
-        entries = (
+        contestants = (
             Contestant("worker", workload, programs.worker(), template=template),
             Contestant("floor", workload, rehearsal=rehearsal, template=template),
         )
-        figures = await compare(bench, entries, bench.sizes.rounds)
+        figures = await compare(bench, contestants, bench.sizes.rounds)
     about = f"{workload.events:,} events of a real shop's month, orders of up to 675 lines"
     return Section("csv", about, list(figures.values()), {"worker/floor": ratio(figures["worker"], figures["floor"])})
 
 
 async def workers(bench: Bench) -> Section:
-    """The life cycle with one worker and more, on the same cores."""
+    """The scenario `life` with one and more workers on the same cores."""
     workload = life_cycle(bench.sizes.workers_events)
     async with template_for(bench, workload) as template:
-        entries = [
+        contestants = [
             Contestant(
                 f"{count} workers" if count > 1 else "1 worker", workload, programs.worker(count), template=template
             )
             for count in bench.sizes.workers
         ]
-        figures = list((await compare(bench, entries, 1)).values())
+        figures = list((await compare(bench, contestants, 1)).values())
     ratios = {f"{figure.name}/{figures[0].name}": ratio(figure, figures[0]) for figure in figures[1:]}
     return Section("workers", "the life cycle shared by several processes", figures, ratios)
 
 
 async def batches(bench: Bench) -> Section:
-    """The life cycle with other bounds on a batch."""
+    """The scenario `life` with different maximum batch sizes."""
     workload = life_cycle(bench.sizes.batches_events)
     async with template_for(bench, workload) as template:
-        entries = [
+        contestants = [
             Contestant(f"at most {size:,}", workload, programs.worker(batch=size), template=template)
             for size in bench.sizes.batches
         ]
-        figures = await compare(bench, entries, 1)
+        figures = await compare(bench, contestants, 1)
     return Section("batches", "the life cycle with other values of INVENTORY_BATCH_MAX_RECORDS", list(figures.values()))
 
 
 async def scale(bench: Bench) -> Section:
-    """The same events on an empty database and on one that has grown for years."""
+    """The same events on an empty and on a large database."""
     sizes = bench.sizes
     stride = max(sizes.scale_products // 10_000, 1)
     workload = life_cycle(sizes.scale_events, stride=stride)
     large = await large_template(bench, sizes.scale_products, sizes.scale_ledger)
     async with template_for(bench, workload) as template:
-        entries = (
+        contestants = (
             Contestant("large", workload, programs.worker(), template=large),
             Contestant("empty", workload, programs.worker(), template=template),
         )
-        figures = await compare(bench, entries, sizes.scale_rounds)
+        figures = await compare(bench, contestants, sizes.scale_rounds)
     about = f"the life cycle where {sizes.scale_products:,} products have {sizes.scale_ledger:,} ledger entries"
     return Section("scale", about, list(figures.values()), {"large/empty": ratio(figures["large"], figures["empty"])})
 
 
 async def _against_both(name: str, about: str, bench: Bench, workload: Workload, few: Workload) -> Section:
-    """Race the worker, the floor and the naive program, the last over fewer events of the same kind."""
+    """Compare the worker, the floor and the naive program, the last with fewer events of the same kind."""
     async with template_for(bench, workload) as template:
         rehearsal = await rehearsed(bench, workload, template)
-        entries = (
+        contestants = (
             Contestant("worker", workload, programs.worker(), template=template),
             Contestant("floor", workload, rehearsal=rehearsal, template=template),
             Contestant("naive", few, programs.naive(), template=template),
         )
-        figures = await compare(bench, entries, bench.sizes.rounds)
+        figures = await compare(bench, contestants, bench.sizes.rounds)
     ratios = {f"worker/{other}": ratio(figures["worker"], figures[other]) for other in ("naive", "floor")}
     return Section(name, about, list(figures.values()), ratios)
 

@@ -1,6 +1,6 @@
-"""The servers that are measured against: real Kafka, and PostgreSQL with full durability.
+"""The servers of the benchmarks: real Kafka, and PostgreSQL with full durability.
 
-PostgreSQL lives in a directory of its own that is kept between runs, because the large database takes minutes to make.
+PostgreSQL's directory is kept between runs, because generating the large database takes minutes.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from storage import migrate
 
 CACHE = Path(__file__).parents[2] / ".cache" / "benchmarks"
 
-# Durability as PostgreSQL ships it, said aloud. Memory for a machine of today: the default is 128 MB. Room for the
-# write-ahead log, so that a checkpoint does not fall into one contestant's run and not the other's.
+# Durability: PostgreSQL's defaults, made explicit. Memory: the default is only 128 MB. Write-ahead log: large enough
+# that no checkpoint slows one contestant's run and not another's.
 POSTGRES_SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
@@ -45,12 +45,12 @@ class Servers:
     postgres: PostgresServer
 
     def has_template(self, name: str) -> bool:
-        """Say whether the template is there, from this run or an earlier one."""
+        """Tell whether the template exists, from this run or an earlier one."""
         return bool(self.postgres.sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"))  # noqa: S608 - our names
 
     @contextmanager
-    def template_in_the_making(self, name: str) -> Iterator[str]:
-        """Give the URL of a migrated database that becomes the template `name` if the block succeeds."""
+    def new_template(self, name: str) -> Iterator[str]:
+        """Give the URL of a migrated database that is renamed to `name` if the block succeeds."""
         draft = f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
         self.postgres.sql(f"CREATE DATABASE {draft} TEMPLATE {migrated_name()}")
         yield self.postgres.database_url(draft)
@@ -58,10 +58,10 @@ class Servers:
 
     @contextmanager
     def database(self, template: str) -> Iterator[str]:
-        """Give the URL of a copy of a template, written to disk; it is dropped afterwards."""
+        """Give the URL of a copy of a template, flushed to disk; it is dropped afterwards."""
         name = f"{_SCRATCH}{uuid.uuid4().hex[:8]}"
         self.postgres.sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
-        # What the copy left to write must not be paid for by the contestant.
+        # Flush now what the copy left dirty, so that it does not slow the contestant.
         self.postgres.sql("CHECKPOINT")
         try:
             yield self.postgres.database_url(name)
@@ -69,18 +69,18 @@ class Servers:
             self.postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
     def drop_template(self, name: str) -> None:
-        """Drop a template that will not be needed again."""
+        """Drop a template."""
         self.postgres.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @functools.cache
 def schema_fingerprint() -> str:
-    """Return what changes when the tables do."""
+    """Return a hash of the schema, part of every template's name."""
     return hashlib.sha256(migrate.upgrade_sql().encode()).hexdigest()[:8]
 
 
 def migrated_name() -> str:
-    """Return the name of the database that has the tables and nothing in them."""
+    """Return the name of the migrated, empty template."""
     return f"bench_migrated_{schema_fingerprint()}"
 
 
@@ -88,7 +88,8 @@ def migrated_name() -> str:
 def open_servers(directory: Path | None) -> Iterator[Servers]:
     """Start the servers; PostgreSQL in `directory` (kept) or in a scratch directory (removed).
 
-    Raises BenchmarkError where there is no real Kafka.
+    Raises:
+        BenchmarkError: this machine offers no real Kafka, or a server did not start.
     """
     choice = kafka.choose()
     if not choice.real:
@@ -104,7 +105,7 @@ def open_servers(directory: Path | None) -> Iterator[Servers]:
         _drop_leftovers(server)
         found = Servers(broker, server)
         if not found.has_template(migrated_name()):
-            # Under another name until it is complete: a run that is cut short must not leave half a template.
+            # Renamed only when complete, so that an interrupted run leaves no half-migrated template.
             server.sql(f"CREATE DATABASE {_SCRATCH}migrating")
             migrate.upgrade(server.database_url(f"{_SCRATCH}migrating"))
             server.sql(f"ALTER DATABASE {_SCRATCH}migrating RENAME TO {migrated_name()}")
@@ -112,7 +113,7 @@ def open_servers(directory: Path | None) -> Iterator[Servers]:
 
 
 async def load_stock(url: str, stock: dict[str, int]) -> None:
-    """Write products with their stock and the ledger entry that explains it."""
+    """Insert products with their stock and the matching ledger entries."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(_LOAD_STOCK, list(stock), list(stock.values()))
@@ -122,7 +123,7 @@ async def load_stock(url: str, stock: dict[str, int]) -> None:
 
 
 def _drop_leftovers(server: PostgresServer) -> None:
-    """Drop what a run that was killed has left behind, and templates of other versions of the tables."""
+    """Drop databases that a killed run left behind, and templates of other schema versions."""
     names = server.sql("SELECT datname FROM pg_database WHERE datname LIKE 'bench\\_%'").split()
     for name in names:
         if name.startswith(_SCRATCH) or not name.endswith(schema_fingerprint()):

@@ -1,4 +1,4 @@
-"""How much each scenario does: a full run of a quarter of an hour, a quick one of a few minutes, and a mere trial."""
+"""How much each scenario does: in a full run (15 minutes), a quick run (a few minutes) and a trial."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ class Sizes:
     """Events, rows and seconds of every scenario."""
 
     rounds: int = 3
-    # The broker's virtual machine compiles for its first half minute under load, and takes half a core for it. A
-    # broker runs for months, so nothing is measured before that.
+    # The broker's JVM compiles during its first half minute under load, which takes half a core. Brokers run for
+    # months, so measuring starts after that.
     warm_up_events: int = 60_000
     events: int = 60_000
     naive_events: int = 1_500
@@ -55,7 +55,7 @@ QUICK = Sizes(
     relay_rows=20_000,
 )
 
-# Whether everything still runs; its figures mean nothing.
+# Only checks that everything still runs; the figures mean nothing.
 TRIAL = Sizes(
     rounds=1,
     warm_up_events=100,

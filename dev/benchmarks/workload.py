@@ -1,6 +1,6 @@
-"""What a shop's events look like under load: seeded, so that every contestant gets the same ones.
+"""The workloads: seeded, so that every contestant gets the same events.
 
-A workload is a stock (products and their stock, written into the database beforehand) and a stream of records.
+A workload is stock, written into the database beforehand, and a stream of records.
 """
 
 import heapq
@@ -20,14 +20,14 @@ from inventory.csv_rows import open_rows
 from inventory.history import invoice_events, read_lines, survey
 
 SOURCE = b"/shop/checkout"
-PLENTY = 1_000_000
+AMPLE_STOCK = 1_000_000
 
-# Of a hundred orders: paid, cancelled instead, paid and then cancelled; the rest is abandoned.
+# Of a hundred orders, how many are paid, cancelled, or paid and then cancelled; the rest is abandoned.
 _PAID, _CANCELLED, _PAID_AND_CANCELLED = 80, 12, 4
 _LINES = 3
 _MAX_CART_LINES = 5
 _EMPTIED = 0.1
-# What is asked for in the flash sale, against what there is.
+# Stock in a flash sale as a share of the units ordered.
 _SHARE_ON_SALE = 0.1
 _ABANDONED_OF_EACH = 10
 
@@ -35,7 +35,7 @@ Item = dict[str, Any]
 
 
 class Draft(NamedTuple):
-    """An event before it gets its id and time."""
+    """An event without its id and time."""
 
     topic: str
     key: str
@@ -44,7 +44,7 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A stock and a stream of `events` drafts; `drafts()` begins the same stream anew."""
+    """Stock by product and `events` drafts; each call of `drafts()` gives the same stream."""
 
     name: str
     stock: dict[str, int]
@@ -52,7 +52,7 @@ class Workload:
     drafts: Callable[[], Iterable[Draft]]
 
     def records(self, now: datetime) -> Iterator[ProducedRecord]:
-        """Give the stream's records, 1 ms of event time apart, the last one at `now`."""
+        """Give the records, 1 ms of event time apart, the last at `now`."""
         began = now - timedelta(milliseconds=self.events)
         for number, draft in enumerate(itertools.islice(self.drafts(), self.events)):
             yield record(draft, f"{self.name}-{number:08d}", began + timedelta(milliseconds=number))
@@ -85,9 +85,9 @@ def product_id(number: int) -> str:
 def life_cycle(
     events: int, products: int = 10_000, *, stride: int = 1, stock: dict[str, int] | None = None
 ) -> Workload:
-    """Orders of three products, few of which are wanted often (Zipf), paid or cancelled some thousand events later.
+    """Orders of three lines over Zipf-distributed products, paid or cancelled some thousand events later.
 
-    With a stride the products are every so many-th of a larger catalogue.
+    With a stride n the products are every n-th of a larger catalogue.
     """
     wait = (max(events // 40, 1), max(events // 10, 2))
 
@@ -112,9 +112,9 @@ def life_cycle(
 
 
 def flash_sale(events: int, products: int) -> Workload:
-    """Orders of one or two pieces, ten times more than there is: most are refused, those that are not are paid.
+    """Orders of one or two units, ten times the stock: most are refused, the others are paid.
 
-    With one product everybody wants the same; with many the same rush is spread evenly, for comparison.
+    With one product all compete for the same row; with many the same demand is spread evenly, for comparison.
     """
     stock = max(round(events * 1.5 * _SHARE_ON_SALE / products), 2)
 
@@ -142,7 +142,7 @@ def flash_sale(events: int, products: int) -> Workload:
 
 
 def churning_carts(events: int, products: int = 10_000, carts: int = 2_000) -> Workload:
-    """Shoppers who change their minds: each event is the whole cart as it is now, one in ten emptied."""
+    """Carts that change all the time: each event is a snapshot, one in ten of them empty."""
 
     def drafts() -> Iterator[Draft]:
         chance = random.Random(3)  # noqa: S311 - a reproducible workload, not a secret
@@ -161,14 +161,14 @@ def churning_carts(events: int, products: int = 10_000, carts: int = 2_000) -> W
 
 
 def real_month(path: Path) -> Workload:
-    """One month of a real shop, its products with as much stock as it needs; orders of up to 675 lines."""
+    """One month of a real shop, with the stock that it needs; orders of up to 675 lines."""
     stock = dict(survey(read_lines(open_rows(path))).needed)
     drafts = [Draft(event.topic, event.key, dict(event.data)) for event in invoice_events(read_lines(open_rows(path)))]
     return Workload("csv", stock, len(drafts), lambda: drafts)
 
 
 def plain_orders(events: int, products: int, lines: int) -> Workload:
-    """Orders of one piece each of some products, all products alike; nothing follows."""
+    """Orders of one unit of each of some products, drawn uniformly; no payments or cancellations."""
 
     def drafts() -> Iterator[Draft]:
         chance = random.Random(5)  # noqa: S311 - a reproducible workload, not a secret
@@ -181,7 +181,7 @@ def plain_orders(events: int, products: int, lines: int) -> Workload:
 
 
 def steady(events: int, rate: int) -> Workload:
-    """Orders, and one second after each its payment, in turn: every event has an outcome of its own."""
+    """Alternately an order and the payment of an earlier one, so that every event has an outcome."""
 
     def drafts() -> Iterator[Draft]:
         chance = random.Random(4)  # noqa: S311 - a reproducible workload, not a secret
@@ -198,12 +198,12 @@ def steady(events: int, rate: int) -> Workload:
     return Workload("steady", _stock(10_000), events, drafts)
 
 
-def _stock(products: int, stock: int = PLENTY, *, stride: int = 1) -> dict[str, int]:
+def _stock(products: int, stock: int = AMPLE_STOCK, *, stride: int = 1) -> dict[str, int]:
     return {product_id(number * stride): stock for number in range(1, products + 1)}
 
 
 def _zipf(chance: random.Random, products: int, stride: int = 1) -> Iterator[str]:
-    """Give product ids without end; the n-th most popular is picked in proportion to 1/n."""
+    """Give product ids endlessly; the n-th most popular has weight 1/n."""
     ids = [product_id(number * stride) for number in range(1, products + 1)]
     chance.shuffle(ids)
     weights = list(itertools.accumulate(1 / rank for rank in range(1, products + 1)))
@@ -226,7 +226,7 @@ def _cancelled(order_id: str) -> Draft:
 
 
 def _ending(order_id: str, percentile: int) -> list[Draft]:
-    """Return what follows an order."""
+    """Return the events that follow an order."""
     if percentile < _PAID:
         return [_paid(order_id)]
     if percentile < _PAID + _CANCELLED:
@@ -237,5 +237,5 @@ def _ending(order_id: str, percentile: int) -> list[Draft]:
 
 
 def utc_now() -> datetime:
-    """Return the time."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +15,7 @@ from dev.servers.kafka import Broker
 from dev.servers.kafka_jvm import JvmBroker
 from dev.servers.postgres import PostgresServer
 from dev.servers.postgres_proxy import PostgresProxy
+from dev.servers.process import environment_without_settings, run_tool
 from dev.servers.redis import RedisServer
 from storage import migrate
 
@@ -122,7 +121,7 @@ async def open_deployment(
         url = servers.postgres.database_url(name)
         await asyncio.to_thread(migrate.upgrade, url)
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("INVENTORY_")},
+            **environment_without_settings(),
             "PYTHONPATH": str(ROOT),
             "INVENTORY_KAFKA_BOOTSTRAP_SERVERS": servers.kafka.bootstrap_servers,
             "INVENTORY_KAFKA_TOPIC_PREFIX": f"{name}.",
@@ -144,13 +143,9 @@ async def open_deployment(
 
 
 def _create_topics(deployment: Deployment) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "inventory", "topics", "create"],
-        env=dict(deployment.environment),
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=COMMAND_TIMEOUT_SECONDS,
-    )
-    if finished.returncode != 0:
-        raise ChaosError(f"could not create the topics: {finished.stderr.strip()}")
+    command = [sys.executable, "-m", "inventory", "topics", "create"]
+    environment = dict(deployment.environment)
+    try:
+        run_tool(command, "could not create the topics", COMMAND_TIMEOUT_SECONDS, env=environment)
+    except ServersError as error:
+        raise ChaosError(str(error)) from error

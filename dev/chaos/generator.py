@@ -67,11 +67,11 @@ class Generator:
         self.ends: dict[tuple[str, int], int] = {}
         self.attempted = 0
 
-    async def run(self, seconds: float) -> None:
-        """Publish for `seconds`, then the rest of what has begun, and wait for all acknowledgements."""
+    async def run(self, finished: asyncio.Event) -> None:
+        """Publish until `finished`, then the rest of what has begun, and wait for all acknowledgements."""
         started = time.monotonic()
-        while (now := time.monotonic() - started) < seconds:
-            self._send_all(self._workload.until(now))
+        while not finished.is_set():
+            self._send_all(self._workload.until(time.monotonic() - started))
             while self._bursts:
                 self._send_all(self._workload.burst(self._bursts.popleft()))
             self._producer.poll(0)

@@ -57,10 +57,10 @@ class Nemesis:
         self.done: list[FaultRecord] = []
         self.on_done: Callable[[FaultRecord], None] = lambda _: None
 
-    async def run(self, until: float, names: Collection[str] = ()) -> None:
+    async def run(self, until: float, names: Collection[str] = (), kinds_at_least: int = 0) -> None:
         """Inject faults in both lanes until `until` (monotonic); returns after the last recovery.
 
-        With `names`, only faults of those names.
+        With `names`, only faults of those names. On a slow machine it goes on until that many kinds were injected.
         """
         workers: dict[Fault, int] = {
             self._of_workers.kill_worker: 40,
@@ -83,14 +83,16 @@ class Nemesis:
             lane: {fault: weight for fault, weight in faults.items() if not names or _name(fault) in names}
             for lane, faults in lanes.items()
         }
-        await asyncio.gather(*(self._lane(lane, faults, until) for lane, faults in wanted.items() if faults))
+        await asyncio.gather(
+            *(self._lane(lane, faults, until, kinds_at_least) for lane, faults in wanted.items() if faults)
+        )
 
-    async def _lane(self, name: str, faults: dict[Fault, int], until: float) -> None:
+    async def _lane(self, name: str, faults: dict[Fault, int], until: float, kinds_at_least: int) -> None:
         draw = random.Random(f"{self._seed}-{name}")
         # Each fault once, in random order, before any is repeated: short runs see them all.
         first = list(faults)
         draw.shuffle(first)
-        while time.monotonic() < until:
+        while time.monotonic() < until or len({record.kind for record in self.done}) < kinds_at_least:
             fault = first.pop() if first else draw.choices(list(faults), weights=list(faults.values()))[0]
             if fault == self._of_workers.outage and time.monotonic() + OUTAGE_SECONDS > until:
                 continue

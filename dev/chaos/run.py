@@ -45,13 +45,17 @@ DEFAULT_TIMING = Timing()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """A run: `seconds` of `faults` (by name; empty means all) at `rate` events a second."""
+    """A run: `seconds` of `faults` (by name; empty means all) at `rate` events a second.
+
+    It lasts longer where the machine is too slow for `kinds_at_least` kinds of fault in that time.
+    """
 
     seed: int
     seconds: float
     rate: float
     directory: Path
     faults: frozenset[str] = frozenset()
+    kinds_at_least: int = 0
 
 
 @dataclass(slots=True)
@@ -105,13 +109,16 @@ async def _publish_under_faults(
     supervisor.open()
     for _ in range(WORKERS):
         supervisor.start_worker()
-    publishing = asyncio.create_task(generator.run(options.seconds + CALM_SECONDS), name="generator")
+    faults_over = asyncio.Event()
+    publishing = asyncio.create_task(generator.run(faults_over), name="generator")
     while not generator.acknowledged_ends():
         await asyncio.sleep(0.1)
     if await monitor.until_applied(generator.acknowledged_ends(), READY_SECONDS) is None:
         publishing.cancel()
         return [Violation("not_recovered", "start", "the workers applied nothing although no fault was injected yet")]
-    await nemesis.run(time.monotonic() + options.seconds, options.faults)
+    await nemesis.run(time.monotonic() + options.seconds, options.faults, options.kinds_at_least)
+    await asyncio.sleep(CALM_SECONDS)
+    faults_over.set()
     await publishing
     return [
         Violation("not_recovered", done.kind, f"fault {number} ({done.kind}) was not recovered from in time")

@@ -1,7 +1,6 @@
 """The demo's processes: the embedded servers, the worker and the audit."""
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any, Final
 
 from dev.servers import kafka, postgres, redis
 from dev.servers.errors import ServerFailedError, ServersError
-from dev.servers.process import LOOPBACK, ServerProcess, free_port, scratch_directory
+from dev.servers.process import LOOPBACK, ServerProcess, environment_without_settings, free_port, scratch_directory
 
 READY_SECONDS: Final = 60.0
 READY_POLL_SECONDS: Final = 0.05
@@ -58,8 +57,7 @@ class Servers:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the demo's programs, with the demo's settings in place of the user's."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("INVENTORY_")}
-        return {**inherited, "PYTHONPATH": str(_REPOSITORY), **SETTINGS, **self.variables()}
+        return {**environment_without_settings(), "PYTHONPATH": str(_REPOSITORY), **SETTINGS, **self.variables()}
 
 
 async def start_servers(stack: AsyncExitStack, say: Say) -> Servers:

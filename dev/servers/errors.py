@@ -1,4 +1,4 @@
-"""What can go wrong while a development server starts or stops."""
+"""Errors of the development servers."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ class ServersError(Exception):
 
 
 class ServerFailedError(ServersError):
-    """A server ended or did not become ready in time; the end of its log is part of the message."""
+    """A server ended or was not ready in time; the message includes the end of its log."""
 
     def __init__(self, name: str, what: str, log: "Path") -> None:
         self.name = name

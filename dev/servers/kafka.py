@@ -1,7 +1,7 @@
-"""Four ways to a Kafka broker, and the choice between them.
+"""Chooses and starts a Kafka broker.
 
-Real brokers, in the order of preference: the one that INVENTORY_TEST_KAFKA names, Docker, a local JVM. What is left
-is the embedded mock cluster, with the limits that `dev.servers.kafka_mock` names.
+Real brokers in order of preference: the one named by INVENTORY_TEST_KAFKA, Docker, a local JVM. Failing these, the
+embedded mock cluster, with the limits listed in `dev.servers.kafka_mock`.
 """
 
 import os
@@ -19,7 +19,7 @@ EXTERNAL_VARIABLE = "INVENTORY_TEST_KAFKA"
 
 
 class Broker(Protocol):
-    """What the program and the tests need to know of a running broker."""
+    """A running broker."""
 
     @property
     def kind(self) -> Kind:
@@ -31,18 +31,18 @@ class Broker(Protocol):
 
     @property
     def description(self) -> str:
-        """The broker in words, for a report."""
+        """The broker's description for reports."""
 
     def stop(self) -> None:
         """Stop the broker."""
 
     def close(self) -> None:
-        """Stop the broker for good and free what it holds."""
+        """Stop the broker and remove its data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The best broker that this machine offers, before it is started."""
+    """A broker that this machine offers, not started yet."""
 
     kind: Kind
     description: str
@@ -55,14 +55,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ExternalBroker:
-    """A broker that somebody else runs; stopping it is not our business."""
+    """A broker that others run; we never stop it."""
 
     bootstrap_servers: str
     kind: Literal["external"] = "external"
 
     @property
     def description(self) -> str:
-        """The broker in words, for a report."""
+        """The broker's description for reports."""
         return f"Kafka at {self.bootstrap_servers}, from {EXTERNAL_VARIABLE}"
 
     def stop(self) -> None:
@@ -73,7 +73,7 @@ class ExternalBroker:
 
 
 def choose() -> Choice:
-    """Say which broker `start` would start here, without starting it."""
+    """Return the best broker that this machine offers, without starting it."""
     address = os.environ.get(EXTERNAL_VARIABLE)
     if address:
         return Choice("external", ExternalBroker(address).description)
@@ -85,7 +85,7 @@ def choose() -> Choice:
 
 
 def start(choice: Choice | None = None) -> Broker:
-    """Start the broker of a choice, by default the best one there is.
+    """Start the chosen broker, by default the best one available.
 
     Raises:
         ServersError: the broker could not be reached or started.
@@ -102,10 +102,10 @@ def start(choice: Choice | None = None) -> Broker:
 
 
 def external() -> ExternalBroker:
-    """Return the broker that INVENTORY_TEST_KAFKA names.
+    """Return the broker named by INVENTORY_TEST_KAFKA.
 
     Raises:
-        ServersError: it names none, or nothing answers there.
+        ServersError: it is not set, or nothing answers there.
     """
     address = os.environ.get(EXTERNAL_VARIABLE, "")
     host, _, port = address.partition(",")[0].rpartition(":")

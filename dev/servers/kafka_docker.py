@@ -1,6 +1,6 @@
 """Apache Kafka in a container, for machines with a Docker engine.
 
-testcontainers belongs to the development tools, so it is imported where it is used: the demo runs without it.
+testcontainers is a development dependency and imported on use, so that the demo runs without it.
 """
 
 import functools
@@ -25,7 +25,7 @@ _STARTED = "Kafka Server started"
 
 
 class DockerBroker:
-    """A running container; stopping it removes it with its data."""
+    """A running container; stopping it removes it and its data."""
 
     kind: Literal["docker"] = "docker"
     description = DESCRIPTION
@@ -52,7 +52,7 @@ def available() -> bool:
     except ImportError:
         return False
     with warnings.catch_warnings():
-        # Without an engine the client forgets to close its socket. Collected here, that warning meets nobody's test.
+        # Without an engine the client leaks a socket; collect it here, or its warning fails some later test.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             return bool(DockerClient().client.ping())
@@ -63,7 +63,7 @@ def available() -> bool:
 
 
 def start() -> DockerBroker:
-    """Start a container and return when the broker in it says that it has started.
+    """Start a container and wait until the broker logs that it has started.
 
     Raises:
         ServersError: no Docker engine answers, or the broker did not become ready.
@@ -74,7 +74,7 @@ def start() -> DockerBroker:
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415 - as above
 
     container = DockerContainer(IMAGE)
-    # The broker tells clients where to find it, so the port outside has to be known before it starts.
+    # The broker advertises its address to clients, so the host port must be known before it starts.
     address = f"{container.get_docker_client().host()}:{free_port()}"
     for name, value in _environment(address).items():
         container.with_env(name, value)
@@ -83,13 +83,13 @@ def start() -> DockerBroker:
     try:
         container.start()
     except Exception as error:
-        # Whatever testcontainers raises, the reader needs one thing: what Docker said.
+        # testcontainers raises many types; what matters is Docker's message.
         raise ServersError(f"{IMAGE} did not start: {error}") from error
     return DockerBroker(container, address)
 
 
 def _environment(address: str) -> dict[str, str]:
-    """Return the broker's settings as the image reads them: KAFKA_ and the name in capitals, `.` as `_`."""
+    """Return the broker's settings as the image's environment variables."""
     settings = {
         **BROKER_SETTINGS,
         "listeners": f"CLIENT://0.0.0.0:{_CLIENT_PORT},CONTROLLER://localhost:{_CONTROLLER_PORT}",

@@ -1,7 +1,7 @@
-"""Apache Kafka on the local JVM: the real broker where there is no Docker.
+"""Apache Kafka on the local JVM: a real broker without Docker.
 
-Maven copies the jars that pom.xml names into the user's cache, once per version of that file. Each broker formats a
-directory of its own (KRaft, one node that is broker and controller) and listens on free loopback ports.
+Maven copies the jars that pom.xml names into the user's cache, once per version of that file. Each broker has
+its own data directory (KRaft, one node as broker and controller) and free loopback ports.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Literal
 
 from dev.servers.errors import ServersError
 from dev.servers.kafka_settings import BROKER_SETTINGS, CLUSTER_ID, POM, VERSION
-from dev.servers.process import LOOPBACK, ServerProcess, free_port, scratch_directory
+from dev.servers.process import LOOPBACK, ServerProcess, free_port, run_tool, scratch_directory
 
 DESCRIPTION = f"Apache Kafka {VERSION} on the local JVM"
 READY_TIMEOUT_SECONDS = 90.0
@@ -40,7 +40,7 @@ _JVM_OPTIONS = (
 
 
 class JvmBroker:
-    """A running broker; `kill()` or `stop()`, then `start()`, goes on with the same port and data."""
+    """A broker; after `kill()` or `stop()`, `start()` resumes with the same port and data."""
 
     kind: Literal["jvm"] = "jvm"
     description = DESCRIPTION
@@ -63,18 +63,18 @@ class JvmBroker:
 
     @property
     def pid(self) -> int:
-        """The JVM's process id, for SIGSTOP and SIGCONT."""
+        """The process id of the JVM, for SIGSTOP and SIGCONT."""
         if self._process is None:
             raise ServersError("this Kafka broker is stopped")
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the JVM is there."""
+        """Whether the JVM runs."""
         return self._process is not None and self._process.running
 
     def start(self) -> None:
-        """Start the broker on its port and data; return when it answers requests."""
+        """Start the broker and wait until it answers requests."""
         if self.running:
             return
         process = ServerProcess(
@@ -87,15 +87,15 @@ class JvmBroker:
         self._process = process
 
     def stop(self) -> None:
-        """Shut the broker down in order; its data stays."""
+        """Shut the broker down; its data stays."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the broker as a crash would; its data stays as it is."""
+        """Kill the broker, as a crash would; its data stays."""
         self._end(signal.SIGKILL)
 
     def close(self) -> None:
-        """End the broker and remove its directory if it was made for it."""
+        """End the broker, and remove its directory if it is a scratch directory."""
         if self._owns_directory:
             self.kill()
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -119,21 +119,14 @@ class JvmBroker:
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
 
     def _format(self) -> None:
-        """Give the data directory its cluster id; data found there stays."""
+        """Format the data directory unless it is formatted already."""
         options = ("--ignore-formatted", "--cluster-id", CLUSTER_ID, "--config", str(self._properties))
-        finished = subprocess.run(
-            [*self._java, "kafka.tools.StorageTool", "format", *options],
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=_FORMAT_TIMEOUT_SECONDS,
-        )
-        if finished.returncode != 0:
-            raise ServersError(f"Kafka could not format {self.directory}: {finished.stderr.strip()}")
+        command = [*self._java, "kafka.tools.StorageTool", "format", *options]
+        run_tool(command, f"Kafka could not format {self.directory}", _FORMAT_TIMEOUT_SECONDS)
 
 
 def available() -> bool:
-    """Tell whether a broker can be started: Java is new enough, and the jars are here or Maven can fetch them."""
+    """Tell whether a broker can be started: Java is new enough, and the jars are cached or Maven can fetch them."""
     if (_java_version() or 0) < _OLDEST_JAVA:
         return False
     return _jars_directory().exists() or shutil.which("mvn") is not None
@@ -156,7 +149,7 @@ def start(directory: Path | None = None) -> JvmBroker:
 
 
 def fetch_jars() -> Path:
-    """Return the folder of the broker's jars; let Maven fill it when it is not there.
+    """Return the folder of the broker's jars; Maven fills it the first time.
 
     Raises:
         ServersError: Maven is missing or could not fetch them.
@@ -168,26 +161,19 @@ def fetch_jars() -> Path:
         raise ServersError("Maven is needed once, to fetch Kafka's jars; on Debian: apt-get install maven")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetching-") as scratch:
-        # The goal's folders default to the pom's own, which is the source tree; everything goes to the cache instead.
+        # The goal writes beside its pom, so copy the pom out of the source tree.
         pom = Path(shutil.copy(POM, scratch))
         options = ("--batch-mode", "--quiet", "-DincludeScope=runtime", f"-DoutputDirectory={scratch}/jars")
-        finished = subprocess.run(
-            ["mvn", *options, "--file", str(pom), "dependency:copy-dependencies"],  # noqa: S607 - the user's own Maven
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=_DOWNLOAD_TIMEOUT_SECONDS,
-        )
-        if finished.returncode != 0:
-            raise ServersError(f"Maven could not fetch Kafka {VERSION}: {finished.stdout.strip()[-2000:]}")
-        # Another run may have been quicker; its folder is the same.
+        command = ["mvn", *options, "--file", str(pom), "dependency:copy-dependencies"]
+        run_tool(command, f"Maven could not fetch Kafka {VERSION}", _DOWNLOAD_TIMEOUT_SECONDS)
+        # A concurrent run may have finished first, with the same content.
         with contextlib.suppress(OSError):
             (Path(scratch) / "jars").rename(target)
     return target
 
 
 def _jars_directory() -> Path:
-    """Return the folder that belongs to exactly this pom.xml."""
+    """Return the cache folder for this version of pom.xml."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     fingerprint = hashlib.sha256(POM.read_bytes()).hexdigest()[:8]
     return cache / "inventory-worker" / f"kafka-{VERSION}-{fingerprint}"
@@ -195,7 +181,7 @@ def _jars_directory() -> Path:
 
 @functools.cache
 def _java_version() -> int | None:
-    """Return the feature version of the `java` on the path, None when there is none."""
+    """Return the feature version of `java` on the path, None if there is none."""
     try:
         finished = subprocess.run(
             ["java", "-version"],  # noqa: S607 - the user's own Java
@@ -211,7 +197,7 @@ def _java_version() -> int | None:
 
 
 def _answers_requests(port: int) -> bool:
-    """Send the smallest request of Kafka's protocol (ApiVersions) and tell whether an answer to it came."""
+    """Send an ApiVersions request, the smallest there is, and tell whether it is answered."""
     client = b"dev.servers"
     request = struct.pack(f">hhih{len(client)}s", _API_VERSIONS_KEY, 0, 1, len(client), client)
     with (
@@ -220,6 +206,6 @@ def _answers_requests(port: int) -> bool:
         connection.makefile("rb") as answer,
     ):
         connection.sendall(struct.pack(">i", len(request)) + request)
-        # Length of the answer, then the number of the request that it answers.
+        # The answer's length, then the correlation id of the request.
         return answer.read(8)[4:] == struct.pack(">i", 1)
     return False

@@ -1,10 +1,10 @@
 """The embedded Kafka-protocol broker: librdkafka's mock cluster, from a wheel.
 
-It needs nothing but the wheel and starts in half a second. Its limits: one member per consumer group (the second one's
-SyncGroup fails), data in memory only, four partitions per topic, no admin API.
+It starts in half a second. Its limits: one member per consumer group (the second one's SyncGroup fails), data in memory
+only, four partitions per topic, no admin API.
 
-Run as a module it is the broker's own process: `python -m dev.servers.kafka_mock ADDRESS_FILE` writes `host:port` there
-and serves until it is ended. In its own process it takes no time from the program that talks to it.
+It runs in its own process, so that it takes no time from the program that uses it: `python -m dev.servers.kafka_mock
+ADDRESS_FILE` writes `host:port` to the file and serves until SIGTERM.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ _REPOSITORY = Path(__file__).parents[2]
 
 
 class MockBroker:
-    """A running mock cluster of one broker; stopping it loses all that it held."""
+    """A running mock cluster of one broker; stopping it loses its data."""
 
     kind: Literal["mock"] = "mock"
     description = DESCRIPTION
@@ -45,7 +45,7 @@ class MockBroker:
         self.bootstrap_servers = address_file.read_text()
 
     def stop(self) -> None:
-        """End the broker; all that it held is gone."""
+        """End the broker; its data is lost."""
         self._process.end(signal.SIGTERM)
 
     def close(self) -> None:
@@ -64,11 +64,11 @@ def start() -> MockBroker:
 
 
 def serve(address_file: Path) -> None:
-    """Be the broker: start the cluster, publish its address, wait for SIGTERM."""
+    """Start the cluster, write its address, and wait for SIGTERM."""
     from confluent_kafka import cimpl  # noqa: PLC0415 - only the broker's own process loads librdkafka
 
-    # Through the C functions: the client's setting `test.mock.num.brokers` starts the same cluster, but lets the first
-    # member of every group wait three seconds for others, of which this broker can serve none.
+    # By the C functions: the client setting `test.mock.num.brokers` starts the same cluster, but with an initial
+    # rebalance delay of three seconds, which is wasted where groups have one member.
     library = ctypes.CDLL(cimpl.__file__)
     pointer = ctypes.c_void_p
     new_client = _function(library, "rd_kafka_new", pointer, ctypes.c_int, pointer, pointer, ctypes.c_size_t)

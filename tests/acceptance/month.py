@@ -1,6 +1,6 @@
-"""What a shop's month says, straight from its CSV file: sums made by hand, to hold the worker against.
+"""Expected sums of a shop's month, computed from its CSV file independently of the program.
 
-Follows only what docs/commands.md promises about `inventory publish`; shares no code with the program.
+Follows only what docs/commands.md promises about `inventory publish`; shares no code with it.
 """
 
 import csv
@@ -12,16 +12,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 Lines = dict[str, int]
-# Invoice, product, pieces: one correction of the stock.
+# Invoice, product, units: one correction of the stock.
 Correction = tuple[str, str, int]
 
 
 @dataclass
 class Month:
-    """The orders of a file and what became of them later."""
+    """The orders of a file, their returns, and the corrections of stock."""
 
     orders: dict[str, Lines] = field(default_factory=dict)
-    # By order, what each C invoice took back of it.
+    # By order, what each invoice marked C returns.
     returns: defaultdict[str, list[Lines]] = field(default_factory=lambda: defaultdict(list))
     cancelled: set[str] = field(default_factory=set)
     found: list[Correction] = field(default_factory=list)
@@ -30,22 +30,22 @@ class Month:
 
     @property
     def products(self) -> int:
-        """How many products the file names."""
+        """The number of products."""
         return len(self.needed)
 
     @property
     def events(self) -> int:
-        """How many events the file makes: each product, three per order, one per return and correction."""
+        """The number of events: one per product, three per order, one per return and correction."""
         returns = sum(map(len, self.returns.values()))
         return self.products + 3 * len(self.orders) + returns + len(self.found) + len(self.lost)
 
     def returned(self, order_id: str) -> Counter[str]:
-        """What came back of an order, all in all."""
+        """The sum of an order's returns."""
         return total(self.returns[order_id])
 
 
 def total(parts: list[Lines]) -> Counter[str]:
-    """Add lines up."""
+    """Return the sum of several lines."""
     sums: Counter[str] = Counter()
     for lines in parts:
         sums.update(lines)
@@ -62,7 +62,7 @@ def read(path: Path) -> Month:
         assert customer == row["CustomerID"]
         lines.append((row["StockCode"], int(row["Quantity"])))
     month = Month()
-    # By customer and product: the orders that it was sold in, and what of it is not taken back; the newest last.
+    # By customer and product: the orders that sold it, oldest first, with the units not yet returned.
     open_sales: defaultdict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
     for invoice, (customer, lines) in invoices.items():
         taken: Lines = {}
@@ -92,11 +92,11 @@ def _take_back(
         left = quantity
         sales = open_sales[customer, product]
         while left and sales:
-            order, pieces = sales.pop()
-            by_order[order][product] = part = min(left, pieces)
+            order, units = sales.pop()
+            by_order[order][product] = part = min(left, units)
             left -= part
-            if pieces > part:
-                sales.append((order, pieces - part))
+            if units > part:
+                sales.append((order, units - part))
         if left:
             month.found.append((invoice, product, left))
     for order, lines in by_order.items():
@@ -108,10 +108,10 @@ def _take_back(
 def generate(path: Path, seed: int) -> None:
     """Write a small month with the traits of the real one.
 
-    Orders of hundreds of lines, products repeated in one order, customers without a number, orders taken back in part
-    and as a whole, returns of what was never sold, write-offs.
+    Orders of hundreds of lines, repeated products in one order, customers without a number, orders returned in part and
+    completely, returns of what was never sold, write-offs.
     """
-    draw = random.Random(seed)  # noqa: S311 - a made-up shop
+    draw = random.Random(seed)  # noqa: S311 - test data
     products = [f"{number:05d}{letter}" for number in range(10, 130) for letter in ("", "A")]
     at = datetime(2010, 12, 1, 8, tzinfo=UTC)
     rows: list[tuple[str, str, int, str, str]] = []

@@ -1,4 +1,4 @@
-"""The official AsyncAPI parser finds nothing to complain about; needs Node.js 20 and the npm registry once."""
+"""The official AsyncAPI parser accepts the document; needs Node.js 20, and the npm registry the first time."""
 
 import json
 import os
@@ -17,13 +17,13 @@ PARSE_TIMEOUT_S = 60
 
 @pytest.fixture(scope="module")
 def node() -> str:
-    """Node.js with the parser installed from the lock file, once for each lock file."""
+    """Node.js, with the parser installed from the lock file unless it already is."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         missing("Node.js is not installed")
     installed = HERE / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
-        # No scripts: one of the dependencies only has one in order to report that it was installed.
+        # No install scripts: the only one in the dependencies is telemetry.
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         result = subprocess.run(
             command, cwd=HERE, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
@@ -41,7 +41,7 @@ def missing(reason: str) -> NoReturn:
 
 
 def parse(node: str, document: Path) -> subprocess.CompletedProcess[str]:
-    """Run the check; its last line of output is a summary."""
+    """Run the check; the last line of its output is a summary."""
     return subprocess.run(
         [node, str(HERE / "check.mjs"), str(document)],
         cwd=HERE,
@@ -53,7 +53,7 @@ def parse(node: str, document: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_parser_accepts_the_document(node: str) -> None:
-    """No error, no warning, and everything in it is understood."""
+    """No error and no warning, and every channel, operation and message is recognised."""
     result = parse(node, DOCUMENT)
     assert result.returncode == 0, result.stdout + result.stderr
     summary = json.loads(result.stdout.splitlines()[-1])
@@ -77,7 +77,7 @@ def test_the_parser_accepts_the_document(node: str) -> None:
     ],
 )
 def test_the_check_can_fail(node: str, tmp_path: Path, place: str, value: object) -> None:
-    """A dangling reference, a schema that is none and a malformed binding are found."""
+    """A dangling reference, an invalid schema and a malformed binding are reported."""
     document = json.loads(DOCUMENT.read_text())
     *steps, last = [int(step) if step.isdigit() else step for step in place.split("/")]
     target = document

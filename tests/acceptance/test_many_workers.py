@@ -1,4 +1,4 @@
-"""Workers come and go while orders flow: killed, stopped, joined; nothing is lost and nothing counts twice."""
+"""Workers are killed, stopped and added under traffic; no event is lost or applied twice."""
 
 import json
 import random
@@ -15,14 +15,14 @@ TOPICS_IN = ("order.created", "payment.succeeded", "order.cancelled", "product.c
 PRODUCTS = tuple(f"product-{number}" for number in range(25))
 STOCK = 100_000
 ORDERS_PER_SECOND = 150
-# Kafka takes a killed worker for dead only after this; the least that brokers allow.
+# Kafka notices a killed worker only after this; the minimum that brokers allow.
 SESSION_TIMEOUT_MS = 6000
 SEED = 4
 FATES = ("paid", "paid", "paid", "cancelled", "paid and cancelled", "open")
 
 
 class Shop:
-    """Places orders until it is stopped; what it published is what must be found."""
+    """Places orders until it is closed, and remembers what it published."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.orders: dict[str, tuple[str, dict[str, int]]] = {}
@@ -32,21 +32,21 @@ class Shop:
         self._producer: Any = deployment.producer()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._place_orders, daemon=True)
-        self._draw = random.Random(SEED)  # noqa: S311 - made-up orders
+        self._draw = random.Random(SEED)  # noqa: S311 - test data
 
     def start(self) -> None:
-        """Begin to place orders."""
+        """Start placing orders."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop, and wait until Kafka has everything."""
+        """Stop, and wait until Kafka has acknowledged everything."""
         self._closing.set()
         self._thread.join()
         assert self._producer.flush(30) == 0
         assert self.failed == []
 
     def publish(self, topic: str, key: str, name: str, **data: object) -> None:
-        """Publish an event, now and then twice."""
+        """Publish an event, sometimes twice."""
         body = json.dumps({"event_id": name, "occurred_at": datetime.now(UTC).isoformat(), **data})
         self.events += 1
         for _ in range(1 + (self._draw.random() < 0.1)):
@@ -74,7 +74,7 @@ class Shop:
 
 
 def test_workers_come_and_go(deployment: Deployment, measured: Callable[[str], None]) -> None:
-    """Of three workers one is killed and one is stopped, a fourth joins, and the books are those of the orders."""
+    """Of three workers one is killed and one stopped, a fourth joins; stock and ledger match the orders."""
     first, second, third = (_start(deployment) for _ in range(3))
     for worker in (first, second, third):
         worker.wait_ready()
@@ -85,13 +85,13 @@ def test_workers_come_and_go(deployment: Deployment, measured: Callable[[str], N
 
     shop.start()
     try:
-        _flows(deployment, 300)
+        _wait_for_events(deployment, 300)
         first.kill()
-        _flows(deployment, 300)
+        _wait_for_events(deployment, 300)
         assert second.stop() == 0
-        _flows(deployment, 300)
+        _wait_for_events(deployment, 300)
         fourth = _start(deployment).wait_ready()
-        _flows(deployment, 300)
+        _wait_for_events(deployment, 300)
     finally:
         shop.close()
     ended = time.monotonic()
@@ -100,7 +100,7 @@ def test_workers_come_and_go(deployment: Deployment, measured: Callable[[str], N
         f"three workers, one killed, one stopped, one joined: {shop.events:,} events, "
         f"all applied {time.monotonic() - ended:.1f} s after the last"
     )
-    _check_books(deployment, shop)
+    _check_state(deployment, shop)
     assert [0, 0] == [third.stop(), fourth.stop()]
 
 
@@ -108,7 +108,7 @@ def _start(deployment: Deployment) -> Any:
     return deployment.start_worker(
         INVENTORY_KAFKA_SESSION_TIMEOUT_MS=str(SESSION_TIMEOUT_MS),
         INVENTORY_KAFKA_HEARTBEAT_INTERVAL_MS="1000",
-        # Small batches, so that a worker is more often struck in the middle of one.
+        # Small batches make it likelier that the kill hits a running one.
         INVENTORY_BATCH_MAX_RECORDS="50",
     )
 
@@ -117,14 +117,14 @@ def _applied(deployment: Deployment, more_than: int) -> int:
     return int(deployment.value("SELECT count(*) FROM inbox")) - more_than
 
 
-def _flows(deployment: Deployment, events: int) -> None:
-    """Wait until so many more events are applied."""
+def _wait_for_events(deployment: Deployment, events: int) -> None:
+    """Wait until that many more events are applied."""
     before = _applied(deployment, 0)
     wait_until(lambda: _applied(deployment, before) >= events, 60, f"{events} more events", deployment.describe)
 
 
-def _check_books(deployment: Deployment, shop: Shop) -> None:
-    """Every event was judged once, every order has its fate once, and the stock is what that leaves."""
+def _check_state(deployment: Deployment, shop: Shop) -> None:
+    """Every event is in the inbox once, every order has its outcome once, and the stock follows from them."""
     assert shop.events == deployment.value("SELECT count(*) FROM inbox")
     assert deployment.value("SELECT count(*) FROM parked_events") == 0
     assert deployment.value("SELECT count(*) FROM dead_letters") == 0
@@ -156,15 +156,15 @@ def _check_books(deployment: Deployment, shop: Shop) -> None:
     assert {str(row[0]) for row in deployment.query("SELECT id FROM outbox WHERE type LIKE '%reservation%'")} == set(
         ids
     )
-    told = Counter(row[0] for row in deployment.query("SELECT type FROM outbox"))
+    published = Counter(row[0] for row in deployment.query("SELECT type FROM outbox"))
     fates = Counter(fate for fate, _ in shop.orders.values())
-    assert told["inventory.reservation.deducted"] - told["inventory.reservation.restocked"] == fates["paid"]
+    assert published["inventory.reservation.deducted"] - published["inventory.reservation.restocked"] == fates["paid"]
     audit = deployment.must("audit")
     assert "audit: ok" in audit, audit
 
 
 def _possible(fate: str, lines: int) -> list[Counter[str]]:
-    """Return the ledger entries that an order may have: topics have no order between each other."""
+    """Return the ledger entries that an order may have, given that topics have no order between each other."""
     reserved = Counter(RESERVE=lines)
     deducted = reserved + Counter(OUT=lines)
     released = [Counter(), reserved + Counter(RELEASE=lines)]

@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALL_TIMEOUT_SECONDS = 150
 SNIPPET_TIMEOUT_SECONDS = 60
 EFFECT_TIMEOUT_SECONDS = 60
-# What the README's start commands call the servers; the rest of them runs as it stands.
+# The servers' addresses in the README's start commands; the rest of the commands runs unchanged.
 README_KAFKA = "localhost:9092"
 README_DATABASE = "postgresql://localhost/inventory"
 
@@ -52,7 +52,7 @@ def missing(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="module")
 def tools() -> None:
-    """What the examples need besides this project: kcat, Node.js, and kafkajs from the lock file."""
+    """Skips or fails unless kcat and Node.js are installed; installs kafkajs from the lock file."""
     if shutil.which("kcat") is None:
         missing("kcat is not installed; on Debian: apt-get install kcat")
     npm = shutil.which("npm")
@@ -75,11 +75,11 @@ def shop(
     blank_database_url: str,
     tmp_path: Path,
 ) -> Iterator[Deployment]:
-    """A worker started by the README's own three commands, on topics without a prefix and an empty database."""
+    """A worker started by the README's three commands, on topics without a prefix and an empty database."""
     shop = Deployment(real_kafka.bootstrap_servers, blank_database_url, tmp_path, prefix="")
     shop.group_id = "inventory-worker"
     if shop.existing_topics() & set(TOPICS_IN):
-        missing("this Kafka has topics of the program's names already, and they are not ours to use")
+        missing("this Kafka already has topics with the program's names")
     commands = block("Quickstart", "sh", 1)
     assert commands.count(README_KAFKA) == commands.count(README_DATABASE) == 1
     commands = commands.replace(README_KAFKA, shop.bootstrap_servers).replace(README_DATABASE, shop.database_url)
@@ -107,7 +107,7 @@ def shop(
 
 @pytest.fixture
 def run(shop: Deployment) -> Run:
-    """Run a snippet of a language and return what it printed."""
+    """Run a snippet in a language and return its output."""
     interpreters = {
         "sh": ["bash", "-euo", "pipefail", "-c"],
         "python": [sys.executable, "-c"],
@@ -135,12 +135,12 @@ def run(shop: Deployment) -> Run:
 
 
 def _environment(**variables: str) -> dict[str, str]:
-    """Return an environment in which `inventory` is this project's."""
+    """Return an environment in which `inventory` is this project's command."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     return {**clean_environment(**variables), "PATH": path}
 
 
-def test_the_examples_run_as_they_stand(shop: Deployment, run: Run) -> None:
+def test_the_examples_run_unchanged(shop: Deployment, run: Run) -> None:
     """A product from kcat, an order from Python, a payment from Node; then the alert and a dead letter."""
 
     def expect(sql: str, *expected: int) -> None:
@@ -155,7 +155,7 @@ def test_the_examples_run_as_they_stand(shop: Deployment, run: Run) -> None:
     expect(stock, 20, 15)
     run("js", block("Publish an event", "js"))
     expect(stock, 5, 0)
-    # The same again is suppressed, as the README says.
+    # Repeats are suppressed, as the README says.
     for language in ("sh", "python", "js"):
         run(language, block("Publish an event", language))
     shop.settle(*TOPICS_IN)
@@ -173,9 +173,9 @@ def test_the_examples_run_as_they_stand(shop: Deployment, run: Run) -> None:
     list_, show = block("Inspect dead letters", "sh").splitlines()
     listed = run("sh", list_)
     assert "decode_error" in listed
-    letter = str(shop.value("SELECT id FROM dead_letters"))
-    assert letter in listed
-    shown = run("sh", show.replace(" ID ", f" {letter} "))
+    dead_letter = str(shop.value("SELECT id FROM dead_letters"))
+    assert dead_letter in listed
+    shown = run("sh", show.replace(" ID ", f" {dead_letter} "))
     assert "{broken" in shown
     headers = run("sh", 'kcat -b "$BROKER" -C -q -t order.created.dlq -o beginning -e -f "%s %h\\n"')
     assert headers.startswith("{broken ")
@@ -184,7 +184,7 @@ def test_the_examples_run_as_they_stand(shop: Deployment, run: Run) -> None:
 
 
 def _check_alert(printed: str) -> None:
-    """One alert, and it is the one that the README shows but for its id and time."""
+    """There is one alert, and it equals the README's except for id and time."""
     published = json.loads(printed)
     shown = json.loads(block("Consume alerts", "json"))
     assert shown.keys() == published.keys()
@@ -203,7 +203,7 @@ def _rows(heading: str) -> list[list[str]]:
 
 
 def test_settings_have_the_defaults_of_the_program() -> None:
-    """Every variable of the table exists, and its default is what the program uses."""
+    """Every variable of the table exists, with the program's default."""
     defaults = printable(Settings.model_construct())
     expected = {variable(field): value for field, value in defaults.items()}
     rows = {row[0].strip("`"): row[1] for row in _rows("Settings")}
@@ -213,13 +213,13 @@ def test_settings_have_the_defaults_of_the_program() -> None:
 
 
 def test_every_variable_in_the_text_is_a_setting() -> None:
-    """The README names no setting that is not there."""
+    """The README names no unknown setting."""
     known = {variable(field) for field in Settings.model_fields}
     assert set(re.findall(r"INVENTORY_[A-Z_]*[A-Z]", README)) <= known
 
 
 def test_topics_are_those_of_the_contracts() -> None:
-    """Each topic in has its row, in order, with its contract and the handler that bears its name."""
+    """Each topic in has its row, in order, with its contract and its handler."""
     expected = []
     for topic in TOPICS_IN:
         schema, handler = f"docs/contracts/events/{topic}.json", f"workers/handlers/{topic.replace('.', '_')}.py"
@@ -230,7 +230,7 @@ def test_topics_are_those_of_the_contracts() -> None:
 
 
 def test_outcomes_in_the_table_exist_and_none_is_left_out() -> None:
-    """What the last column names are types on `inventory.reservations`, and each of those is named in the section."""
+    """The last column names only types of `inventory.reservations`, and the section names all of them."""
     outcomes = {name.removeprefix("inventory.reservation.") for name in TOPICS_OUT[RESERVATIONS].types}
     named = {name for row in _rows("Topics") for name in re.findall(r"`(\w+)`", row[4])}
     assert named <= outcomes

@@ -1,4 +1,4 @@
-"""Runs a command as a person at a terminal would, with its output and exit code."""
+"""Runs `inventory` commands in processes of their own."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 class Result(NamedTuple):
-    """What a command left behind."""
+    """Exit code and output of a command."""
 
     exit_code: int
     stdout: str
@@ -20,7 +20,7 @@ Run = Callable[..., Awaitable[Result]]
 
 
 def runner() -> Run:
-    """Return a function that runs `inventory` with the arguments it is given, in its own process."""
+    """Return a function that runs `inventory` with the given arguments."""
 
     async def run(*arguments: str) -> Result:
         process = await asyncio.create_subprocess_exec(

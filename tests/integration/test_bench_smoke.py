@@ -1,4 +1,4 @@
-"""The benchmark still runs: a trial on real servers, whose figures mean nothing."""
+"""The benchmarks run: a trial on real servers, whose figures mean nothing."""
 
 import json
 import os
@@ -10,11 +10,12 @@ from dev.benchmarks.report import Figure, Section, as_text, ratio
 from dev.servers.kafka import EXTERNAL_VARIABLE, Broker
 
 REPOSITORY = Path(__file__).parents[2]
-TRIAL_SECONDS = 150
+# The machine's speed, not a promise.
+TRIAL_SECONDS = 170
 
 
 def test_a_trial_measures_everyone_and_says_so_as_one_object(real_kafka: Broker) -> None:
-    """A trial ends well, and its JSON has a figure above zero for each contestant, the relay and the latencies."""
+    """A trial succeeds, and its JSON has a positive figure for each contestant, the relay and the latencies."""
     finished = subprocess.run(
         [sys.executable, "-m", "dev.benchmarks", "life", "relay", "latency", "--trial", "--json"],
         cwd=REPOSITORY,
@@ -33,7 +34,7 @@ def test_a_trial_measures_everyone_and_says_so_as_one_object(real_kafka: Broker)
 
 
 def test_ratios_come_first_and_are_taken_within_rounds() -> None:
-    """A round in which the machine was slow for both leaves the ratio as it is."""
+    """A round that was slow for both contestants does not change the ratio."""
     worker, naive = Figure("worker", "events/s", (4000.0, 400.0)), Figure("naive", "events/s", (100.0, 10.0))
     section = Section("life", "orders", [worker, naive], {"worker/naive": ratio(worker, naive)})
     assert "worker/naive 40.00" == as_text([section], {"cores": 2}).splitlines()[0]

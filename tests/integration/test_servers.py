@@ -1,4 +1,4 @@
-"""The embedded servers keep what the other tests rely on: addresses, crashes, restarts and an end."""
+"""The embedded servers: their addresses, crashes, restarts and clean-up."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ WAIT_SECONDS = 30.0
 
 
 async def test_each_test_has_a_migrated_database_of_its_own(database_url: str, postgres: PostgresServer) -> None:
-    """What one test writes is in its own copy, not in the template."""
+    """A test writes to its own copy, not to the template."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("CREATE TABLE mine (id int)")
@@ -78,11 +78,11 @@ async def test_topics_of_the_contracts_are_there_with_four_partitions(kafka: Bro
 
 
 async def test_two_members_share_a_group_on_real_kafka(real_kafka: Broker, group_id: str) -> None:
-    """Real Kafka gives each of two members a part of the partitions; the mock cluster cannot."""
+    """Real Kafka gives each of two members its share of the partitions; the mock cluster cannot."""
     topic = f"shared-{uuid.uuid4().hex}"
     await _send(real_kafka.bootstrap_servers, topic, b"1")
     address = real_kafka.bootstrap_servers
-    # A member learns of another with its next heartbeat.
+    # A member learns of a rebalance with its next heartbeat.
     members = [
         AIOKafkaConsumer(topic, bootstrap_servers=address, group_id=group_id, heartbeat_interval_ms=100)
         for _ in range(2)
@@ -107,13 +107,13 @@ async def test_two_members_share_a_group_on_real_kafka(real_kafka: Broker, group
     ids=["laptop", "CI", "required", "named"],
 )
 def test_missing_real_kafka_skips_on_a_laptop_and_fails_in_ci(environment: dict[str, str], outcome: str) -> None:
-    """A machine without Java and Docker skips what needs real Kafka, unless real Kafka was asked for."""
+    """Without Java and Docker, tests of real Kafka are skipped, unless real Kafka is required."""
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", __file__, "-q", "-k", "two_members_share"],
         capture_output=True,
         check=False,
         cwd=REPOSITORY,
-        # Nothing on the path and no engine at Docker's address: what is left is the mock cluster.
+        # An empty path and no engine at Docker's address leave only the mock cluster.
         env={"PATH": "", "DOCKER_HOST": "unix:///nonexistent", "HOME": os.environ.get("HOME", "/"), **environment},
         text=True,
     )
@@ -121,7 +121,7 @@ def test_missing_real_kafka_skips_on_a_laptop_and_fails_in_ci(environment: dict[
 
 
 async def test_postgres_keeps_committed_rows_over_an_immediate_stop() -> None:
-    """A crash loses nothing that was committed, and the server comes back at the same address."""
+    """A crash loses no committed row, and the server restarts at the same address."""
     server = postgres_servers.start()
     try:
         url = server.url
@@ -136,8 +136,8 @@ async def test_postgres_keeps_committed_rows_over_an_immediate_stop() -> None:
 
 
 def test_postgres_in_a_given_directory_is_found_again() -> None:
-    """A directory that the caller names keeps data and password from one server to the next."""
-    # pytest's own folders are closed to other accounts, and as root PostgreSQL runs under another account.
+    """A given directory keeps data and password from one server to the next."""
+    # Other accounts cannot enter pytest's folders, and as root PostgreSQL runs under another account.
     directory = scratch_directory("kept")
     first = postgres_servers.start(directory)
     first.sql("CREATE TABLE kept AS SELECT 7 AS value", database="inventory")
@@ -151,7 +151,7 @@ def test_postgres_in_a_given_directory_is_found_again() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root cannot run PostgreSQL itself")
 def test_postgres_runs_where_its_account_cannot_reach_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As root, programs in a closed folder are copied to where the other account can run them."""
+    """As root, programs that the other account cannot reach are copied to where it can run them."""
     reachable = postgres_servers._may_run  # noqa: SLF001 - stands in for a checkout under a closed home directory
 
     def closed_wheel(program: Path, arguments: list[str | Path], account: str) -> bool:
@@ -167,7 +167,7 @@ def test_postgres_runs_where_its_account_cannot_reach_the_wheel(monkeypatch: pyt
 
 
 async def test_redis_comes_back_empty_at_the_same_address() -> None:
-    """An outage of Redis loses its keys and keeps its address."""
+    """A restart of Redis loses its keys and keeps its address."""
     server = redis_servers.start()
     url = server.url
     try:
@@ -183,7 +183,7 @@ async def test_redis_comes_back_empty_at_the_same_address() -> None:
 
 @pytest.fixture(scope="module")
 def jvm_broker(real_kafka: Broker) -> Iterator[JvmBroker]:
-    """A JVM broker that this module may crash."""
+    """A JVM broker for this module to crash."""
     if real_kafka.kind != "jvm":
         pytest.skip("the broker here is not a local JVM")
     broker = kafka_brokers.jvm()
@@ -193,7 +193,7 @@ def jvm_broker(real_kafka: Broker) -> Iterator[JvmBroker]:
 
 @pytest.mark.parametrize("end", [JvmBroker.kill, JvmBroker.stop])
 async def test_jvm_broker_keeps_acknowledged_records(end: Callable[[JvmBroker], None], jvm_broker: JvmBroker) -> None:
-    """A killed or stopped broker starts again on its port with every record it acknowledged."""
+    """A killed or stopped broker restarts on its port with every acknowledged record."""
     topic = f"kept-{uuid.uuid4().hex}"
     address = jvm_broker.bootstrap_servers
     await _send(address, topic, b"before")
@@ -205,7 +205,7 @@ async def test_jvm_broker_keeps_acknowledged_records(end: Callable[[JvmBroker], 
 
 
 async def test_jvm_broker_can_be_frozen_and_thawed(jvm_broker: JvmBroker) -> None:
-    """While SIGSTOP holds the broker nothing is acknowledged; after SIGCONT the same record is."""
+    """SIGSTOP holds back the acknowledgement of a record until SIGCONT."""
     topic = f"frozen-{uuid.uuid4().hex}"
     await _send(jvm_broker.bootstrap_servers, topic, b"first")
     os.kill(jvm_broker.pid, signal.SIGSTOP)
@@ -220,7 +220,7 @@ async def test_jvm_broker_can_be_frozen_and_thawed(jvm_broker: JvmBroker) -> Non
 
 
 def test_servers_end_with_a_program_that_is_killed() -> None:
-    """SIGKILL leaves neither a server process nor its directory behind."""
+    """After SIGKILL no server process and no directory is left."""
     source = """
 import sys
 from dev.servers import postgres, redis
@@ -268,5 +268,5 @@ async def _read(address: str, topic: str, count: int) -> list[tuple[bytes, bytes
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():  # noqa: ASYNC110 - the state is the client library's, which tells nobody
+        while not condition():  # noqa: ASYNC110 - the state is the client library's, which has no event to wait for
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The compose file and the image say only what the compose specification, the settings and the versions allow."""
+"""The compose file and the image agree with the compose specification, the settings and the pinned versions."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def test_compose_file_follows_the_specification() -> None:
 
 
 def test_a_misspelt_key_is_refused(tmp_path: Path) -> None:
-    """The check is one that can fail: a key that compose does not know is named."""
+    """The check can fail: an unknown key is reported by name."""
     broken = tmp_path / "compose.yaml"
     broken.write_text(COMPOSE_FILE.read_text().replace("healthcheck:", "health_check:", 1))
     finished = _check_against_specification(broken)
@@ -41,14 +41,14 @@ def test_a_misspelt_key_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["compose.yaml", "Dockerfile"])
 def test_every_setting_named_exists(file: str) -> None:
-    """A variable with our prefix is a field of Settings, in the file's text or its comments."""
+    """Every variable with our prefix, also in comments, is a field of Settings."""
     named = set(re.findall(rf"{PREFIX}[A-Z_]+", (REPOSITORY / file).read_text()))
     assert named <= {PREFIX + field.upper() for field in Settings.model_fields}
 
 
 @pytest.mark.parametrize("service", ["setup", "worker"])
 def test_settings_of_our_services_are_valid(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program starts with the values that the file gives, and they reach the file's own servers."""
+    """The program accepts the file's values, and they lead to the file's own servers."""
     for name in os.environ:
         if name.startswith(PREFIX):
             monkeypatch.delenv(name)
@@ -61,20 +61,20 @@ def test_settings_of_our_services_are_valid(service: str, monkeypatch: pytest.Mo
 
 
 def test_worker_has_no_fixed_port_outside() -> None:
-    """Several workers fit on one machine, and none is reachable from another machine."""
+    """Several workers fit on one machine, and none is reachable from other machines."""
     assert [{"target": 8080, "host_ip": "127.0.0.1"}] == SERVICES["worker"]["ports"]
     assert "container_name" not in SERVICES["worker"]
 
 
 def test_published_ports_are_on_the_loopback_address() -> None:
-    """Passwords stand in plain sight in the file, so nothing listens to other machines."""
+    """Passwords are in plain text in the file, so no port is reachable from other machines."""
     fixed = [port for service in SERVICES.values() for port in service.get("ports", []) if isinstance(port, str)]
     assert fixed
     assert [port for port in fixed if not port.startswith("127.0.0.1:")] == []
 
 
 def test_worker_starts_after_the_setup_step_and_healthy_servers() -> None:
-    """Migrations and topics are finished before the first worker reads."""
+    """Migrations and topics are complete before the first worker starts."""
     conditions = {name: wait["condition"] for name, wait in SERVICES["worker"]["depends_on"].items()}
     assert conditions == {
         "setup": "service_completed_successfully",
@@ -86,7 +86,7 @@ def test_worker_starts_after_the_setup_step_and_healthy_servers() -> None:
 
 
 def test_every_healthy_dependency_has_a_health_check() -> None:
-    """Compose can only wait for the health of a service that says how to ask for it."""
+    """A service whose health others wait for has a health check."""
     awaited = {
         name
         for service in SERVICES.values()
@@ -98,7 +98,7 @@ def test_every_healthy_dependency_has_a_health_check() -> None:
 
 
 def test_docker_gives_a_worker_the_time_that_its_settings_promise() -> None:
-    """The kill comes after the worker's own bound for an orderly stop."""
+    """Docker's grace period is longer than the worker's own shutdown timeout."""
     stop = parse_duration(SERVICES["worker"]["environment"]["INVENTORY_SHUTDOWN_TIMEOUT"])
     grace = parse_duration(SERVICES["worker"]["stop_grace_period"])
     assert isinstance(stop, timedelta)
@@ -107,7 +107,7 @@ def test_docker_gives_a_worker_the_time_that_its_settings_promise() -> None:
 
 
 def test_kafka_is_the_version_that_the_tests_run() -> None:
-    """One version of Kafka for the tests and for compose."""
+    """Tests and compose use the same version of Kafka."""
     assert f"apache/kafka:{VERSION}" == SERVICES["kafka"]["image"]
 
 
@@ -133,13 +133,13 @@ def test_wheel_holds_every_package_that_ships_and_no_other() -> None:
 
 
 def test_image_does_not_run_as_root() -> None:
-    """The last USER of the Dockerfile is a number other than 0, which also an orchestrator can check."""
+    """The Dockerfile's last USER is numeric, so that an orchestrator can verify that it is not root."""
     users = re.findall(r"^USER (\S+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
     assert users[-1] == "10001:10001"
 
 
 def test_pins_name_neither_machine_nor_registry() -> None:
-    """Requirements files hold versions and hashes only, so that any registry can serve them."""
+    """Requirements files contain versions and hashes only, so that any registry can serve them."""
     for file in REPOSITORY.glob("requirements*.txt"):
         assert re.findall(r"https?://|--(?:index|extra-index|find-links).*|file:.*", file.read_text()) == []
 
@@ -150,7 +150,7 @@ def _listeners() -> list[str]:
 
 
 def _check_against_specification(file: Path) -> "subprocess.CompletedProcess[str]":
-    """Validate with the schema that check-jsonschema carries (compose-spec, Apache-2.0)."""
+    """Validate with the schema bundled with check-jsonschema (compose-spec, Apache-2.0)."""
     return subprocess.run(
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)],
         capture_output=True,

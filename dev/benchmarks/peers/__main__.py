@@ -1,7 +1,7 @@
 """`python -m dev.benchmarks.peers`: Medusa's inventory module and the worker reserve the same kind of orders, in turn.
 
-Medusa reserves an order's lines under its locks in PostgreSQL and does nothing else; the worker reads its orders from
-Kafka, keeps a ledger and an inbox, and publishes what it did. Both keep what they promise through a power cut.
+Medusa only reserves an order's lines under its locks in PostgreSQL; the worker also reads its orders from Kafka, writes
+a ledger and an inbox, and publishes outcomes. Both run with full durability.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from inventory.console import ProgressLine, print_json, print_line, progress
 HERE = Path(__file__).parent
 LINES = 3
 PRODUCTS = 10_000
-# Of 1, 4, 8 and 16 at once, Medusa was fastest with four on two cores.
-AT_ONCE = 4
+# Medusa's fastest of 1, 4, 8 and 16 concurrent orders on two cores.
+CONCURRENCY = 4
 _INSTALL_SECONDS = 900
 _RUN_SECONDS = 600
 
 
 def main() -> int:
-    """Measure; 0 when it was measured, 2 when it could not be."""
+    """Measure; returns 0, or 2 if it could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m dev.benchmarks.peers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of few orders")
     parser.add_argument("--json", action="store_true", help="print one object instead of text")
@@ -73,14 +73,14 @@ async def _measure(node: str, servers: Servers, show: ProgressLine, *, quick: bo
     finally:
         topics.delete()
     figures = [Figure("worker", "orders/s", tuple(ours)), Figure("medusa", "orders/s", tuple(theirs))]
-    about = f"orders of {LINES} lines over {PRODUCTS:,} products, reserved; Medusa with {AT_ONCE} at once"
+    about = f"orders of {LINES} lines over {PRODUCTS:,} products, reserved; Medusa with {CONCURRENCY} concurrent orders"
     return Section("peers", about, figures, {"worker/medusa": ratio(*figures)})
 
 
 def _medusa(node: str, servers: Servers, orders: int) -> float:
-    """Return Medusa's orders per second in a new database of its own."""
+    """Return Medusa's orders per second, in a new database."""
     with servers.database("template0") as url:
-        arguments = [url, str(orders), str(PRODUCTS), str(LINES), str(AT_ONCE)]
+        arguments = [url, str(orders), str(PRODUCTS), str(LINES), str(CONCURRENCY)]
         finished = subprocess.run(
             [node, "medusa.mjs", *arguments],
             cwd=HERE,
@@ -93,22 +93,22 @@ def _medusa(node: str, servers: Servers, orders: int) -> float:
         raise BenchmarkError(f"Medusa failed: {finished.stderr[-2000:]}")
     found = json.loads(finished.stdout.splitlines()[-1])
     if found["reservations"] != found["expected"]:
-        raise BenchmarkError(f"Medusa has {found['reservations']} reservations where {found['expected']} are due")
+        raise BenchmarkError(f"Medusa has {found['reservations']} reservations instead of {found['expected']}")
     return float(found["kept"] / found["seconds"])
 
 
 def _node() -> str:
-    """Return the path of Node; install the peer's packages the first time."""
+    """Return the path of Node; installs Medusa's packages the first time."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
-        raise BenchmarkError("the peers need Node 20 or newer and npm on the path")
+        raise BenchmarkError("Medusa needs Node 20 or newer and npm on the path")
     if not (HERE / "node_modules").exists():
         sys.stderr.write("installing Medusa's packages, about 270 MB\n")
         installed = subprocess.run(
             [npm, "ci", "--no-audit", "--no-fund"], cwd=HERE, check=False, timeout=_INSTALL_SECONDS
         )
         if installed.returncode != 0:
-            raise BenchmarkError("npm could not install the peer's packages")
+            raise BenchmarkError("npm could not install Medusa's packages")
     return node
 
 

@@ -1,1 +1,1 @@
-"""A short run under faults, and the checker's own test: it must go red."""
+"""A short run under faults, the tests of the checker, the ablations and the fuzz test."""

@@ -1,4 +1,4 @@
-"""The servers of the runs: real Kafka as the other tests have it, and a PostgreSQL and a Redis that may be broken."""
+"""The servers of the runs: the session's real Kafka, and a PostgreSQL and a Redis to break."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from dev.servers import postgres, redis
 from dev.servers.kafka import Broker
 
 SEED = 7
-# Kafka belongs to the whole test run and is left alone; so is what takes long. `make chaos` makes all of them.
+# Not Kafka, which all tests share, and none of the slow faults; `make chaos` injects all of them.
 FAULTS = frozenset(
     {"kill_worker", "stop_worker", "restart_postgres", "cut_commits", "cut_connections", "stop_redis", "poison_burst"}
 )
@@ -20,7 +20,7 @@ FAULTS = frozenset(
 
 @pytest.fixture(scope="package")
 def servers(real_kafka: Broker) -> Iterator[Servers]:
-    """Servers that a run may break."""
+    """Servers for a run to break."""
     database = postgres.start(settings=POSTGRES_SETTINGS)
     cache = redis.start()
     yield Servers(real_kafka, database, cache)
@@ -30,11 +30,12 @@ def servers(real_kafka: Broker) -> Iterator[Servers]:
 
 @pytest.fixture(scope="package")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the workers' logs go."""
+    """The directory of the workers' logs."""
     return tmp_path_factory.mktemp("chaos")
 
 
 @pytest.fixture(scope="package")
 def result(servers: Servers, directory: Path) -> Result:
-    """What a short seeded run came to."""
-    return asyncio.run(run(servers, Options(SEED, 12.0, 120.0, directory, FAULTS), lambda _: None))
+    """The result of a short seeded run."""
+    options = Options(SEED, 12.0, 120.0, directory, FAULTS, kinds_at_least=3)
+    return asyncio.run(run(servers, options, lambda _: None))

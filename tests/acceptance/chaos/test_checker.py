@@ -1,4 +1,4 @@
-"""The checker goes red: each test takes a good run's evidence and makes one thing wrong in it."""
+"""The checker goes red: each test falsifies one thing in the evidence of a good run."""
 
 import json
 from collections.abc import Callable
@@ -25,26 +25,26 @@ def _rows(evidence: Evidence, table: str) -> list[dict[str, Any]]:
 
 
 def _without(evidence: Evidence, topic: str, id_: str) -> Evidence:
-    """Take every copy of an outgoing event out of its topic."""
+    """Remove every copy of an outgoing event from its topic."""
     kept = [record for record in evidence.records[topic] if dict(record.headers).get("ce_id") != id_.encode()]
     return replace(evidence, records={**evidence.records, topic: kept})
 
 
 def _last_entry(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the newest entry of some product whose newest entry is an order's reservation."""
+    """Return the newest entry of a product whose newest entry is a reservation."""
     newest = {row["product_id"]: row for row in rows}
     return next(row for row in newest.values() if row["type"] == "RESERVE")
 
 
 def lose_an_event(evidence: Evidence) -> Evidence:
-    """The inbox forgets an adjustment, as if it had never been applied."""
+    """An adjustment is missing from the inbox, as if it had never been applied."""
     rows = _rows(evidence, "inbox")
     lost = next(row for row in rows if row["event_id"].startswith("a") and row["outcome"] == "applied")
     return _tables(evidence, inbox=[row for row in rows if row is not lost])
 
 
 def lose_an_effect(evidence: Evidence) -> Evidence:
-    """The inbox has an adjustment that moved nothing: its ledger entry is gone and the sequence closed up."""
+    """An adjustment in the inbox has no effect: its ledger entry is gone and the sequence is closed up."""
     rows = _rows(evidence, "ledger")
     gone = next(row for row in rows if row["type"] == "ADJUST")
     change = gone["on_hand_after"] - gone["on_hand_before"]
@@ -60,7 +60,7 @@ def lose_an_effect(evidence: Evidence) -> Evidence:
 
 
 def apply_twice(evidence: Evidence) -> Evidence:
-    """An adjustment is in the ledger a second time, and the stock agrees with it."""
+    """An adjustment is in the ledger twice, and the stock agrees."""
     rows = _rows(evidence, "ledger")
     newest = {row["product_id"]: row for row in rows}
     again = next(row for row in rows if row["type"] == "ADJUST" and row["on_hand_after"] > row["on_hand_before"])
@@ -82,7 +82,7 @@ def apply_twice(evidence: Evidence) -> Evidence:
 
 
 def oversell(evidence: Evidence) -> Evidence:
-    """A product has more reserved than it has."""
+    """A product has more reserved than on hand."""
     stock = _rows(evidence, "inventory")
     stock[0]["reserved"] = stock[0]["on_hand"] + 1
     return _tables(evidence, inventory=stock)
@@ -119,7 +119,7 @@ def repeat_an_alert(evidence: Evidence) -> Evidence:
 
 
 def miss_an_outcome(evidence: Evidence) -> Evidence:
-    """A reservation's outcome reached nobody."""
+    """A reservation's outcome was never published."""
     record = evidence.records["inventory.reservations"][0]
     return _without(evidence, "inventory.reservations", dict(record.headers)["ce_id"].decode())  # type: ignore[union-attr]
 
@@ -136,53 +136,53 @@ def swap_outcomes(evidence: Evidence) -> Evidence:
     raise AssertionError("no order with two outcomes in this run")
 
 
-def tell_another_outcome(evidence: Evidence) -> Evidence:
-    """An order that was rejected stands as reserved."""
+def contradict_an_outcome(evidence: Evidence) -> Evidence:
+    """A rejected order is stored as reserved."""
     orders = _rows(evidence, "orders")
     next(row for row in orders if row["status"] == "rejected")["status"] = "reserved"
     return _tables(evidence, orders=orders)
 
 
-def _first_letter(evidence: Evidence) -> tuple[str, ConsumedRecord]:
+def _first_dead_letter(evidence: Evidence) -> tuple[str, ConsumedRecord]:
     return next((topic, found[0]) for topic, found in evidence.records.items() if topic.endswith(".dlq") and found)
 
 
 def change_a_dead_letter(evidence: Evidence) -> Evidence:
-    """A dead letter's value lost a byte."""
-    topic, dead_letter = _first_letter(evidence)
+    """A dead letter's value lacks a byte."""
+    topic, dead_letter = _first_dead_letter(evidence)
     records = [replace(dead_letter, value=(dead_letter.value or b"x")[:-1]), *evidence.records[topic][1:]]
     return replace(evidence, records={**evidence.records, topic: records})
 
 
 def lose_a_dead_letter(evidence: Evidence) -> Evidence:
-    """A bad record is in no dead letter topic."""
-    topic, dead_letter = _first_letter(evidence)
+    """A poison record is in no dead letter topic."""
+    topic, dead_letter = _first_dead_letter(evidence)
     gone = dict(dead_letter.headers)["x-dlq-id"]
     kept = [record for record in evidence.records[topic] if dict(record.headers)["x-dlq-id"] != gone]
     return replace(evidence, records={**evidence.records, topic: kept})
 
 
-def kill_a_good_event(evidence: Evidence) -> Evidence:
-    """A good event is counted among the dead."""
+def dead_letter_a_valid_event(evidence: Evidence) -> Evidence:
+    """A valid event was dead-lettered."""
     journal = [sent._replace(expects=()) if sent.expects == ("schema_invalid",) else sent for sent in evidence.journal]
     return replace(evidence, journal=journal)
 
 
-def make_up_an_event(evidence: Evidence) -> Evidence:
+def invent_an_event(evidence: Evidence) -> Evidence:
     """The inbox has an event that nobody published."""
     row = {"event_id": "made-up", "source": "nobody", "outcome": "applied", "reason": None}
     return _tables(evidence, inbox=[*_rows(evidence, "inbox"), row])
 
 
 def forget_a_parked_event(evidence: Evidence) -> Evidence:
-    """An event waits in the inbox and nowhere else."""
+    """An event is parked by the inbox but in no other table."""
     inbox = _rows(evidence, "inbox")
     next(row for row in inbox if row["event_id"].endswith("-paid"))["outcome"] = "parked"
     return _tables(evidence, inbox=inbox)
 
 
 def expire_a_paid_order(evidence: Evidence) -> Evidence:
-    """A hold was dropped by the clock although its payment was in Kafka in time."""
+    """A hold expired although its payment was in Kafka in time."""
     paid = {sent.event_id.removesuffix("-paid") for sent in evidence.journal if sent.event_id.endswith("-paid")}
     created = {
         event["data"]["order_id"]: datetime.fromisoformat(event["occurred_at"])
@@ -206,7 +206,7 @@ def forget_an_acknowledgement(evidence: Evidence) -> Evidence:
     return replace(evidence, records={**evidence.records, "cart.updated": records})
 
 
-WRONG: dict[Change, str] = {
+FALSIFICATIONS: dict[Change, str] = {
     lose_an_event: "lost",
     lose_an_effect: "lost",
     apply_twice: "double_applied",
@@ -217,20 +217,22 @@ WRONG: dict[Change, str] = {
     repeat_an_alert: "low_stock_repeated",
     miss_an_outcome: "outcome_missing",
     swap_outcomes: "outcome_order",
-    tell_another_outcome: "order",
+    contradict_an_outcome: "order",
     change_a_dead_letter: "dead_letter",
     lose_a_dead_letter: "lost",
-    kill_a_good_event: "unexpected",
-    make_up_an_event: "unexpected",
+    dead_letter_a_valid_event: "unexpected",
+    invent_an_event: "unexpected",
     forget_a_parked_event: "parked",
     expire_a_paid_order: "expired_though_paid",
     forget_an_acknowledgement: "lost",
 }
 
 
-@pytest.mark.parametrize(("change", "kind"), WRONG.items(), ids=lambda value: getattr(value, "__name__", value))
-def test_each_way_of_being_wrong_is_found(result: Result, change: Change, kind: str) -> None:
-    """The violation is named by its kind, and the line counts it."""
+@pytest.mark.parametrize(
+    ("change", "kind"), FALSIFICATIONS.items(), ids=lambda value: getattr(value, "__name__", value)
+)
+def test_each_falsification_is_found(result: Result, change: Change, kind: str) -> None:
+    """The checker reports the expected kind of violation, and the line counts it."""
     finding = judge(change(result.evidence), RULES)
     assert kind in {violation.kind for violation in finding.violations}
     assert _red(finding) > 0

@@ -1,17 +1,17 @@
-"""The worker keeps its promise under faults, for as long as CI has time; `make chaos` takes longer."""
+"""The worker keeps its promise under faults, in a short run; `make chaos` runs for longer."""
 
 from collections import Counter
 
 from dev.chaos.run import Result
 
 
-def test_nothing_is_lost_doubled_or_made_up_under_faults(result: Result) -> None:
-    """Every acknowledged event has exactly one fate, and the books, alerts and outcomes are those of its history."""
+def test_no_event_is_lost_doubled_or_invented_under_faults(result: Result) -> None:
+    """Every acknowledged event has one disposition, and stock, ledger, alerts and outcomes follow from the events."""
     assert [] == [f"{violation.kind} {violation.subject}: {violation.message}" for violation in result.violations]
 
 
-def test_the_run_was_worth_checking(result: Result) -> None:
-    """Faults were made and made good, and every fate that an event can have was met."""
+def test_the_run_exercised_faults_and_dispositions(result: Result) -> None:
+    """Several kinds of fault were injected, and events were applied, suppressed and dead-lettered."""
     line = result.finding.line
     kinds = Counter(done.kind for done in result.faults)
     assert len(kinds) >= 3
@@ -20,8 +20,8 @@ def test_the_run_was_worth_checking(result: Result) -> None:
     assert line.acknowledged == line.applied + line.duplicates_suppressed + line.parked + line.dead_lettered
 
 
-def test_the_line_names_what_jepsen_would(result: Result) -> None:
-    """One line, with the seed and the commit to run it again."""
+def test_the_line_has_the_fields_of_a_jepsen_report(result: Result) -> None:
+    """One line, with the seed and commit that reproduce the run."""
     names = [word.partition("=")[0] for word in result.line().split()]
     expected = (
         "seed commit attempted acknowledged applied duplicates_suppressed parked dead_lettered lost double_applied "
