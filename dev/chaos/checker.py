@@ -145,14 +145,10 @@ def _each_record(index: _Index, line: Line) -> Iterator[Violation]:
             continue
         row = None if identity is None else index.inbox.get(identity)
         if row is None or identity is None or event is None:
-            yield Violation(
-                "lost", _name(record, sent), f"{_where(record)} is neither in the inbox nor in the dead letter topic"
-            )
+            yield Violation("lost", _name(record, sent), f"{_where(record)} is neither in the inbox nor dead-lettered")
             continue
         if sent is not None and sent.expects:
-            yield Violation(
-                "unexpected", sent.event_id, f"{_where(record)} must be a dead letter but is {row['outcome']}"
-            )
+            yield Violation("unexpected", sent.event_id, f"{_where(record)} must be dead, but is {row['outcome']}")
         if identity in index.identities:
             line.duplicates_suppressed += 1
         elif row["outcome"] == "parked":

@@ -1,7 +1,7 @@
-"""The shop of the demo: who puts what into a cart, orders, pays and thinks better of it, as a script by seed.
+"""The demo's shop: customers fill carts, order, pay, cancel and return, all decided by the seed.
 
-Nothing here reads a clock or talks to a server. `script()` gives one publication after the other in the order of their
-time; the same seed gives the same shop, to the last id.
+Nothing here reads a clock or uses the network. `script()` gives publications in the order in which they are due; the
+same seed gives the same publications, ids included.
 """
 
 import heapq
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from dev.demo.poison import POISONS
 
-# One visit leads to about this many publications; it turns events per second into visits per second.
+# Publications per visit, on average: converts events per second into visits per second.
 EVENTS_PER_VISIT: Final = 3.3
 STOCK_AT_RATE: Final = 150.0
 UNITS_MAX: Final = 1_000_000
@@ -22,19 +22,19 @@ FLASH_BEGINS: Final = 0.3
 FLASH_LASTS: Final = 0.2
 FLASH_RESTOCK: Final = 0.68
 FLASH_SHARE: Final = 0.6
-ORDERED: Final = 0.85  # the others leave their carts, which expire
+ORDERED: Final = 0.85  # the other carts are abandoned and expire
 SENT_TWICE: Final = 0.04
 CART_LATE: Final = 0.08
 POISONED: Final = 0.06
 
-# What becomes of an order, and of a paid one: in how many of a hundred cases.
+# What follows an order, and what follows a payment, in percent.
 AFTER_ORDER: Final = {"paid": 73, "never paid": 8, "cancelled": 8, "paid early": 6, "cancelled in part": 5}
 AFTER_PAYMENT: Final = {"kept": 86, "cancelled": 5, "sent back": 4, "sent back broken": 3, "mixed up": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class ProductOnSale:
-    """A product, its stock at the start and how often it is wanted."""
+    """A product, its initial stock, and how often it is ordered."""
 
     product_id: str
     stock: int
@@ -51,7 +51,7 @@ _RANGE: Final = (
     ProductOnSale("biscuit-tin", 85, 25, 4),
     ProductOnSale("strainer", 50, 14, 2),
 )
-# Wanted by hardly anybody until its sale, and by everybody then.
+# Rarely ordered until its flash sale.
 _FLASH: Final = ProductOnSale("lantern-limited", 80, 25, 0)
 
 
@@ -59,8 +59,8 @@ _FLASH: Final = ProductOnSale("lantern-limited", 80, 25, 0)
 class Publication:
     """One record to be published `due` seconds after the shop opened.
 
-    `kind` is what a person calls it. `data` is the event's content; a `poison` has none and names what is wrong with
-    it. `age` is how many seconds ago it happened when it is published late.
+    `kind` is its name in the summary. `poison` names what is made invalid about it. `age` is how many seconds before
+    its publication the event happened.
     """
 
     due: float
@@ -74,7 +74,7 @@ class Publication:
 
 
 def products(rate: float) -> tuple[ProductOnSale, ...]:
-    """Return what is on sale, with stock that a shop of this many events per second sells out and restocks."""
+    """Return the products, with so much stock that a shop at this rate sells out and restocks."""
     scale = max(rate / STOCK_AT_RATE, 0.1)
 
     def scaled(units: int) -> int:
@@ -87,7 +87,7 @@ def products(rate: float) -> tuple[ProductOnSale, ...]:
 
 
 def opening(rate: float) -> list[Publication]:
-    """Return the publications that make the products, before the shop opens."""
+    """Return the publications that create the products, before the shop opens."""
     return [
         Publication(
             0.0,
@@ -107,12 +107,12 @@ def opening(rate: float) -> list[Publication]:
 
 def script(seed: int, seconds: float, rate: float) -> Iterator[Publication]:
     """Give the shop's publications in the order in which they are due; none is due after `seconds`."""
-    shop = _Shop(random.Random(seed), seconds, rate)  # noqa: S311 - a shop by seed, not a secret
+    shop = _Shop(random.Random(seed), seconds, rate)  # noqa: S311 - reproducible, not a secret
     yield from shop.run()
 
 
 class _Shop:
-    """Visitors come at random; each visit schedules what follows from it."""
+    """Visits begin at random times; each schedules the publications that follow from it."""
 
     def __init__(self, choice: random.Random, seconds: float, rate: float) -> None:
         self._choice = choice
@@ -124,11 +124,11 @@ class _Shop:
         self._visits = itertools.count(1)
         self._restocks = itertools.count(1)
         self._poisons = itertools.cycle(POISONS)
-        # What the shop believes to have or to get; it cannot know what the worker refuses.
+        # The shop's own estimate of its stock, deliveries included; it does not know what the worker refuses.
         self._believed = {product.product_id: product.stock for product in self._products}
 
     def run(self) -> Iterator[Publication]:
-        """Let visitors in until the shop closes, and give what is due on the way."""
+        """Simulate visits until the shop closes, and give what is due in between."""
         flash = self._products[-1]
         self._restock(flash, self._seconds * FLASH_RESTOCK, flash.stock)
         now = 0.0
@@ -142,7 +142,7 @@ class _Shop:
             yield heapq.heappop(self._queue)[2]
 
     def _publish(self, publication: Publication) -> None:
-        """Schedule a publication, and now and then the producer's retry of it."""
+        """Schedule a publication, and sometimes the producer's repeat of it."""
         self._push(publication)
         if self._happens(SENT_TWICE):
             self._push(replace(publication, due=publication.due + self._choice.uniform(0.02, 1.0), kind="sent again"))
@@ -159,7 +159,7 @@ class _Shop:
     # --- one visit ------------------------------------------------------------------------------
 
     def _visit(self, now: float) -> None:
-        """Fill a cart, and most often order it."""
+        """Fill a cart and, mostly, order it."""
         visit = _Visit(f"{next(self._visits):05d}", self._wanted(now))
         now = self._fill_cart(visit, now)
         if not self._happens(ORDERED):
@@ -169,7 +169,7 @@ class _Shop:
             self._poison(visit, now)
 
     def _wanted(self, now: float) -> dict[str, int]:
-        """Choose one to three products; during the sale mostly the one that everybody wants."""
+        """Choose one to three products; during the flash sale mostly its product."""
         flash = self._products[-1]
         began = self._seconds * FLASH_BEGINS
         if began <= now < began + self._seconds * FLASH_LASTS and self._happens(FLASH_SHARE):
@@ -179,7 +179,7 @@ class _Shop:
         return {product.product_id: self._choice.choice((1, 1, 1, 2, 3)) for product in chosen}
 
     def _fill_cart(self, visit: "_Visit", now: float) -> float:
-        """Publish the cart, product by product, sometimes an outdated version after it; returns when it was full."""
+        """Publish the cart's snapshots, sometimes an outdated one last; returns the time of the order."""
         first = dict(itertools.islice(visit.items.items(), 1))
         self._publish(visit.cart(now, 1, first))
         if len(visit.items) > 1:
@@ -191,7 +191,7 @@ class _Shop:
         return now + self._choice.uniform(0.4, 1.2)
 
     def _order(self, visit: "_Visit", now: float) -> None:
-        """Publish an order and what becomes of it."""
+        """Publish an order and what follows from it."""
         self._publish(visit.order(now))
         for product_id, quantity in visit.items.items():
             self._sell(product_id, quantity, now)
@@ -203,15 +203,15 @@ class _Shop:
                 self._publish(visit.cancellation(paid, "changed my mind"))
                 return
             case "paid early":
-                # Topics have no order between each other: here the payment is read before its order.
+                # Topics have no order between each other: this payment is read before its order.
                 paid = now - self._choice.uniform(0.1, 0.4)
             case "cancelled in part" if visit.units() > 1:
-                self._publish(visit.cancellation((now + paid) / 2, "one piece less", visit.one_piece()))
+                self._publish(visit.cancellation((now + paid) / 2, "one unit less", visit.one_unit()))
         self._publish(visit.payment(paid))
         self._after_payment(visit, max(now, paid) + self._choice.uniform(0.6, 2.5))
 
     def _after_payment(self, visit: "_Visit", now: float) -> None:
-        """Let some customers cancel or send goods back."""
+        """Let some customers cancel or return goods."""
         match self._one_of(AFTER_PAYMENT):
             case "cancelled":
                 self._publish(visit.cancellation(now, "too late for the birthday"))
@@ -220,13 +220,13 @@ class _Shop:
             case "sent back broken":
                 self._publish(visit.refund(now, restock=False))
             case "mixed up":
-                # The order that this payment names never comes, but the payment's deadline does.
+                # This payment names an unknown order, so it is parked until its deadline.
                 self._publish(replace(visit, number=f"{visit.number}-unknown").payment(now))
 
     # --- the warehouse ----------------------------------------------------------------------------
 
     def _sell(self, product_id: str, quantity: int, now: float) -> None:
-        """Note a sale, and order more of what is running out."""
+        """Record a sale, and restock a product that runs low."""
         self._believed[product_id] -= quantity
         product = next(product for product in self._products if product.product_id == product_id)
         if product is not self._products[-1] and self._believed[product_id] <= product.threshold:
@@ -247,7 +247,7 @@ class _Shop:
     # --- what should not happen -------------------------------------------------------------------
 
     def _poison(self, visit: "_Visit", now: float) -> None:
-        """Publish the next kind of bad record, on the topic where it belongs."""
+        """Publish the next kind of poison on its topic."""
         poison = next(self._poisons)
         order = visit.order(now + self._choice.uniform(1.5, 2.5))
         event_id = order.event_id if poison.reuses_id else f"{order.key}-spoilt"
@@ -256,7 +256,7 @@ class _Shop:
 
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    """One visitor's ids, and the events that carry them."""
+    """The ids of one visit, and its events."""
 
     number: str
     items: Mapping[str, int]
@@ -264,7 +264,7 @@ class _Visit:
     def units(self) -> int:
         return sum(self.items.values())
 
-    def one_piece(self) -> dict[str, int]:
+    def one_unit(self) -> dict[str, int]:
         return dict.fromkeys(itertools.islice(self.items, 1), 1)
 
     def cart(self, due: float, version: int, items: Mapping[str, int]) -> Publication:
@@ -301,7 +301,7 @@ class _Visit:
         data = {
             "order_id": order_id,
             "refund_id": f"refund-{self.number}",
-            "items": _lines(self.one_piece()),
+            "items": _lines(self.one_unit()),
             "restock": restock,
         }
         return Publication(due, "refund", "payment.refunded", order_id, f"{order_id}-refunded", data)

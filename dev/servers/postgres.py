@@ -177,7 +177,7 @@ def _password(directory: Path) -> str:
 
 
 def _usable_programs(directory: Path, account: str | None) -> Path:
-    """Return a folder of PostgreSQL programs that `account` can run: the wheel's, or a copy where it cannot reach that."""
+    """Return PostgreSQL's programs where `account` can run them: in the wheel, or copied if it cannot reach that."""
     site_packages = wheel_directory(_WHEEL).parent
     installed = site_packages / _PROGRAMS / "bin"
     if account is None:

@@ -99,10 +99,6 @@ class Deployment:
             worker.kill()
         self.delete_topics(*self._created)
 
-    def existing_topics(self) -> set[str]:
-        """Return the names of all topics of the cluster."""
-        return set(self._admin.list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics)
-
     def delete_topics(self, *names: str) -> None:
         """Delete topics; missing ones are ignored."""
         for deleted in self._admin.delete_topics(list(names)).values() if names else ():
@@ -135,7 +131,11 @@ class Deployment:
     def read(self, *topics: str) -> list[ConsumedRecord]:
         """Return every record of the topics, ordered by partition and offset."""
         with consumer(self.bootstrap_servers, f"reader-{uuid.uuid4().hex}") as reader:
-            ends = {place: end for place, (first, end) in self._bounds(reader, topics).items() if first < end}
+            ends = {
+                place: end
+                for place, (first, end) in _bounds(reader, [self.prefix + topic for topic in topics]).items()
+                if first < end
+            }
             reader.assign([TopicPartition(topic, partition, 0) for topic, partition in ends])
             messages: list[ConsumedRecord] = []
             deadline = time.monotonic() + COMMAND_TIMEOUT_SECONDS
@@ -143,7 +143,7 @@ class Deployment:
                 assert time.monotonic() < deadline, f"could not read these partitions to their ends: {ends}"
                 for record in reader.consume(1000, timeout=0.2):
                     assert record.error() is None, record.error()
-                    messages.append(self._message(record))
+                    messages.append(_consumed(record, self.prefix))
                 for place in reader.position([TopicPartition(*place) for place in ends]):
                     if place.offset >= ends[place.topic, place.partition]:
                         del ends[place.topic, place.partition]
@@ -152,7 +152,7 @@ class Deployment:
     def lag(self, *topics: str) -> int:
         """Return how many records of the topics the workers' group has not committed yet."""
         with consumer(self.bootstrap_servers, self.group_id) as member:
-            bounds = self._bounds(member, topics)
+            bounds = _bounds(member, [self.prefix + topic for topic in topics])
             committed = member.committed([TopicPartition(*place) for place in bounds], timeout=REQUEST_TIMEOUT_SECONDS)
             done = {(place.topic, place.partition): place.offset for place in committed}
             return sum(end - max(first, done[place]) for place, (first, end) in bounds.items())
@@ -176,25 +176,6 @@ class Deployment:
     def describe(self) -> str:
         """Return the ends of the workers' logs."""
         return "\n".join(worker.tail() for worker in self.workers)
-
-    def _bounds(self, reader: Any, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
-        bounds: dict[tuple[str, int], tuple[int, int]] = {}
-        for name in (self.prefix + topic for topic in topics):
-            for partition in reader.list_topics(name, timeout=REQUEST_TIMEOUT_SECONDS).topics[name].partitions:
-                place = TopicPartition(name, partition)
-                bounds[name, partition] = reader.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_SECONDS)
-        return bounds
-
-    def _message(self, record: Any) -> ConsumedRecord:
-        return ConsumedRecord(
-            record.topic().removeprefix(self.prefix),
-            record.partition(),
-            record.offset(),
-            record.timestamp()[1],
-            record.key(),
-            record.value(),
-            list(record.headers() or ()),
-        )
 
 
 class Worker:
@@ -323,6 +304,35 @@ def consumer(bootstrap_servers: str, group_id: str) -> Any:
         yield opened
     finally:
         opened.close()
+
+
+def existing_topics(bootstrap_servers: str) -> set[str]:
+    """Return the names of all topics of the cluster."""
+    return set(
+        AdminClient({"bootstrap.servers": bootstrap_servers}).list_topics(timeout=REQUEST_TIMEOUT_SECONDS).topics
+    )
+
+
+def _bounds(reader: Any, topics: Sequence[str]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Return the first and the end offset of every partition."""
+    bounds: dict[tuple[str, int], tuple[int, int]] = {}
+    for topic in topics:
+        for partition in reader.list_topics(topic, timeout=REQUEST_TIMEOUT_SECONDS).topics[topic].partitions:
+            place = TopicPartition(topic, partition)
+            bounds[topic, partition] = reader.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_SECONDS)
+    return bounds
+
+
+def _consumed(record: Any, prefix: str) -> ConsumedRecord:
+    return ConsumedRecord(
+        record.topic().removeprefix(prefix),
+        record.partition(),
+        record.offset(),
+        record.timestamp()[1],
+        record.key(),
+        record.value(),
+        list(record.headers() or ()),
+    )
 
 
 async def _query(database_url: str, sql: str, arguments: Sequence[object]) -> list[Any]:

@@ -1,43 +1,22 @@
 """The official AsyncAPI parser accepts the document; needs Node.js 20, and the npm registry the first time."""
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
+from tests.acceptance import node_packages
+
 HERE = Path(__file__).parent / "asyncapi-parser"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "contracts" / "asyncapi.json"
-INSTALL_TIMEOUT_S = 150
 PARSE_TIMEOUT_S = 60
 
 
 @pytest.fixture(scope="module")
 def node() -> str:
     """Node.js, with the parser installed from the lock file unless it already is."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        missing("Node.js is not installed")
-    installed = HERE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
-        # No install scripts: the only one in the dependencies is telemetry.
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        result = subprocess.run(
-            command, cwd=HERE, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
-        )
-        if result.returncode != 0:
-            missing(f"npm ci failed: {result.stderr[-500:]}")
-    return node
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip on a laptop, fail in CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"the AsyncAPI parser is required in CI: {reason}")
-    pytest.skip(f"the AsyncAPI parser was not run: {reason}")
+    return node_packages.install(HERE)
 
 
 def parse(node: str, document: Path) -> subprocess.CompletedProcess[str]:

@@ -96,6 +96,19 @@ def start(tmp_path: Path) -> Iterator[Start]:
             process.kill()
 
 
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal of 80 columns: our end, which does not block, and the end for the demo."""
+    ours, theirs = pty.openpty()
+    try:
+        termios.tcsetwinsize(theirs, (24, 80))
+        os.set_blocking(ours, False)
+        yield ours, theirs
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
 def _until(condition: Callable[[], object], what: str, seconds: float = BOUND_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -135,8 +148,10 @@ def test_a_failed_audit_ends_the_demo_with_the_violation(start: Start) -> None:
 
     async def falsify() -> None:
         connection = await asyncpg.connect(url)
-        await connection.execute("UPDATE inventory SET on_hand = on_hand + 1 WHERE product_id = 'strainer'")
-        await connection.close()
+        try:
+            await connection.execute("UPDATE inventory SET on_hand = on_hand + 1 WHERE product_id = 'strainer'")
+        finally:
+            await connection.close()
 
     asyncio.run(falsify())
     code, text = demo.finish(), demo.text()
@@ -154,13 +169,10 @@ def test_a_worker_that_dies_ends_the_demo(start: Start) -> None:
     _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
 
 
-def test_ctrl_c_gives_the_terminal_back(start: Start) -> None:
+def test_ctrl_c_gives_the_terminal_back(start: Start, terminal: tuple[int, int]) -> None:
     """On a terminal it draws a live screen; Ctrl-C restores the terminal and leaves no process behind."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
-    os.set_blocking(ours, False)
+    ours, theirs = terminal
     demo = start("--seconds", "60", terminal=theirs)
-    os.close(theirs)
     seen = bytearray()
 
     def shows(what: bytes) -> bool:
@@ -177,7 +189,6 @@ def test_ctrl_c_gives_the_terminal_back(start: Start) -> None:
     assert demo.finish() == 130
     assert seen.rindex(LEAVE_SCREEN) > seen.rindex(ENTER_SCREEN)
     assert seen.rindex(SHOW_CURSOR) > seen.rindex(HIDE_CURSOR)
-    os.close(ours)
     _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -19,11 +18,11 @@ from dev.servers.kafka import Broker
 from dev.servers.process import free_port
 from inventory.settings import Settings, printable, variable
 from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT
-from tests.acceptance.deployment import ROOT, Deployment, clean_environment, wait_until
+from tests.acceptance import node_packages
+from tests.acceptance.deployment import ROOT, Deployment, clean_environment, existing_topics, wait_until
 
 NODE = Path(__file__).parent / "node"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-INSTALL_TIMEOUT_SECONDS = 150
 SNIPPET_TIMEOUT_SECONDS = 60
 EFFECT_TIMEOUT_SECONDS = 60
 # The servers' addresses in the README's start commands; the rest of the commands runs unchanged.
@@ -40,13 +39,6 @@ def block(heading: str, language: str, number: int = 0) -> str:
     return blocks[number]
 
 
-def missing(reason: str) -> NoReturn:
-    """Skip on a laptop, fail in CI."""
-    if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
-        pytest.fail(f"the README's examples are required in CI: {reason}")
-    pytest.skip(f"the README's examples were not run: {reason}")
-
-
 # --- the examples ---------------------------------------------------------------------------------
 
 
@@ -54,18 +46,8 @@ def missing(reason: str) -> NoReturn:
 def tools() -> None:
     """Skips or fails unless kcat and Node.js are installed; installs kafkajs from the lock file."""
     if shutil.which("kcat") is None:
-        missing("kcat is not installed; on Debian: apt-get install kcat")
-    npm = shutil.which("npm")
-    if shutil.which("node") is None or npm is None:
-        missing("Node.js is not installed")
-    installed = NODE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < (NODE / "package-lock.json").stat().st_mtime:
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        result = subprocess.run(
-            command, cwd=NODE, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS, check=False
-        )
-        if result.returncode != 0:
-            missing(f"npm ci failed: {result.stderr[-500:]}")
+        node_packages.missing("kcat is not installed; on Debian: apt-get install kcat")
+    node_packages.install(NODE)
 
 
 @pytest.fixture
@@ -78,8 +60,8 @@ def shop(
     """A worker started by the README's three commands, on topics without a prefix and an empty database."""
     shop = Deployment(real_kafka.bootstrap_servers, blank_database_url, tmp_path, prefix="")
     shop.group_id = "inventory-worker"
-    if shop.existing_topics() & set(TOPICS_IN):
-        missing("this Kafka already has topics with the program's names")
+    if existing_topics(shop.bootstrap_servers) & set(TOPICS_IN):
+        node_packages.missing("this Kafka already has topics with the program's names")
     commands = block("Quickstart", "sh", 1)
     assert commands.count(README_KAFKA) == commands.count(README_DATABASE) == 1
     commands = commands.replace(README_KAFKA, shop.bootstrap_servers).replace(README_DATABASE, shop.database_url)

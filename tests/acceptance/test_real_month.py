@@ -1,7 +1,7 @@
-"""A real shop's month through real Kafka into PostgreSQL, by two workers, held against sums made from the CSV file.
+"""A real shop's month through Kafka into PostgreSQL, by two workers, compared with sums from the CSV file.
 
-Once with stock enough for the month and once with so little that many orders are refused. Which ones depends on how
-the topics interleave: the refusals are read from `inventory.reservations`, and every number has to follow from them.
+Once with enough stock for the month, once with so little that many orders are refused. Which ones depends on how the
+topics interleave, so refusals are read from `inventory.reservations`, and every other number must follow from them.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from tests.acceptance.month import Month
 REAL_FILE = Path(__file__).parents[3] / "shared" / "data" / "online-retail-2010-12.csv.gz"
 THRESHOLD = 10
 SCARCE = {"real": 150, "generated": 40}
-# (on hand, reserved) changes by this often the quantity of the entry.
+# An entry changes (on hand, reserved) by these multiples of its quantity.
 MOVES = {"IN": (1, 0), "OUT": (-1, -1), "RESERVE": (0, 1), "RELEASE": (0, -1)}
 
 
@@ -37,7 +37,7 @@ class Edge(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What one decision left of a product."""
+    """A product's stock after one decision."""
 
     cause: str
     on_hand: int
@@ -45,7 +45,7 @@ class Decided(NamedTuple):
 
 
 class Facts:
-    """What the topics and tables say after the run; every outgoing event once, by its id."""
+    """Topics and tables after the run; outgoing events are deduplicated by id."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.ledger = deployment.query("SELECT * FROM inventory_transactions ORDER BY product_id, sequence")
@@ -63,7 +63,7 @@ class Facts:
         grouped = itertools.groupby(self.ledger, key=lambda entry: entry["product_id"])
         return {product: list(entries) for product, entries in grouped}
 
-    def told(self, kind: str) -> dict[str, list[dict[str, Any]]]:
+    def outcomes_by_order(self, kind: str) -> dict[str, list[dict[str, Any]]]:
         """Return the outcomes of one kind by order."""
         by_order: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for outcome in self.outcomes:
@@ -74,8 +74,13 @@ class Facts:
     def refused(self) -> dict[str, dict[str, Any]]:
         """Return the refusal of every refused order: `rejected`, or `shortfall` where it was paid before."""
         refusals = [
-            *itertools.chain(*self.told("rejected").values()),
-            *(one for some in self.told("shortfall").values() for one in some if one["reason"] == "insufficient_stock"),
+            *itertools.chain(*self.outcomes_by_order("rejected").values()),
+            *(
+                one
+                for some in self.outcomes_by_order("shortfall").values()
+                for one in some
+                if one["reason"] == "insufficient_stock"
+            ),
         ]
         by_order = {refusal["order_id"]: refusal for refusal in refusals}
         assert len(refusals) == len(by_order)
@@ -94,7 +99,7 @@ def _once(messages: Iterable[ConsumedRecord]) -> list[dict[str, Any]]:
 
 @pytest.fixture(params=["real", "generated"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which file: the shop's own where it is, and a generated one everywhere."""
+    """Which file: the real one if it is present, and a generated one always."""
     if request.param == "real" and not REAL_FILE.exists():
         pytest.skip(f"{REAL_FILE.name} is not there; the generated month runs the same test")
     return str(request.param)
@@ -112,7 +117,7 @@ def file(kind: str, tmp_path: Path) -> Path:
 def test_a_month_with_stock_enough(
     deployment: Deployment, file: Path, kind: str, measured: Callable[[str], None]
 ) -> None:
-    """Nothing is refused, every sum is the file's, and the same file again changes nothing."""
+    """Nothing is refused, every sum equals the file's, and publishing the file again changes nothing."""
     month = months.read(file)
     workers = _run(deployment, file, month, measured, f"{kind} month, stock enough")
     facts = Facts(deployment)
@@ -127,14 +132,14 @@ def test_a_month_with_stock_enough(
     assert before == _snapshot(deployment)
     counts = sum((Counter(worker.events()) for worker in workers), Counter())
     assert counts["duplicate"] >= month.events
-    assert 2 * month.events == sum(counts.values()), "no event was delivered more often than it was published"
+    assert 2 * month.events == sum(counts.values()), "no record was counted more often than it was published"
     assert [0, 0] == [worker.stop() for worker in workers]
 
 
 def test_a_month_with_scarce_stock(
     deployment: Deployment, file: Path, kind: str, measured: Callable[[str], None]
 ) -> None:
-    """Orders are refused for lack of stock and only for that, and every number follows from which ones were."""
+    """Orders are refused only for lack of stock, and every number follows from which ones were."""
     month = months.read(file)
     workers = _run(
         deployment, file, month, measured, f"{kind} month, scarce stock", "--initial-stock", str(SCARCE[kind])
@@ -148,7 +153,7 @@ def test_a_month_with_scarce_stock(
 def _run(
     deployment: Deployment, file: Path, month: Month, measured: Callable[[str], None], name: str, *options: str
 ) -> list[Worker]:
-    """Publish the file to two workers, wait until all is done, and note how fast that was."""
+    """Publish the file to two workers, wait until all is applied and published, and report the rate."""
     workers = [deployment.start_worker(), deployment.start_worker()]
     for worker in workers:
         worker.wait_ready()
@@ -172,7 +177,7 @@ def _publish(deployment: Deployment, file: Path, *options: str) -> dict[str, Any
 
 
 def _snapshot(deployment: Deployment) -> list[Any]:
-    """Everything that the worker says and holds, as checksums; only the times of looking may differ."""
+    """Return checksums of every table."""
     return [
         deployment.query(f"SELECT count(*), md5(string_agg(t::text, ',' ORDER BY {key})) FROM {table} t")  # noqa: S608
         for table, key in (
@@ -203,7 +208,7 @@ def _check_everything(deployment: Deployment, facts: Facts, month: Month, initia
 
 
 def _check_nothing_is_left(deployment: Deployment, month: Month) -> None:
-    """Every event was judged, none waits, none was given up."""
+    """Every event is in the inbox, none is parked, none was dead-lettered."""
     assert month.events == deployment.value("SELECT count(*) FROM inbox")
     assert deployment.value("SELECT count(*) FROM parked_events") == 0
     assert deployment.value("SELECT count(*) FROM dead_letters") == 0
@@ -211,7 +216,7 @@ def _check_nothing_is_left(deployment: Deployment, month: Month) -> None:
 
 
 def _check_ledger(facts: Facts) -> None:
-    """Sequences count from 1 without holes, each entry begins where the last ended, and the last ends at the stock."""
+    """Sequences start at 1 without holes, each entry continues the one before, and the last equals the stock."""
     ends: dict[str, tuple[int, int, int]] = {}
     for entry in facts.ledger:
         sequence, on_hand, reserved = ends.get(entry["product_id"], (0, 0, 0))
@@ -231,25 +236,25 @@ def _check_ledger(facts: Facts) -> None:
 
 
 def _check_outcomes(facts: Facts, month: Month) -> None:
-    """Each order is told each of its outcomes once, and the outcomes fit together."""
-    told: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    """Each order has each of its outcomes once, and the outcomes are consistent."""
+    published: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for outcome in facts.outcomes:
         if "order_id" in outcome:
-            told[outcome["order_id"]][outcome["type"].removeprefix("inventory.reservation.")] += 1
-    assert month.orders.keys() == told.keys()
+            published[outcome["order_id"]][outcome["type"].removeprefix("inventory.reservation.")] += 1
+    assert month.orders.keys() == published.keys()
     refused = facts.refused()
     wrong = {
         order: outcomes
-        for order, outcomes in told.items()
+        for order, outcomes in published.items()
         if not _fits(outcomes, refused=order in refused, cancelled=order in month.cancelled, month=month, order=order)
     }
     assert wrong == {}
-    for order, outcomes in facts.told("deducted").items():
+    for order, outcomes in facts.outcomes_by_order("deducted").items():
         assert month.orders[order] == {line["product_id"]: line["quantity"] for line in outcomes[0]["lines"]}
 
 
 def _fits(outcomes: Counter[str], *, refused: bool, cancelled: bool, month: Month, order: str) -> bool:
-    """Tell whether these may be the outcomes of an order; payments may be read before it or after its cancellation."""
+    """Tell whether an order may have these outcomes; its payment may be read before it or after its cancellation."""
     if refused:
         allowed = [Counter(rejected=1, shortfall=1), Counter(shortfall=1)]
         return outcomes in ([one + Counter(released=1) for one in allowed] if cancelled else allowed)
@@ -264,9 +269,9 @@ def _fits(outcomes: Counter[str], *, refused: bool, cancelled: bool, month: Mont
 
 
 def _check_sums(facts: Facts, month: Month, initial: dict[str, int]) -> None:
-    """Per product, what was sold, came back and was corrected is the file's, less what was refused."""
-    deducted = facts.told("deducted").keys()
-    released = facts.told("released").keys()
+    """Per product, sales, returns and corrections equal the file's, less what was refused."""
+    deducted = facts.outcomes_by_order("deducted").keys()
+    released = facts.outcomes_by_order("released").keys()
     assert month.orders.keys() - facts.refused().keys() - (released & month.cancelled) == deducted
     sold = months.total([month.orders[order] for order in deducted])
     back = months.total([month.returned(order) for order in deducted])
@@ -291,7 +296,7 @@ def _check_sums(facts: Facts, month: Month, initial: dict[str, int]) -> None:
 
 
 def _refused_losses(facts: Facts, month: Month) -> Counter[str]:
-    """Return the write-offs that found less than they took; each must have been impossible at some time."""
+    """Return the refused write-offs; each must have been impossible at some time."""
     booked = Counter(
         (entry["reason"].split()[-1], entry["product_id"], entry["quantity"])
         for entry in facts.ledger
@@ -309,7 +314,7 @@ def _refused_losses(facts: Facts, month: Month) -> Counter[str]:
 
 
 def _check_refusals(facts: Facts, month: Month) -> None:
-    """A refused order names its short lines and no others, with the file's quantity and what was there at some time."""
+    """A refusal names only short lines, with the file's quantity and an availability that occurred at some time."""
     claims: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
     for order, refusal in facts.refused().items():
         assert refusal["lines"]
@@ -321,17 +326,17 @@ def _check_refusals(facts: Facts, month: Month) -> None:
     carts = {f"cart-{order}": order for order in facts.refused()}
     still_held = 0
     for product, entries in facts.by_product().items():
-        # What the order's own cart holds is there for the order.
+        # An order may also use what its own cart holds.
         held: Counter[str] = Counter()
         unseen = claims.pop(product, set())
-        shelf = 0
+        available = 0
         for entry in entries:
-            unseen = {(order, available) for order, available in unseen if shelf + held[order] != available}
-            shelf = entry["on_hand_after"] - entry["reserved_after"]
+            unseen = {(order, seen) for order, seen in unseen if available + held[order] != seen}
+            available = entry["on_hand_after"] - entry["reserved_after"]
             if entry["reference_id"] in carts:
                 sign = 1 if entry["type"] == "RESERVE" else -1
                 held[carts[entry["reference_id"]]] += sign * entry["quantity"]
-        unseen = {(order, available) for order, available in unseen if shelf + held[order] != available}
+        unseen = {(order, seen) for order, seen in unseen if available + held[order] != seen}
         assert unseen == set(), product
         still_held += held.total()
     assert {available for some in claims.values() for _, available in some} <= {0}, "these products never had stock"
@@ -339,29 +344,29 @@ def _check_refusals(facts: Facts, month: Month) -> None:
 
 
 def _check_edges(facts: Facts) -> None:
-    """Alerts and recoveries are exactly the edges that the ledger shows: none missing, none repeated."""
-    told: defaultdict[str, list[Edge]] = defaultdict(list)
+    """Alerts are exactly the edges that follow from the ledger: none missing, none repeated."""
+    published: defaultdict[str, list[Edge]] = defaultdict(list)
     for body in (*facts.alerts, *facts.recoveries):
         assert body["available"] == body["on_hand"] - body["reserved"]
         assert body["threshold"] == THRESHOLD
         edge = Edge(body["version"], body["severity"], body["on_hand"], body["reserved"], body["caused_by"])
-        told[body["product_id"]].append(edge)
+        published[body["product_id"]].append(edge)
     ledger = facts.by_product()
     wrong = {}
     for product, row in facts.stock.items():
-        edges = sorted(told.pop(product, []))
+        edges = sorted(published.pop(product, []))
         possible = list(_possible_edges(facts.births[product], ledger.get(product, []), row["version"]))
         if edges not in possible:
             wrong[product] = (edges, possible)
     assert wrong == {}
-    assert told == {}
+    assert published == {}
 
 
 def _possible_edges(birth: str, entries: Sequence[Any], version: int) -> Iterator[list[Edge]]:
     """Replay a product's ledger decision by decision; each edge is judged on the net of one decision.
 
     A decision is a run of entries with the same cause. Only a refund that waited for its order's payment is decided
-    together with it, under its own cause; the product's version counts the decisions and so tells how many those were.
+    together with it, under its own cause; the version counts the decisions and so gives the number of such refunds.
     """
     runs = [list(run) for _, run in itertools.groupby(entries, key=lambda entry: entry["event_id"])]
     joinable = [
@@ -371,7 +376,7 @@ def _possible_edges(birth: str, entries: Sequence[Any], version: int) -> Iterato
         and before[-1]["type"] in {"OUT", "IN"}
         and run[0]["reference_id"] == before[-1]["reference_id"]
     ]
-    # Born without stock, a product has a first decision without an entry.
+    # A product created without stock has a first decision without an entry.
     born = [] if runs and runs[0][0]["event_id"] == birth else [Decided(birth, 0, 0)]
     for joined in itertools.combinations(joinable, len(born) + len(runs) - version):
         decided = list(born)
@@ -382,7 +387,7 @@ def _possible_edges(birth: str, entries: Sequence[Any], version: int) -> Iterato
 
 
 def _edges(decided: Iterable[Decided]) -> Iterator[Edge]:
-    """Yield the edges: to worse than the worst told since the last recovery, and back above the threshold."""
+    """Yield the edges: a status worse than any published since the last recovery, and the recovery itself."""
     severity = {"ok": 0, "low": 1, "out": 2}
     worst = "ok"
     for version, (cause, on_hand, reserved) in enumerate(decided, start=1):

@@ -109,7 +109,7 @@ def miss_an_alert(evidence: Evidence) -> Evidence:
 
 
 def repeat_an_alert(evidence: Evidence) -> Evidence:
-    """An alert is told again under another id, for no edge."""
+    """An alert is published twice, the second time under another id and without an edge."""
     record = evidence.records["inventory.low_stock"][0]
     body = {**json.loads(record.value or b""), "event_id": "another", "version": 10**6}
     headers = [(name, b"another" if name == "ce_id" else value) for name, value in record.headers]

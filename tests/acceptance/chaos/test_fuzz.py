@@ -1,4 +1,4 @@
-"""Near-valid events and broken bytes, from record to PostgreSQL: nothing but dead letters, never a lost neighbour."""
+"""Near-valid events and broken bytes, from record to PostgreSQL: dead letters at most, and no effect on neighbours."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)
 DISPOSITIONS = set(TaskDisposition)
 
-# Few names, so that events meet the state that earlier ones left.
+# Few names, so that events meet the state left by earlier ones.
 names = st.sampled_from(("a", "b", "c", "\U0001f600", "x" * 256, " ", "'; --", "\x7f", "\ud7ff")) | st.text(
     st.characters(exclude_categories=["Cs"]), max_size=5
 )
@@ -35,7 +35,7 @@ odd_values: st.SearchStrategy[Any] = st.sampled_from(
 
 
 def from_schema(schema: Mapping[str, Any], root: Mapping[str, Any]) -> st.SearchStrategy[Any]:
-    """Return values of an exported contract, its bounds among them; conditions between fields are left to chance."""
+    """Return values of an exported contract, including its bounds; conditions between fields may be violated."""
     if "$ref" in schema:
         return from_schema(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
     if "const" in schema or "enum" in schema:
@@ -86,7 +86,7 @@ headers = st.lists(
 
 @st.composite
 def records(draw: st.DrawFn) -> tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]], int]:
-    """Draw a record that is an event but for a field, a header or a few bytes, or is one."""
+    """Draw a valid event, or one with a wrong field, header or few bytes."""
     topic = draw(st.sampled_from(TOPICS_IN))
     data = draw(EVENTS[topic])
     if draw(st.integers(0, 3)) == 0 and data:
@@ -154,7 +154,7 @@ class _Warehouse:
         return found
 
 
-def test_whatever_comes_in_neither_stops_the_worker_nor_costs_its_neighbours(database_url: str) -> None:
+def test_no_record_stops_the_worker_or_affects_its_neighbours(database_url: str) -> None:
     """Every record of a batch has a disposition, and the good ones around the bad are applied."""
     with asyncio.Runner() as runner:
         pool = runner.run(open_pool(database_url, 2))
