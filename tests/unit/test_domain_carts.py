@@ -139,8 +139,17 @@ def test_a_shortage_is_reported_line_by_line() -> None:
 
 
 def test_a_cart_without_a_shortage_has_no_outcome() -> None:
-    """Only shortages of carts are published."""
-    assert [] == _kinds(given(cart({"p": 3})).outcomes)
+    """Only shortages of carts are published, and a cart that takes the last unit has none."""
+    assert [] == _kinds(given(cart({"p": 3}), cart({"p": 10}, 1)).outcomes)
+
+
+def test_a_snapshots_entries_and_outcome_name_the_cart_and_its_event() -> None:
+    """Units held and released are attributed to the snapshot, and so is the shortage."""
+    decision = given(cart({"q": 2})).take(snapshot := cart({"p": 12}, 1))
+    assert [("RELEASE", "CART", "c", snapshot["id"]), ("RESERVE", "CART", "c", snapshot["id"])] == [
+        (e.type, e.reference_type, e.reference_id, e.cause.event_id) for e in decision.entries
+    ]
+    assert [snapshot["id"], snapshot["id"]] == [outcome.cause.event_id for outcome in decision.outcomes]
 
 
 # --- an order takes over the hold ---------------------------------------------------------------
