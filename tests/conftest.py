@@ -20,6 +20,9 @@ from dev.servers.kafka import Broker, Choice
 from dev.servers.kafka_mock import MockBroker
 from dev.servers.postgres import PostgresServer
 from dev.servers.redis import RedisServer
+from tests.leaks import collect_leaks, forget_what_is_loaded
+
+__all__ = ["collect_leaks"]
 
 _TEMPLATE_DATABASE = "migrated"
 _ADMIN_TIMEOUT_SECONDS = 10.0
@@ -196,3 +199,8 @@ def _new_database(server: PostgresServer, template: str) -> Iterator[str]:
     yield server.database_url(name)
     # FORCE: a failed test may leave connections open, and its own failure is the one to report.
     server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def pytest_collection_finish() -> None:
+    """Make the collection after each test cheap."""
+    forget_what_is_loaded()
