@@ -132,8 +132,8 @@ class Shop:
         """Return what a query finds."""
         return [tuple(row) for row in await self.pool.fetch(statement)]
 
-    async def told(self) -> list[tuple[str, str]]:
-        """Return (type, key) of all that was told, in the order of telling."""
+    async def outgoing(self) -> list[tuple[str, str]]:
+        """Return (type, key) of every outgoing event, in the order of writing."""
         return [(row[0], row[1]) for row in await self.rows("SELECT type, aggregateid FROM outbox ORDER BY position")]
 
 
@@ -150,8 +150,8 @@ _PICTURE = {
     "inbox": "SELECT event_id, source, digest, outcome, reason FROM inbox ORDER BY 1, 2",
     "parked": "SELECT source, event_id, order_id, event_type FROM parked_events ORDER BY 1, 2",
     "dead letters": "SELECT topic, reason, event_id FROM dead_letters ORDER BY 1, 2, 3",
-    # In the order of telling, but only per key: that is what is promised.
-    "told": "SELECT aggregateid, row_number() OVER (PARTITION BY aggregateid ORDER BY position), id, aggregatetype,"
+    # In the order of writing, but only per key: no other order is promised.
+    "outgoing": "SELECT aggregateid, row_number() OVER (PARTITION BY aggregateid ORDER BY position), id, aggregatetype,"
     " type, payload, headers, occurred_at, shard FROM outbox ORDER BY 1, 2",
 }
 

@@ -1,4 +1,4 @@
-"""The audit finds every way in which the books can disagree, and nothing in books that agree."""
+"""The audit finds every way in which stock, ledger and reservations can disagree, and nothing where they agree."""
 
 import json
 from collections.abc import AsyncIterator
@@ -16,14 +16,14 @@ from tests.integration.command_line import Run, runner
 
 @pytest.fixture
 def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line, on this test's database."""
+    """The command line on this test's database."""
     monkeypatch.setenv("INVENTORY_DATABASE_URL", database_url)
     return runner()
 
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """A worker's pool on a database whose books are full and agree."""
+    """A worker's pool on a database with every kind of row, without violations."""
     opened = await open_pool(database_url, 2)
     await books.fill(opened)
     yield opened
@@ -32,7 +32,7 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 async def connection(pool: Pool, database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection past all triggers, to break the books."""
+    """A connection that bypasses triggers, to corrupt rows."""
     assert pool is not None
     opened = await connect(database_url)
     await opened.execute("SET session_replication_role = replica")
@@ -97,7 +97,7 @@ CORRUPTIONS = {
         "UPDATE inventory SET on_hand = on_hand + 1 WHERE product_id = 'apple'",
         {"ledger-stock"},
     ),
-    "stock: reserved for nobody": (
+    "stock: reserved without a hold": (
         "UPDATE inventory SET reserved = reserved + 1 WHERE product_id = 'apple'",
         {"ledger-stock", "holds"},
     ),
@@ -116,11 +116,11 @@ CORRUPTIONS = {
         "UPDATE inventory SET stock_status = 'low' WHERE product_id = 'apple'",
         {"status"},
     ),
-    "stock: a threshold changed behind our back": (
+    "stock: a threshold changed by hand": (
         "UPDATE inventory SET low_stock_threshold = 1000 WHERE product_id = 'apple'",
         {"status"},
     ),
-    "stock: an alert forgotten": (
+    "stock: an alert that was not published": (
         "UPDATE inventory SET alert_status = 'ok' WHERE product_id = 'cheese'",
         {"status", "alerts"},
     ),
@@ -140,7 +140,7 @@ CORRUPTIONS = {
         "UPDATE orders SET paid = false WHERE order_id = 'deducted'",
         {"order-status"},
     ),
-    "order: deducted twice in the books": (
+    "order: more deducted than the ledger has": (
         """UPDATE orders SET lines = '{"apple":[3,0,6,0,6,0,0],"cheese":[1,0,1,0,1,0,0]}'
         WHERE order_id = 'deducted'""",
         {"order-ledger"},
@@ -191,7 +191,7 @@ CORRUPTIONS = {
         "DELETE FROM parked_events",
         {"parked"},
     ),
-    "alerts: told twice": (
+    "alerts: published twice": (
         (
             "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, occurred_at, shard, created_at)"
             " SELECT gen_random_uuid(), aggregatetype, aggregateid, type, payload, occurred_at, shard, created_at"
@@ -200,15 +200,15 @@ CORRUPTIONS = {
         ),
         {"alerts"},
     ),
-    "alerts: the newest was not told": (
+    "alerts: the newest was not published": (
         "DELETE FROM outbox WHERE position = (SELECT max(position) FROM outbox WHERE aggregateid = 'bread')",
         {"alerts"},
     ),
 }
 
 
-async def test_books_that_agree_pass(connection: asyncpg.Connection) -> None:
-    """Whatever the rules did, the audit finds nothing in it, and it looked at everything."""
+async def test_a_database_without_corruption_passes(connection: asyncpg.Connection) -> None:
+    """After every kind of event the audit finds no violation, and each check has read rows."""
     result = await _audit(connection)
     checked = {check.name: check.checked for check in result.checks}
     assert {} == _violations(result)
@@ -218,16 +218,16 @@ async def test_books_that_agree_pass(connection: asyncpg.Connection) -> None:
 
 @pytest.mark.parametrize(("statement", "expected"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
 async def test_each_corruption_is_found(connection: asyncpg.Connection, statement: str, expected: set[str]) -> None:
-    """A change behind the program's back turns exactly the checks red that it concerns."""
+    """A row changed by hand fails exactly the checks that concern it."""
     await connection.execute(statement)
     assert expected == set(_violations(await _audit(connection)))
 
 
 @pytest.mark.parametrize(("statement", "expected"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
-async def test_the_quick_audit_finds_what_it_looks_for(
+async def test_the_quick_audit_finds_what_its_checks_cover(
     pool: Pool, connection: asyncpg.Connection, statement: str, expected: set[str]
 ) -> None:
-    """The worker finds what its four checks are for without a scan of the ledger; holes are left to the audit."""
+    """The worker's four checks need no scan of the ledger; holes in it are found by the full audit only."""
     await connection.execute(statement)
     inside = statement.startswith("DELETE FROM inventory_transactions") or "DELETE FROM inventory WHERE" in statement
     seen_quickly = {name for name in expected if name in QUICK_CHECKS and not (inside and name == "ledger-stock")}
@@ -236,7 +236,7 @@ async def test_the_quick_audit_finds_what_it_looks_for(
     assert seen_quickly == set(_violations(result))
 
 
-async def test_a_violation_says_whose_it_is_and_by_how_much(connection: asyncpg.Connection) -> None:
+async def test_a_violation_names_its_row_and_numbers(connection: asyncpg.Connection) -> None:
     """A violation names the product and the numbers that disagree."""
     reserved = await connection.fetchval("SELECT reserved FROM inventory WHERE product_id = 'apple'")
     await connection.execute("UPDATE inventory SET reserved = reserved + 2 WHERE product_id = 'apple'")
@@ -247,7 +247,7 @@ async def test_a_violation_says_whose_it_is_and_by_how_much(connection: asyncpg.
 
 
 async def test_examples_are_bounded_and_the_count_is_not(connection: asyncpg.Connection) -> None:
-    """A thousand violations are counted, and the first few shown."""
+    """A thousand violations are counted, and only the first few are shown."""
     await connection.execute(
         "INSERT INTO inventory (product_id, on_hand, reserved, low_stock_threshold, stock_status, alert_status,"
         " version, last_sequence, updated_at)"
@@ -259,7 +259,7 @@ async def test_examples_are_bounded_and_the_count_is_not(connection: asyncpg.Con
 
 
 async def test_slices_cover_every_product(connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ledger read in slices of one product is read whole, before the first product and behind the last."""
+    """Slices of one product cover the whole ledger, from before the first product to after the last."""
     monkeypatch.setattr("storage.audit.PRODUCTS_PER_SLICE", 1)
     await connection.execute(
         "UPDATE inventory_transactions SET quantity = quantity + 1 WHERE sequence = 1;"
@@ -275,7 +275,7 @@ async def test_slices_cover_every_product(connection: asyncpg.Connection, monkey
 
 
 async def test_alerts_that_retention_may_have_thinned_out_are_not_judged(connection: asyncpg.Connection) -> None:
-    """Old outbox rows vanish in any order, so a gap among them is no violation."""
+    """Old outbox rows are pruned in any order, so a gap among them is no violation."""
     await connection.execute(
         "UPDATE outbox SET created_at = now() - interval '2 days';"
         "DELETE FROM outbox WHERE position = (SELECT max(position) FROM outbox WHERE aggregateid = 'bread')"
@@ -284,7 +284,7 @@ async def test_alerts_that_retention_may_have_thinned_out_are_not_judged(connect
 
 
 async def test_the_audit_sees_one_moment(connection: asyncpg.Connection, postgres: PostgresServer) -> None:
-    """What happens while the audit reads is for the next one."""
+    """Changes made while the audit runs are left to the next one."""
     database = await connection.fetchval("SELECT current_database()")
 
     def interfere(_: str, done: int, __: int) -> None:
@@ -299,7 +299,7 @@ async def test_the_audit_sees_one_moment(connection: asyncpg.Connection, postgre
 
 
 async def test_the_command_says_ok(connection: asyncpg.Connection, run: Run) -> None:
-    """`inventory audit` shows every check and ends with the line that others look for, exit code 0."""
+    """`inventory audit` shows every check and ends with the line that scripts rely on, exit code 0."""
     assert connection is not None
     result = await run("audit")
     assert 0 == result.exit_code
@@ -308,7 +308,7 @@ async def test_the_command_says_ok(connection: asyncpg.Connection, run: Run) -> 
 
 
 async def test_the_command_names_what_is_wrong(connection: asyncpg.Connection, run: Run) -> None:
-    """Each violation is a line with whose it is and the numbers; the last line counts them, exit code 1."""
+    """Each violation is a line with its row and numbers; the last line counts them, exit code 1."""
     await connection.execute("UPDATE inventory SET reserved = reserved + 2 WHERE product_id = 'bread'")
     result = await run("audit")
     assert 1 == result.exit_code

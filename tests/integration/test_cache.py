@@ -1,4 +1,4 @@
-"""The cache never goes back in time, fills itself, and is missed by nobody when Redis is gone."""
+"""The cache never replaces a newer value with an older one, fills itself, and may be absent."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ async def cache(redis_url: str) -> AsyncIterator[Cache]:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Any]:
-    """Redis itself, to look behind the cache; its types speak of two clients at once."""
+    """A plain Redis client, to inspect what the cache stored; untyped because redis types its two clients as one."""
     opened = Redis.from_url(redis_url)
     yield opened
     await opened.aclose()
@@ -49,7 +49,7 @@ async def redis(redis_url: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """A pool on a database with plenty of apples and little bread."""
+    """A pool on a database where apples are in stock and bread is low."""
     opened = await open_pool(database_url, 4)
     await books.apply(
         opened,
@@ -109,7 +109,7 @@ async def test_an_ended_hold_does_not_come_back(cache: Cache) -> None:
 
 
 async def test_values_live_as_long_as_said(cache: Cache, redis: Any) -> None:
-    """Stock 5 minutes, the list 10, a reservation until its deadline and at most 5 minutes."""
+    """Stock lives 5 minutes, the low-stock list 10, a reservation until its deadline and at most 5 minutes."""
     soon = reservation("soon", 1, expires_at=NOW + timedelta(seconds=40))
     later = reservation("later", 1, expires_at=NOW + timedelta(hours=1))
     overdue = reservation("overdue", 1, expires_at=NOW - timedelta(hours=1))
@@ -124,7 +124,7 @@ async def test_values_live_as_long_as_said(cache: Cache, redis: Any) -> None:
 
 
 async def test_a_late_value_only_replaces_an_older_one(cache: Cache) -> None:
-    """What waited while Redis was away may be older than what came and went there, so it adds nothing new."""
+    """A value queued while Redis was away may be older than one that has expired there, so it only replaces."""
     await cache.write(Batch([level("apple", 1)]), NOW)
     await cache.write(Batch([level("apple", 2), level("bread", 2)], late=True), NOW)
     assert {"apple": 2} == {key: value.version for key, value in (await cache.stock(["apple", "bread"])).items()}
@@ -142,7 +142,7 @@ async def test_the_list_follows_changes(cache: Cache) -> None:
 
 
 async def test_the_list_remembers_what_the_value_forgot(cache: Cache, redis: Any) -> None:
-    """A product's own value is gone before the list is: a late writer is then held against the list."""
+    """A product's own value expires before the list does: a late write is then compared with the list."""
     await cache.finish_low_stock(await cache.begin_low_stock(), [level("apple", 9, low=True)])
     await redis.delete("t:inventory:available:apple")
     await cache.write(Batch([level("apple", 8)]), NOW)
@@ -150,7 +150,7 @@ async def test_the_list_remembers_what_the_value_forgot(cache: Cache, redis: Any
 
 
 async def test_nobody_makes_a_list_out_of_one_product(cache: Cache) -> None:
-    """A product that runs low while there is no list does not pass for the whole list."""
+    """A product that runs low while there is no list does not become a list of one."""
     await cache.write(Batch([level("bread", 3, low=True)]), NOW)
     assert None is await cache.low_stock()
 
@@ -171,7 +171,7 @@ async def test_what_changes_during_a_rebuild_wins(cache: Cache) -> None:
 
 
 async def test_a_rebuild_that_missed_changes_writes_nothing(cache: Cache, redis: Any) -> None:
-    """Redis was emptied in between, and another rebuild began: what the first has read may be stale."""
+    """Redis was emptied meanwhile and another rebuild began: what the first one read may be stale."""
     token = await cache.begin_low_stock()
     await redis.flushall()
     await cache.write(Batch([level("apple", 3)]), NOW)
@@ -181,7 +181,7 @@ async def test_a_rebuild_that_missed_changes_writes_nothing(cache: Cache, redis:
 
 
 async def test_of_two_rebuilds_the_first_to_finish_counts(cache: Cache) -> None:
-    """They share the changes; the second finds its work done and leaves the list alone."""
+    """Both collect the same changes; the second finds the list rebuilt and does not replace it."""
     first, second = await cache.begin_low_stock(), await cache.begin_low_stock()
     assert await cache.finish_low_stock(first, [level("apple", 1, low=True)])
     await cache.write(Batch([level("apple", 2)]), NOW)
@@ -189,8 +189,8 @@ async def test_of_two_rebuilds_the_first_to_finish_counts(cache: Cache) -> None:
     assert [] == await cache.low_stock()
 
 
-async def test_a_name_cannot_pass_for_a_status(cache: Cache) -> None:
-    """A product whose id looks like our JSON is low when it is low."""
+async def test_a_product_id_is_not_parsed_as_a_status(cache: Cache) -> None:
+    """A product whose id contains the cache's own JSON is listed as low only when it is low."""
     tricky = '{"version":9,"stock_status":"ok"'
     await cache.finish_low_stock(await cache.begin_low_stock(), [level(tricky, 1, low=True)])
     assert [tricky] == [entry.product_id for entry in await cache.low_stock() or ()]
@@ -200,7 +200,7 @@ async def test_a_name_cannot_pass_for_a_status(cache: Cache) -> None:
 
 
 async def test_commits_reach_the_cache(pool: Pool, cache: Cache) -> None:
-    """What the rules changed is what readers of the cache see, together from several commits."""
+    """Readers of the cache see the stock, orders and carts that several commits changed."""
     refresher = CacheRefresher(cache, lambda: NOW)
     for command in (
         books.created("o", {"apple": 3}),
@@ -225,8 +225,8 @@ async def test_reports_out_of_order_keep_the_newest(cache: Cache) -> None:
     assert 3 == (await cache.stock(["apple"]))["apple"].version
 
 
-async def test_what_waits_is_bounded(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the oldest is dropped, and a step takes so many."""
+async def test_the_queue_is_bounded(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound the oldest value is dropped, and one step writes at most a fixed number."""
     monkeypatch.setattr(worker_cache, "MAX_PENDING", 5)
     monkeypatch.setattr(worker_cache, "MAX_PER_WRITE", 3)
     refresher = CacheRefresher(cache, lambda: NOW)
@@ -246,7 +246,7 @@ async def test_many_values_go_in_bounded_calls(cache: Cache) -> None:
 
 
 async def test_readers_fill_what_is_missing(pool: Pool, cache: Cache) -> None:
-    """The first reader asks PostgreSQL and leaves the answer; the next is served without it."""
+    """The first reader queries PostgreSQL and caches the answer; the next is served from the cache."""
     await books.apply(pool, books.created("o", {"apple": 3}), UpdateCart(books.cause("k"), "k", {"apple": 2}))
     reader = StockReader(pool, cache, lambda: NOW)
     blind = StockReader(None, cache, lambda: NOW)
@@ -257,12 +257,12 @@ async def test_readers_fill_what_is_missing(pool: Pool, cache: Cache) -> None:
 
 
 async def test_an_unknown_product_is_no_entry(pool: Pool, cache: Cache) -> None:
-    """What does not exist is left out, and the order asked for is kept."""
+    """A product that does not exist is left out, and the order of the request is kept."""
     assert ["bread", "apple"] == list(await StockReader(pool, cache, lambda: NOW).stock(["bread", "nothing", "apple"]))
 
 
-async def test_without_a_cache_readers_ask_postgresql(pool: Pool) -> None:
-    """No Redis configured is a way to run."""
+async def test_without_a_cache_readers_query_postgresql(pool: Pool) -> None:
+    """The reader works without a configured Redis."""
     reader = StockReader(pool, None, lambda: NOW)
     assert (50, ["bread"]) == (
         (await reader.stock(["apple"]))["apple"].on_hand,
@@ -271,7 +271,7 @@ async def test_without_a_cache_readers_ask_postgresql(pool: Pool) -> None:
 
 
 async def test_readers_and_writers_in_a_race_end_right(pool: Pool, redis_url: str) -> None:
-    """Readers fill and rebuild while commits change the stock around its threshold; in the end all agree."""
+    """Readers fill and rebuild while commits move stock across its threshold; in the end cache and tables agree."""
     caches = [Cache(redis_url) for _ in range(3)]
     refreshers = [CacheRefresher(cache, lambda: NOW) for cache in caches]
     redis: Any = Redis.from_url(redis_url)
@@ -283,7 +283,7 @@ async def test_readers_and_writers_in_a_race_end_right(pool: Pool, redis_url: st
             refresher.after_commit(await books.apply(pool, command))
             await refresher.run_once()
 
-    async def look(cache: Cache) -> None:
+    async def keep_reading(cache: Cache) -> None:
         reader = StockReader(pool, cache, lambda: NOW)
         for number in range(30):
             await reader.stock(["bread"])
@@ -293,7 +293,8 @@ async def test_readers_and_writers_in_a_race_end_right(pool: Pool, redis_url: st
 
     names = ("x", "y", "z")
     await asyncio.gather(
-        *(change(refresher, name) for refresher, name in zip(refreshers, names, strict=True)), *map(look, caches)
+        *(change(refresher, name) for refresher, name in zip(refreshers, names, strict=True)),
+        *map(keep_reading, caches),
     )
     async with pool.acquire() as connection:
         truth = await stock.read_stock(connection, ["bread"])
@@ -313,7 +314,7 @@ async def test_readers_and_writers_in_a_race_end_right(pool: Pool, redis_url: st
 async def test_redis_may_die_and_come_back(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Commits go on, readers ask PostgreSQL; lost is logged once, back is logged once, and what waited arrives."""
+    """Commits go on and readers query PostgreSQL; loss and return are logged once each; queued values are written."""
     caplog.set_level(logging.INFO, "engine.reading")
     monkeypatch.setattr(reading, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(worker_cache, "RETRY_SECONDS", 0.02)
@@ -343,8 +344,8 @@ async def test_redis_may_die_and_come_back(
     assert ["Redis is lost", "Redis is back"] == [entry.getMessage()[:13] for entry in caplog.records]
 
 
-async def test_what_waited_long_does_not_bring_old_stock_back(pool: Pool) -> None:
-    """A process that could not reach Redis for minutes must not fill an empty place with what it once knew."""
+async def test_a_value_queued_for_long_does_not_bring_old_stock_back(pool: Pool) -> None:
+    """A process that could not reach Redis for minutes must not fill an empty key with an outdated value."""
     server = start_redis()
     cache = Cache(server.url)
     ticker = iter((0.0, 0.0, 61.0))
@@ -360,7 +361,7 @@ async def test_what_waited_long_does_not_bring_old_stock_back(pool: Pool) -> Non
 
 
 async def test_while_redis_is_away_readers_do_not_wait_for_it(pool: Pool) -> None:
-    """After one failure Redis is left alone for a while: a black hole costs one reader its patience, not all."""
+    """After one failure Redis is not tried for a while: an unanswered call delays one reader, not all."""
     asked = 0
 
     class _Gone(Cache):
@@ -382,7 +383,7 @@ async def test_while_redis_is_away_readers_do_not_wait_for_it(pool: Pool) -> Non
 
 
 async def test_a_bug_in_the_cache_stops_nothing(caplog: pytest.LogCaptureFixture, cache: Cache) -> None:
-    """Values that cannot be written are dropped with a trace, and the next ones are written."""
+    """Values that cannot be written are dropped with a logged traceback, and the next ones are written."""
     refresher = CacheRefresher(cache, lambda: NOW)
     loop = asyncio.create_task(refresher.run())
     refresher.after_commit(BatchResult([], products={"\ud800": product("\ud800", 1)}))
@@ -395,7 +396,7 @@ async def test_a_bug_in_the_cache_stops_nothing(caplog: pytest.LogCaptureFixture
 
 
 def level(product_id: str, version: int, *, low: bool = False) -> StockLevel:
-    """Return a product's stock; low or not."""
+    """Return a product's stock level."""
     return StockLevel(product_id, 9, 0, 9, 10 if low else 0, StockStatus.LOW if low else StockStatus.OK, version)
 
 
@@ -405,7 +406,7 @@ def undated(levels: dict[str, StockLevel]) -> dict[str, StockLevel]:
 
 
 def product(product_id: str, version: int) -> Product:
-    """Return a product as the rules have it."""
+    """Return the domain's product."""
     return Product(product_id, 9, 0, 0, StockStatus.OK, version, version)
 
 

@@ -294,7 +294,7 @@ async def test_an_outage_expires_nothing_that_was_paid_meanwhile(stage: Stage) -
     async with worker(settings):
         await stage.wait_for("inbox WHERE event_id LIKE 'paid-%'", 2)
     assert ("deducted", "expired") == (await stage.shop.status("o1"), await stage.shop.status("o2"))
-    published = {key: type_ for type_, key in await stage.shop.told() if key in {"o1", "o2"}}
+    published = {key: type_ for type_, key in await stage.shop.outgoing() if key in {"o1", "o2"}}
     assert "inventory.reservation.deducted" == published["o1"]
     assert "inventory.reservation.shortfall" == published["o2"]
 

@@ -117,8 +117,8 @@ async def test_an_early_refund_waits_for_creation_and_payment(shop: Shop) -> Non
     await shop.apply(paid("o"))
     assert (8, 0) == await shop.stock("p")
     assert [] == await shop.rows("SELECT event_id FROM parked_events")
-    told = [type_.removeprefix(RESERVATION) for type_, key in await shop.told() if key == "o"]
-    assert ["reserved", "deducted", "restocked"] == told
+    outgoing = [type_.removeprefix(RESERVATION) for type_, key in await shop.outgoing() if key == "o"]
+    assert ["reserved", "deducted", "restocked"] == outgoing
 
 
 async def test_what_is_told_carries_the_trace_of_its_own_cause(shop: Shop) -> None:
@@ -170,8 +170,8 @@ async def test_a_due_order_gives_way_to_who_wants_its_stock(shop: Shop) -> None:
     await shop.read_up_to(T0 - timedelta(minutes=40))
     assert ["applied"] == await shop.apply(created("new", {"p": 5}))
     assert ("expired", "reserved") == (await shop.status("old"), await shop.status("new"))
-    told = [(type_.removeprefix(RESERVATION), key) for type_, key in await shop.told() if key in {"old", "new"}]
-    assert [("reserved", "old"), ("expired", "old"), ("reserved", "new")] == told
+    outgoing = [(type_.removeprefix(RESERVATION), key) for type_, key in await shop.outgoing() if key in {"old", "new"}]
+    assert [("reserved", "old"), ("expired", "old"), ("reserved", "new")] == outgoing
 
 
 async def test_due_holds_give_way_up_to_the_bound(shop: Shop) -> None:

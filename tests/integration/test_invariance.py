@@ -140,7 +140,7 @@ def test_any_cut_ends_in_the_same_state(bench: _Bench, stream: list[Published], 
     whole, outcomes = bench.run(bench.outcome, [stream])
     single, outcomes_single = bench.run(bench.outcome, [[one] for one in stream])
     some, _ = bench.run(bench.outcome, batches(stream, cuts))
-    event(f"expired: {'expired' in str(whole['told'])}")
+    event(f"expired: {'expired' in str(whole['outgoing'])}")
     assert whole == single
     assert whole == some
     assert outcomes[0] == [outcome for one in outcomes_single for outcome in one]
@@ -157,7 +157,7 @@ def test_the_end_is_what_the_oracle_says(bench: _Bench, stream: list[Published],
     statuses = {order_id: order.status for order_id, order in model.orders.items()}
     assert statuses == {row[0]: row[1] for row in found["orders"]}
     assert _ledger(model) == _sums(found["ledger"])
-    assert _published_by(verdicts) == Counter((row[4].rpartition(".")[2], row[0]) for row in found["told"])
+    assert _published_by(verdicts) == Counter((row[4].rpartition(".")[2], row[0]) for row in found["outgoing"])
 
 
 def test_a_thousand_events_cut_at_random_are_the_same(bench: _Bench) -> None:

@@ -1,4 +1,4 @@
-"""Housekeeping: what is old goes in bounded steps, gauges tell what there is, and broken books are told."""
+"""Maintenance: old rows are pruned in bounded steps, gauges show the tables, and audit violations are logged."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ ALWAYS = MaintenanceOptions(timedelta(days=7), timedelta(days=1), 0.0, 0.0, 0.0)
 
 
 class Ticker:
-    """A monotonic clock that goes when it is told."""
+    """A monotonic clock that a test moves by hand."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -37,7 +37,7 @@ class Ticker:
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """A worker's pool on a database whose books are full and agree."""
+    """A worker's pool on a database with every kind of row, without violations."""
     opened = await open_pool(database_url, 2)
     await books.fill(opened)
     yield opened
@@ -46,7 +46,7 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 async def connection(pool: Pool, database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection past all triggers."""
+    """A connection that bypasses triggers."""
     assert pool is not None
     opened = await connect(database_url)
     await opened.execute("SET session_replication_role = replica")
@@ -57,8 +57,8 @@ async def connection(pool: Pool, database_url: str) -> AsyncIterator[asyncpg.Con
 # --- retention ----------------------------------------------------------------------------------
 
 
-async def test_old_rows_go_and_others_stay(pool: Pool, connection: asyncpg.Connection) -> None:
-    """Inbox rows go by age unless their event waits; outbox rows go by age once they are published."""
+async def test_old_rows_are_pruned_and_others_stay(pool: Pool, connection: asyncpg.Connection) -> None:
+    """Inbox rows are pruned by age unless their event is parked, outbox rows by age once they are published."""
     await connection.execute("DELETE FROM inbox; DELETE FROM outbox")
     await inbox(connection, "old", 3, NOW - timedelta(days=7, seconds=1))
     await inbox(connection, "young", 2, NOW - timedelta(days=7, seconds=-1))
@@ -75,7 +75,7 @@ async def test_old_rows_go_and_others_stay(pool: Pool, connection: asyncpg.Conne
 
 
 async def test_ids_are_remembered_by_the_streams_clock(pool: Pool, connection: asyncpg.Connection) -> None:
-    """While nobody reads, nothing is forgotten: what was applied last may be delivered again after weeks."""
+    """While no partition is read, no id is pruned: the last batch may be redelivered after weeks."""
     await connection.execute("DELETE FROM inbox; DELETE FROM stream_progress")
     died = NOW - timedelta(days=20)
     await progress(connection, "order.created", 0, died)
@@ -90,7 +90,7 @@ async def test_ids_are_remembered_by_the_streams_clock(pool: Pool, connection: a
 async def test_pruning_is_bounded_and_goes_on(
     pool: Pool, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One turn takes so many steps of so many rows; what is left is due at once, without waiting for the interval."""
+    """One run takes a bounded number of bounded steps; the rest is due at once, not after the interval."""
     monkeypatch.setattr(maintenance, "PRUNE_STEP", 10)
     monkeypatch.setattr(maintenance, "MAX_PRUNE_STEPS", 3)
     await connection.execute("DELETE FROM inbox")
@@ -117,7 +117,7 @@ async def test_each_duty_has_its_own_interval(pool: Pool, connection: asyncpg.Co
 # --- gauges -------------------------------------------------------------------------------------
 
 
-async def test_gauges_tell_what_waits(pool: Pool, connection: asyncpg.Connection) -> None:
+async def test_gauges_show_what_is_pending(pool: Pool, connection: asyncpg.Connection) -> None:
     """Each gauge is what the tables say."""
     await connection.execute("UPDATE outbox SET published_at = now()")
     await outbox(connection, 2, NOW - timedelta(seconds=30), published=False)
@@ -136,7 +136,7 @@ async def test_gauges_tell_what_waits(pool: Pool, connection: asyncpg.Connection
 
 
 async def test_gauges_of_an_empty_database_are_zero(database_url: str) -> None:
-    """Nothing waits where nothing ever was."""
+    """No row, no backlog and no lag."""
     pool = await open_pool(database_url, 1)
     await Maintenance(pool, ALWAYS, lambda: NOW).refresh_gauges()
     await pool.close()
@@ -144,10 +144,10 @@ async def test_gauges_of_an_empty_database_are_zero(database_url: str) -> None:
     assert [0.0] * 4 == [value(gauge) for gauge in gauges]
 
 
-async def test_a_clock_that_stands_still_is_told_once(
+async def test_a_watermark_that_stands_still_is_logged_once(
     pool: Pool, connection: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a minute a warning names the partition that holds all back; after that, only that it moves again."""
+    """After a minute one warning names the partition that holds expiry back; the next line says that it moves again."""
     caplog.set_level(logging.INFO, "workers.maintenance")
     await progress(connection, "order.created", 0, NOW)
     await progress(connection, "payment.succeeded", 3, NOW - timedelta(seconds=5))
@@ -168,7 +168,7 @@ async def test_a_clock_that_stands_still_is_told_once(
 # --- audit --------------------------------------------------------------------------------------
 
 
-async def test_broken_books_are_told_with_their_numbers(
+async def test_violations_are_logged_with_their_numbers(
     pool: Pool, connection: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A violation is an error in the log with the product and the numbers, and the gauge counts it."""
@@ -207,10 +207,10 @@ async def test_the_quick_audit_does_not_scan_the_ledger(pool: Pool, connection: 
 # --- the loop -----------------------------------------------------------------------------------
 
 
-async def test_a_database_that_is_away_is_waited_for(
+async def test_maintenance_waits_for_a_database_that_is_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Housekeeping goes on by itself when the database is back, and says nothing about it."""
+    """Maintenance goes on when the database is back, without a line in the log."""
     monkeypatch.setattr(maintenance, "LAST_RETRY_SECONDS", 0.05)
     monkeypatch.setattr(maintenance, "FIRST_RETRY_SECONDS", 0.05)
     server = start_postgres(fsync=False)
@@ -237,10 +237,10 @@ async def test_a_database_that_is_away_is_waited_for(
     assert [] == [entry.getMessage() for entry in ours if entry.levelno >= logging.WARNING]
 
 
-async def test_a_bug_in_housekeeping_stops_nothing(
+async def test_a_bug_in_maintenance_stops_nothing(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What goes wrong is logged with its trace, and the next turn comes."""
+    """The error is logged with its traceback, and maintenance runs again."""
     monkeypatch.setattr(maintenance, "FIRST_RETRY_SECONDS", 0.0)
     turns = asyncio.Semaphore(0)
 
@@ -259,7 +259,7 @@ async def test_a_bug_in_housekeeping_stops_nothing(
 
 
 class _Counting(Maintenance):
-    """Counts its turns, the good ones and the failed ones."""
+    """Counts successful runs, and notices a failed one."""
 
     def __init__(self, pool: Pool, turns: asyncio.Semaphore) -> None:
         super().__init__(pool, ALWAYS, lambda: NOW)
@@ -288,14 +288,14 @@ async def _bounded(turns: asyncio.Semaphore) -> None:
 
 
 def value(gauge: object) -> float:
-    """Return what a gauge shows."""
+    """Return a gauge's value."""
     return float(gauge._value.get())  # type: ignore[attr-defined] # noqa: SLF001 - prometheus_client has no reader
 
 
 async def inbox(
     connection: asyncpg.Connection, name: str, count: int, at: datetime, *, outcome: str = "applied"
 ) -> None:
-    """Put events into the inbox."""
+    """Insert events into the inbox."""
     await connection.execute(
         "INSERT INTO inbox SELECT $1 || n, 'test', '', $4, NULL, $3 FROM generate_series(1, $2::int) n",
         name,
@@ -306,7 +306,7 @@ async def inbox(
 
 
 async def outbox(connection: asyncpg.Connection, count: int, at: datetime, *, published: bool) -> None:
-    """Put events into the outbox, of a kind that the audit does not judge."""
+    """Insert events into the outbox, of a type that the audit does not check."""
     await connection.execute(
         "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, occurred_at, shard, created_at,"
         " published_at) SELECT gen_random_uuid(), 'inventory.reservations', 'o', 'x', '{}', $2, 0, $2, $3"
@@ -318,7 +318,7 @@ async def outbox(connection: asyncpg.Connection, count: int, at: datetime, *, pu
 
 
 async def progress(connection: asyncpg.Connection, topic: str, partition: int, watermark: datetime) -> None:
-    """Say how far a partition was read."""
+    """Set how far a partition was read."""
     await connection.execute(
         "INSERT INTO stream_progress VALUES ($1, $2, 0, $3, now())"
         " ON CONFLICT (topic, partition) DO UPDATE SET watermark = excluded.watermark",

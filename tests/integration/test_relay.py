@@ -1,7 +1,6 @@
 """The relay on a broker: order, repeats with the same ids, shards, dead letters byte for byte, absent brokers."""
 
 import asyncio
-import gc
 import itertools
 import json
 from collections import defaultdict
@@ -47,8 +46,6 @@ from workers.publishing.producer import Delivery, Producer
 from workers.publishing.relay import Relay, RelayOptions
 from workers.sweeper import Sweeper
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
 TOPIC = "inventory.reservations"
 
 
@@ -78,7 +75,7 @@ class Stage:
         return made
 
     async def stop(self) -> None:
-        """Stop all."""
+        """Stop all relays."""
         for one in self.tasks:
             one.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -97,7 +94,7 @@ class Stage:
             await save.append_outbox(connection, made)
 
     async def read(self, topic: str, at_least: int) -> list[ConsumerRecord]:
-        """Return what a topic has."""
+        """Return a topic's records, at least so many."""
         return await read(self.bootstrap_servers, self.prefix + topic, at_least)
 
     async def unmarked(self) -> int:
@@ -128,9 +125,6 @@ async def stage(kafka: Broker, topics: str, database_url: str) -> AsyncIterator[
         made = Stage(shop, database_url, kafka.bootstrap_servers, topics)
         yield made
         await made.stop()
-    # A client that is stopped while it opens a connection leaves it to the garbage collector, in aiokafka: now, and not
-    # in a test that has nothing to do with it.
-    gc.collect()
 
 
 async def test_events_of_a_key_keep_their_order(stage: Stage) -> None:
@@ -156,7 +150,7 @@ async def test_a_commit_wakes_the_relay(stage: Stage) -> None:
 
 
 async def test_a_crash_between_ack_and_mark_repeats_with_the_same_ids(stage: Stage) -> None:
-    """What the broker has but the table does not know is published again, under the same ids, in order."""
+    """Events acknowledged but not marked are published again, with the same ids, in order."""
     await stage.write(("k", "1"), ("k", "2"))
     first = stage.relay()
     assert 2 == await first.run_once()
@@ -172,7 +166,7 @@ async def test_a_crash_between_ack_and_mark_repeats_with_the_same_ids(stage: Sta
 
 
 async def test_a_row_is_not_marked_before_the_broker_has_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A send that fails leaves the row, and those of its key, where they were; other keys go on."""
+    """A failed send leaves the row, and all others of its key, unpublished; other keys go on."""
     await stage.write(("lost", "1"), ("kept", "1"), ("lost", "2"))
     made = stage.relay()
     original = Producer.send_events
@@ -220,7 +214,7 @@ async def test_a_poll_marks_the_batch_before_it(stage: Stage, monkeypatch: pytes
 
 
 async def test_a_shard_is_given_back_with_all_marks_written(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next holder of a shard finds nothing pending there that the broker has already."""
+    """The next holder of a shard finds no pending row that was already acknowledged."""
     monkeypatch.setattr(shards, "REBALANCE_SECONDS", 0)
     await stage.write(*((f"k{number}", "1") for number in range(64)))
     first, second = stage.relay(), stage.relay()
@@ -366,7 +360,7 @@ async def test_an_event_of_a_megabyte_is_published(stage: Stage) -> None:
 
 
 async def test_a_dead_letter_is_its_record_byte_for_byte(stage: Stage) -> None:
-    """Key, value, time, partition and every header survive; ours follow them."""
+    """Key, value, timestamp, partition and every header are unchanged; the relay's headers follow them."""
     headers: list[tuple[str, bytes | None]] = [
         ("null", None),
         ("binary", b"\xff\x00\xfe"),
@@ -482,7 +476,7 @@ async def test_dead_letters_are_taken_by_the_byte(stage: Stage) -> None:
 async def test_dead_letters_are_polled_for_when_there_may_be_some(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in every step: when the worker says that it wrote one, and for a flush."""
+    """Not in every step: only after the worker reports one, and for a flush."""
     monkeypatch.setattr(relay_module, "DEAD_LETTER_SECONDS", 3600)
     original, polls = dead_letters.pending_dead_letters, itertools.count()
 
@@ -526,7 +520,7 @@ async def test_everything_published_keeps_its_contract(stage: Stage) -> None:
     await shop.apply(adjusted("p", "SET", 50, "more"))
     await shop.read_up_to(T0)
     await Sweeper(shop.pool, shop.policy, 1, lambda: T0, lambda _report: None).run_once()
-    total = len(await shop.told())
+    total = len(await shop.outgoing())
     assert total == await stage.relay().run_once()
     types: set[str] = set()
     for topic in TOPICS_OUT.values():
@@ -593,7 +587,7 @@ async def test_a_poll_reads_the_index_in_order_and_stops_at_the_limit(database_u
     await connection.close()
 
 
-# --- small tools --------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------
 
 
 def _by_key(records: list[ConsumerRecord]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The sweeper on a real database: by the stream's clock, in bounded looks, and never twice."""
+"""The sweeper on a real database: it goes by the low watermark, in bounded sweeps, and expires nothing twice."""
 
 import asyncio
 from datetime import timedelta
@@ -20,14 +20,14 @@ def _sweeper(shop: Shop, reports: list[BatchResult] | None = None) -> Sweeper:
     return Sweeper(shop.pool, POLICY, 0.05, lambda: T0, kept.append)
 
 
-async def test_a_shop_that_read_nothing_expires_nothing(shop: Shop) -> None:
-    """Without a clock nothing is due."""
+async def test_nothing_expires_before_anything_was_read(shop: Shop) -> None:
+    """Without a low watermark nothing is due."""
     await shop.apply(product("p", 5), created("o", {"p": 1}, minutes=-9999))
     assert Swept(0, 0) == await _sweeper(shop).run_once()
 
 
-async def test_orders_and_carts_fall_when_the_stream_was_read_past_their_deadline(shop: Shop) -> None:
-    """An order after 15 minutes, a cart after 30, and both not a moment earlier."""
+async def test_orders_and_carts_expire_when_the_stream_was_read_past_their_deadline(shop: Shop) -> None:
+    """An order expires after 15 minutes, a cart after 30, and neither earlier."""
     reports: list[BatchResult] = []
     await shop.apply(product("p", 5), created("o", {"p": 1}), cart("c", {"p": 2}))
     expected = [(15, 0), (15.001, 1), (30, 0), (30.001, 1), (60, 0)]
@@ -40,7 +40,7 @@ async def test_orders_and_carts_fall_when_the_stream_was_read_past_their_deadlin
 
 
 async def test_the_slowest_partition_sets_the_clock(shop: Shop) -> None:
-    """One partition that was not read past the deadline holds every hold."""
+    """One partition that was not read past the deadline keeps every hold."""
     await shop.apply(product("p", 5), created("o", {"p": 1}))
     late, behind = T0 + timedelta(hours=1), T0 + timedelta(minutes=10)
     rows = [PartitionProgress("order.created", n, 1, late) for n in range(5)] + [
@@ -52,14 +52,14 @@ async def test_the_slowest_partition_sets_the_clock(shop: Shop) -> None:
     assert Swept(1, 0) == await _sweeper(shop).run_once()
 
 
-async def test_a_look_takes_a_bounded_number_the_oldest_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much is due, one look takes at most the limit of each kind, and the next goes on."""
+async def test_a_sweep_takes_a_bounded_number_the_oldest_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is due, one sweep takes at most the limit of each kind, and the next one goes on."""
     monkeypatch.setattr(sweeper_module, "SWEEP_LIMIT", 3)
     await shop.apply(product("p", 50), *(created(f"o{n}", {"p": 1}, minutes=-60 - n) for n in range(8)))
     await shop.read_up_to(T0)
     counts = [(await _sweeper(shop).run_once()).expired for _ in range(4)]
     assert [3, 3, 2, 0] == counts
-    order = [key for type_, key in await shop.told() if type_.endswith("expired")]
+    order = [key for type_, key in await shop.outgoing() if type_.endswith("expired")]
     assert [f"o{n}" for n in range(7, -1, -1)] == list(
         chain(*(sorted(order[i : i + 3], reverse=True) for i in (0, 3, 6)))
     )
@@ -81,7 +81,7 @@ async def test_a_sweep_skips_rows_that_another_transaction_has_locked(shop: Shop
     assert Swept(1, 0) == await _sweeper(shop).run_once()
 
 
-async def test_what_was_paid_is_not_swept(shop: Shop) -> None:
+async def test_a_paid_order_does_not_expire(shop: Shop) -> None:
     """A deducted order has no deadline."""
     await shop.apply(product("p", 5), created("o", {"p": 1}), paid("o"))
     await shop.read_up_to(T0 + timedelta(days=1))
@@ -92,7 +92,7 @@ async def test_what_was_paid_is_not_swept(shop: Shop) -> None:
 async def test_it_runs_until_it_is_stopped_and_waits_for_a_database_that_is_away(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look that fails for the database's sake is taken again."""
+    """A sweep that fails because the database is away is repeated."""
     failures = [ConnectionResetError("cut"), TimeoutError("slow")]
 
     async def flaky(*args: Any, **options: Any) -> BatchResult:

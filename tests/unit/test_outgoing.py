@@ -1,4 +1,4 @@
-"""From what the domain tells to outbox rows: ids that follow from the cause, keys, topics and bodies."""
+"""From the domain's outcomes to outbox rows: deterministic ids, keys, topics and bodies."""
 
 import json
 from datetime import UTC, datetime
@@ -60,14 +60,14 @@ def test_every_outcome_keeps_its_contract(outcome: Outcome) -> None:
     assert row.key in {body.get(field) for field in topic.key_fields}
 
 
-def test_every_type_out_is_told_by_something() -> None:
-    """No contract is without an outcome that leads to it."""
+def test_every_outgoing_type_has_an_outcome() -> None:
+    """Every contract has an outcome that produces it."""
     assert {type_ for topic in TOPICS_OUT.values() for type_ in topic.types} == {
         outbox_row(outcome).type for outcome in ALL
     }
 
 
-def test_the_same_consequence_has_the_same_id() -> None:
+def test_the_same_outcome_has_the_same_id() -> None:
     """The id follows from type, key and cause, whatever else differs."""
     first = outbox_row(_reservation(OutcomeKind.RESERVED))
     again = outbox_row(_reservation(OutcomeKind.RESERVED, CAUSE._replace(traceparent=TRACE), user=None))
@@ -85,31 +85,31 @@ def test_the_same_consequence_has_the_same_id() -> None:
         _alert(StockStatus.LOW, "o-1"),
     ],
 )
-def test_another_consequence_has_another_id(other: Outcome) -> None:
-    """Another type, key, source or event is another id."""
+def test_another_outcome_has_another_id(other: Outcome) -> None:
+    """Another type, key, source or event makes another id."""
     assert outbox_row(_reservation(OutcomeKind.RESERVED)).id != outbox_row(other).id
 
 
 def test_ids_stay_what_they_are() -> None:
-    """Readers keep ids to drop repeats, so a release of the worker must not change them."""
+    """Consumers remember ids to drop repeats, so a release of the worker must not change them."""
     expected = ["306c2784-f033-5e15-8007-e5269ca97ae5", "1d94fafe-cb51-570c-bac1-a3c30aaf0e77"]
     assert expected == [outbox_row(outcome).id for outcome in ALL[:2]]
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    """No user, no field; never null."""
+    """A field without a value is absent, never null."""
     body: dict[str, Any] = json.loads(outbox_row(_reservation(OutcomeKind.RESERVED, user=None)).payload)
     assert "user_id" not in body
     assert None not in body.values()
 
 
 def test_the_trace_is_carried_in_a_header() -> None:
-    """A traceparent travels beside the body."""
+    """The traceparent is a header, not a field of the body."""
     traced = _reservation(OutcomeKind.RESERVED, CAUSE._replace(traceparent=TRACE))
     assert {"traceparent": TRACE} == json.loads(outbox_row(traced).headers or "")
     assert outbox_row(ALL[0]).headers is None
 
 
-def test_the_reasons_told_are_those_of_the_rules() -> None:
+def test_the_published_reasons_are_the_domains() -> None:
     """The contract's closed list is the domain's, in its order of precedence."""
     assert tuple(REFUSAL_REASONS) == tuple(reason.value for reason in Reason)
