@@ -439,7 +439,7 @@ class Shop:
 
     def _apply_early_facts(self, order: OrderFacts, verdict: Verdict) -> tuple[bool, bool]:
         """Apply the facts that arrived before the order; returns whether it is paid, and whether cancelled whole."""
-        paid, cancelled = order.paid, False
+        paid, cancelled = order.paid, order.cancelled
         for event in order.waiting:
             if event.topic == "order.cancelled" and event.lines is not None:
                 self._cancel_units(order, event)
@@ -461,11 +461,13 @@ class Shop:
         order = self._order(event)
         if order.paid or any(fact.topic == "payment.succeeded" for fact in order.waiting):
             return Verdict("duplicate")
-        if order.status == "pending" and not _waits_for_cancellation(order):
+        if order.status == "pending" and not _is_cancelled_early(order):
             order.waiting.append(event)
             return Verdict("parked")
         order.paid = True
         verdict = Verdict("applied")
+        if order.status == "pending":
+            self._settle_early_cancellation(order, verdict)
         if order.status == "reserved":
             self._deduct(order, verdict, event.id)
         elif order.status == "expired" and self.settings.late_payment == "reserve_again":
@@ -483,6 +485,13 @@ class Shop:
             order.reversed_sale = order.status == "released" and not order.rejected
         return self._judge_waiting_refunds(order, verdict)
 
+    @staticmethod
+    def _settle_early_cancellation(order: OrderFacts, verdict: Verdict) -> None:
+        """A cancellation that a payment met has been published as the reason of its shortfall: it no longer waits."""
+        verdict.resolved += [(event.id, "applied", None) for event in order.waiting if _is_whole_cancellation(event)]
+        order.waiting = [event for event in order.waiting if not _is_whole_cancellation(event)]
+        order.cancelled = True
+
     def _refuse_payment(self, order: OrderFacts, verdict: Verdict, cause: str, reason: str, short: list[Short]) -> None:
         short = short or [Short(p, n, self._available(p), reason) for p, n in order.remaining().items() if n]
         verdict.disposition, verdict.reason = "refused", reason
@@ -497,7 +506,7 @@ class Shop:
         order = self._order(event)
         if event.lines is not None:
             return self._cancelled_lines(order, event)
-        if order.status in {"released", "restocked"} or _waits_for_cancellation(order):
+        if order.status in {"released", "restocked"} or _is_cancelled_early(order):
             return Verdict("duplicate")
         if order.status == "pending":
             order.waiting.append(event)
@@ -645,8 +654,12 @@ def _is_stale(cart: Cart, at: datetime, version: int | None) -> bool:
     return cart.as_of is not None and at < cart.as_of
 
 
-def _waits_for_cancellation(order: OrderFacts) -> bool:
-    return any(fact.topic == "order.cancelled" and fact.lines is None for fact in order.waiting)
+def _is_cancelled_early(order: OrderFacts) -> bool:
+    return order.status == "pending" and (order.cancelled or any(map(_is_whole_cancellation, order.waiting)))
+
+
+def _is_whole_cancellation(event: Event) -> bool:
+    return event.topic == "order.cancelled" and event.lines is None
 
 
 def _unknown_first(short: list[Short]) -> list[Short]:

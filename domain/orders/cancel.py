@@ -6,7 +6,7 @@ from domain.commands import CancelOrder
 from domain.draft import OrderDraft
 from domain.model import Decision, Disposition, Fact, FactKind, Order, OrderStatus, OutcomeKind, Policy, Reason, State
 from domain.orders.conclude import conclude, order_outcome
-from domain.orders.waiting import cancellation_identity, has_waiting_cancellation, park
+from domain.orders.waiting import cancellation_identity, is_cancelled_early, park
 
 _CANCELLED_WHOLE = (OrderStatus.RELEASED, OrderStatus.RESTOCKED)
 
@@ -16,7 +16,7 @@ def cancel_order(state: State, command: CancelOrder, _policy: Policy) -> Decisio
     order = state.orders.get(command.order_id) or Order(command.order_id)
     if command.lines is not None:
         return _cancel_lines(state, order, command, command.lines)
-    if order.status in _CANCELLED_WHOLE or has_waiting_cancellation(order):
+    if order.status in _CANCELLED_WHOLE or is_cancelled_early(order):
         return Decision(Disposition.DUPLICATE)
     if order.status is OrderStatus.PENDING:
         return park(order, Fact(FactKind.CANCELLED, command.cause))

@@ -41,7 +41,12 @@ def create_order(state: State, command: CreateOrder, policy: Policy) -> Decision
     draft = OrderDraft(known, state.products, cause)
     draft.user_id, draft.cart_id = command.user_id, command.cart_id
     draft.request(command.lines)
-    cancelled, resolved = _apply_early_facts(draft) if draft.waiting else (False, ())
+    # A pending order is paid only where the payment met a cancellation of the whole order.
+    cancelled = known.paid
+    resolved: tuple[ResolvedFact, ...] = ()
+    if draft.waiting:
+        cancelled_now, resolved = _apply_early_facts(draft)
+        cancelled = cancelled or cancelled_now
     cart = None if command.cart_id is None else state.carts.get(command.cart_id)
     wanted = draft.wanted()
     if cancelled or not wanted:

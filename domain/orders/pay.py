@@ -16,12 +16,13 @@ from domain.model import (
     Policy,
     Reason,
     ReservationOutcome,
+    ResolvedFact,
     Shortage,
     State,
 )
 from domain.orders.conclude import conclude, order_outcome
 from domain.orders.shortages import find_shortages, short_products
-from domain.orders.waiting import has_waiting, has_waiting_cancellation, park
+from domain.orders.waiting import has_waiting, is_cancelled_early, park, settle_early_cancellation
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
 _PENDING, _RESERVED, _DEDUCTED = OrderStatus.PENDING, OrderStatus.RESERVED, OrderStatus.DEDUCTED
@@ -32,7 +33,7 @@ def pay_order(state: State, command: PayOrder, policy: Policy) -> Decision:
     order = state.orders.get(command.order_id) or Order(command.order_id)
     if order.paid or has_waiting(order, FactKind.PAID):
         return Decision(Disposition.DUPLICATE)
-    if order.status is _PENDING and not has_waiting_cancellation(order):
+    if order.status is _PENDING and not is_cancelled_early(order):
         return park(order, Fact(FactKind.PAID, command.cause))
     draft = OrderDraft(order, state.products, command.cause)
     draft.paid = True
@@ -42,8 +43,8 @@ def pay_order(state: State, command: PayOrder, policy: Policy) -> Decision:
         return _pay_late(state, draft, policy)
     if order.status is OrderStatus.REJECTED:
         return _shortfall(draft, Reason.ORDER_REJECTED)
-    # Cancelled. Deducted and restocked orders are paid, so they were duplicates above.
-    return _shortfall(draft, Reason.ORDER_CANCELLED)
+    # Cancelled, perhaps before it was created. Deducted and restocked orders are paid: they were duplicates above.
+    return _shortfall(draft, Reason.ORDER_CANCELLED, resolved=settle_early_cancellation(draft))
 
 
 def deduct(draft: OrderDraft, held: Mapping[str, int]) -> ReservationOutcome:
@@ -64,7 +65,12 @@ def _pay_late(state: State, draft: OrderDraft, policy: Policy) -> Decision:
     return conclude(draft, deduct(draft, wanted))
 
 
-def _shortfall(draft: OrderDraft, reason: Reason, shortages: tuple[Shortage, ...] = ()) -> Decision:
+def _shortfall(
+    draft: OrderDraft,
+    reason: Reason,
+    shortages: tuple[Shortage, ...] = (),
+    resolved: tuple[ResolvedFact, ...] = (),
+) -> Decision:
     """Report that money was taken for units that the shop will not deliver.
 
     The outcome lists `shortages`, or without any, every wanted line for `reason`.
@@ -76,4 +82,4 @@ def _shortfall(draft: OrderDraft, reason: Reason, shortages: tuple[Shortage, ...
     outcome = order_outcome(OutcomeKind.SHORTFALL, draft, draft.cause, {}, reason, reported)
     if reason is Reason.ORDER_CANCELLED and not draft.refused:
         draft.count_reversed_sale()
-    return conclude(draft, outcome, refusal=reason, short=short_products(shortages))
+    return conclude(draft, outcome, resolved=resolved, refusal=reason, short=short_products(shortages))

@@ -601,6 +601,19 @@ def test_a_withdrawn_fact_has_no_effect() -> None:
     assert OrderStatus.RESERVED is books.state.orders["o"].status
 
 
+def test_a_cancellation_that_a_payment_met_cannot_be_withdrawn() -> None:
+    """Once a shortfall says that the order was cancelled, the order is released when it comes, never deducted."""
+    books = given(CANCEL)
+    shortfall = books.take(PAY)
+    assert [(CANCEL["id"], Disposition.APPLIED)] == [(f.cause.event_id, f.disposition) for f in shortfall.resolved]
+    assert Disposition.DUPLICATE is books.obey(ForgetFact("o", "shop", CANCEL["id"])).disposition
+    assert Disposition.DUPLICATE is books.take(CANCEL).disposition
+    books.take(CREATE)
+    assert [OutcomeKind.SHORTFALL, OutcomeKind.RELEASED] == [
+        outcome.kind for outcome in books.outcomes if isinstance(outcome, ReservationOutcome)
+    ]
+
+
 @pytest.mark.parametrize(
     "asked",
     [ForgetFact("o", "shop", "other"), ForgetFact("o", "other", "paid-o"), ForgetFact("x", "shop", "paid-o")],
