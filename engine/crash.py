@@ -1,4 +1,4 @@
-"""What happens to a process that meets a bug of ours: it ends, is restarted, and its batch is redelivered."""
+"""How a process ends itself: on a bug of ours, or to start anew. It is restarted, and its batch is redelivered."""
 
 import asyncio
 import logging
@@ -10,6 +10,8 @@ from typing import Final, NoReturn
 logger = logging.getLogger(__name__)
 
 EXIT_BUG: Final = 70
+# EX_TEMPFAIL: nothing is wrong with the program, and the next process finds its place.
+EXIT_START_ANEW: Final = 75
 
 
 def crash(message: str, bug: BaseException) -> NoReturn:
@@ -17,6 +19,13 @@ def crash(message: str, bug: BaseException) -> NoReturn:
     logger.critical(message, exc_info=bug)
     logging.shutdown()
     os._exit(EXIT_BUG)
+
+
+def start_anew(message: str) -> NoReturn:
+    """Log one line and end the process with exit code 75, at once, so that its supervisor starts it anew."""
+    logger.error(message)
+    logging.shutdown()
+    os._exit(EXIT_START_ANEW)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from domain.model import Policy
+from engine.anchor import Anchor, anchor_of
 from engine.dead_letters import build_dead_letter
 from engine.judge import judge
 from engine.tasks import BatchResult, DeadLetterTask, EventTask, StageSeconds, Task
@@ -35,7 +36,7 @@ MAX_CONTENTION_RETRIES = 30
 MAX_RESTARTS = 5
 
 
-async def execute(
+async def execute(  # noqa: PLR0913 - a transaction is these facts
     pool: Pool,
     tasks: Sequence[Task],
     policy: Policy,
@@ -43,18 +44,20 @@ async def execute(
     *,
     progress: Sequence[PartitionProgress] = (),
     skip_locked: bool = False,
+    anchor: Anchor | None = None,
 ) -> BatchResult:
     """Apply `tasks` in one transaction and return, after the commit, what became of them.
 
     `progress` is recorded with them. `skip_locked` leaves out orders and carts that other transactions have locked (for
-    the sweeper).
+    the sweeper). Where the database no longer has the `anchor`, nothing is applied and
+    `engine.anchor.DatabaseWentBackError` is raised.
 
     Contention is retried here, within bounds. A database that cannot be reached raises
     (`storage.errors.is_unavailable`): the caller waits and tries again. For an error in the data the batch is applied
     in halves, each in a transaction of its own, until the culprit is alone and is dead-lettered. A batch is halved as
     well when each expired hold uncovers another shortage; a single event needs two restarts at most.
     """
-    return await _apply(pool, _Batch(tasks, policy, now, progress, skip_locked=skip_locked))
+    return await _apply(pool, _Batch(tasks, policy, now, progress, skip_locked, anchor))
 
 
 class _Batch(NamedTuple):
@@ -65,6 +68,7 @@ class _Batch(NamedTuple):
     now: datetime
     progress: Sequence[PartitionProgress]
     skip_locked: bool
+    anchor: Anchor | None
 
     def halves(self) -> tuple["_Batch", "_Batch"]:
         """Return two batches to be applied one after the other; progress goes with the second."""
@@ -153,7 +157,9 @@ async def _attempt(connection: Connection, batch: _Batch, due: DueHolds) -> Batc
     """Load, decide and save; None, and nothing saved, when `due` grew or a cart was missed."""
     started = time.perf_counter()
     expiries = due.expiries()
-    working_set = await lock_and_load(connection, batch.tasks, expiries, skip_locked=batch.skip_locked)
+    working_set = await lock_and_load(
+        connection, batch.tasks, expiries, skip_locked=batch.skip_locked, anchor=batch.anchor
+    )
     loaded = time.perf_counter()
     state = working_set.state
     changes = judge(batch.tasks, state, working_set.known, expiries, batch.policy, batch.now)
@@ -172,6 +178,7 @@ async def _attempt(connection: Connection, batch: _Batch, due: DueHolds) -> Batc
         len(changes.outbox),
         changes.dead_letters,
         StageSeconds(loaded - started, decided - loaded, saved - saving),
+        anchor_of(changes.inbox, changes.dead_letters),
     )
 
 

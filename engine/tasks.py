@@ -10,6 +10,7 @@ import orjson
 
 from domain.commands import CausedCommand, Expiry, ForgetFact
 from domain.model import Cart, Order, Product, Reason
+from engine.anchor import Anchor
 from storage.dead_letters import DeadLetter, DeadLetterReason, StoredRecord
 
 
@@ -94,7 +95,8 @@ class BatchResult:
     """What a committed batch did.
 
     `verdicts` stand in the order of the tasks. `products`, `orders` and `carts` are those that changed, by id, as they
-    are now. `expired` counts holds that expired, `outgoing` the events that were put into the outbox.
+    are now. `expired` counts holds that expired, `outgoing` the events that were put into the outbox. `anchor` is what
+    the next batch looks for, None where neither an event nor a dead letter was written.
     """
 
     verdicts: Sequence[Verdict]
@@ -105,6 +107,7 @@ class BatchResult:
     outgoing: int = 0
     dead_letters: Sequence[DeadLetter] = ()
     seconds: StageSeconds = field(default_factory=StageSeconds)
+    anchor: Anchor | None = None
 
     def followed_by(self, other: "BatchResult") -> "BatchResult":
         """Return the result of both: `other` was applied after this one, so its rows are newer."""
@@ -117,6 +120,7 @@ class BatchResult:
             self.outgoing + other.outgoing,
             (*self.dead_letters, *other.dead_letters),
             StageSeconds(*map(sum, zip(self.seconds, other.seconds, strict=True))),
+            other.anchor or self.anchor,
         )
 
 

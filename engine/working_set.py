@@ -8,6 +8,7 @@ from datetime import datetime
 from domain.commands import CreateOrder, ExpireCart, ExpireOrder, Expiry
 from domain.footprint import footprint, products_of_cart, products_of_order
 from domain.model import State, check_order, check_product
+from engine.anchor import Anchor, check_anchor
 from engine.judge import Changes, key_of
 from engine.tasks import CommandTask, DeadLetterTask, EventTask, Task
 from storage import dead_letters, load, save
@@ -39,11 +40,18 @@ async def lock_and_load(
     due: Mapping[str, Sequence[Expiry]],
     *,
     skip_locked: bool,
+    anchor: Anchor | None = None,
 ) -> WorkingSet:
-    """Lock and load what the tasks and the due holds touch: orders, then carts, then products."""
+    """Lock and load what the tasks and the due holds touch: orders, then carts, then products.
+
+    Raises DatabaseWentBackError where the anchor is gone.
+    """
     orders_wanted, carts_wanted, products_wanted = _named_by(tasks, due)
     events = [key_of(task.command.cause) for task in tasks if isinstance(task, EventTask | CommandTask)]
+    if anchor is not None and anchor.event is not None:
+        events.append(anchor.event)
     known = await load.known_events(connection, events)
+    await check_anchor(connection, anchor, known)
     orders = await load.lock_orders(connection, orders_wanted, skip_locked=skip_locked)
     carts = await load.lock_carts(connection, carts_wanted, skip_locked=skip_locked)
     for order in orders.values():

@@ -77,6 +77,7 @@ def make_consumer(settings: Settings, pool: Pool, policy: Policy, after_commit: 
             heartbeat_interval_ms=settings.kafka_heartbeat_interval_ms,
             rebalance_timeout_ms=settings.kafka_rebalance_timeout_ms,
             fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
+            anchor_lifetime_seconds=settings.inbox_retention.total_seconds() / 2,
         ),
         FloodBreaker(
             settings.dead_letter_breaker_consecutive,

@@ -4,9 +4,6 @@ import asyncio
 import re
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -16,69 +13,9 @@ import pytest
 from dev.servers.kafka import Broker
 from inventory.settings import Settings
 from storage.database import connect
+from tests.integration.program import running
 from tests.integration.shop import created, open_shop, product
-from tests.integration.stream import dated, environment_of, eventually, now_plus, producing, read, settings_for
-
-_REPOSITORY = Path(__file__).parents[2]
-STOP_SECONDS = 20.0
-
-
-class Program:
-    """A running `inventory run`."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            self.lines.append(line.decode().rstrip())
-
-    async def said(self, pattern: str) -> re.Match[str]:
-        """Wait for a line of output."""
-
-        async def found() -> re.Match[str] | None:
-            assert self.process.returncode is None or self._match(pattern), self.lines
-            return self._match(pattern)
-
-        match: re.Match[str] = await eventually(found, why=f"{pattern!r} in {self.lines}")
-        return match
-
-    def _match(self, pattern: str) -> re.Match[str] | None:
-        return next((match for line in self.lines if (match := re.search(pattern, line))), None)
-
-    async def port(self) -> int:
-        """Wait until it is ready; return its HTTP port."""
-        return int((await self.said(r"Ready: .* on port (\d+)")).group(1))
-
-    async def exit_code(self) -> int:
-        """Wait for its end."""
-        async with asyncio.timeout(STOP_SECONDS):
-            await self._reading
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def _running(settings: Settings, *arguments: str, **changes: str) -> AsyncIterator[Program]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "inventory",
-        *(arguments or ("run",)),
-        cwd=_REPOSITORY,
-        env={"PATH": "/usr/bin:/bin", **environment_of(settings), **changes},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    program = Program(process)
-    try:
-        yield program
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await program.exit_code()
+from tests.integration.stream import dated, eventually, now_plus, producing, read, settings_for
 
 
 @pytest.fixture
@@ -92,7 +29,7 @@ async def test_it_works_and_stops_in_order(settings: Settings) -> None:
     async with (
         open_shop(settings.database_url) as shop,
         producing(settings.kafka_bootstrap_servers, settings.kafka_topic_prefix) as producer,
-        _running(settings) as program,
+        running(settings) as program,
     ):
         await shop.apply(product("p", 100))
         port = await program.port()
@@ -130,10 +67,10 @@ async def test_every_command_takes_lists_of_servers(
     }
     history = tmp_path / "history.csv"
     history.write_text("InvoiceNo,StockCode,Quantity,InvoiceDate,CustomerID\n1,a,2,2010-12-01T08:00:00Z,9\n")
-    async with open_shop(database_url) as shop, _running(settings, **listed) as program:
+    async with open_shop(database_url) as shop, running(settings, **listed) as program:
         await program.port()
         for command in (("topics", "create"), ("publish", str(history))):
-            async with _running(settings, *command, **listed) as other:
+            async with running(settings, *command, **listed) as other:
                 assert 0 == await other.exit_code(), other.lines
 
         async def sold() -> bool:
@@ -153,7 +90,7 @@ async def test_a_second_signal_ends_it_at_once(settings: Settings) -> None:
         await shop.apply(product("p", 100))
         async with shop.pool.acquire() as other, other.transaction():
             await other.execute("SELECT FROM inventory FOR UPDATE")
-            async with _running(settings) as program:
+            async with running(settings) as program:
                 await program.port()
                 await producer.send(created("o", {"p": 1}))
 
@@ -173,7 +110,7 @@ async def test_a_second_signal_ends_it_at_once(settings: Settings) -> None:
 
 async def test_roles_split_the_work(settings: Settings) -> None:
     """A relay alone needs no assignment to be ready, and consumes nothing."""
-    async with _running(settings, "run", "--roles", "relay") as program:
+    async with running(settings, "run", "--roles", "relay") as program:
         port = await program.port()
         assert (200, "ok\n") == await _get(port, "readyz")
         program.process.send_signal(signal.SIGINT)
@@ -182,7 +119,7 @@ async def test_roles_split_the_work(settings: Settings) -> None:
 
 async def test_readiness_says_when_the_database_is_gone(settings: Settings) -> None:
     """Without its database a worker is alive, but not ready."""
-    async with _running(settings) as program:
+    async with running(settings) as program:
         port = await program.port()
         await eventually(lambda: _answers(port, "readyz"))
         name = settings.database_url.rpartition("/")[2]
@@ -217,7 +154,7 @@ async def test_readiness_says_when_the_database_is_gone(settings: Settings) -> N
 )
 async def test_a_reason_not_to_start_is_one_clear_line(settings: Settings, changes: dict[str, str], line: str) -> None:
     """Wrong settings and missing servers or topics: one line on what to do, exit code 2, no traceback."""
-    async with _running(settings, **changes) as program:
+    async with running(settings, **changes) as program:
         code = await program.exit_code()
     assert 2 == code, program.lines
     assert 1 == len(program.lines), program.lines
@@ -226,7 +163,7 @@ async def test_a_reason_not_to_start_is_one_clear_line(settings: Settings, chang
 
 async def test_a_database_that_was_not_migrated_is_one_clear_line(settings: Settings, blank_database_url: str) -> None:
     """For an empty database, the line says to migrate."""
-    async with _running(settings, INVENTORY_DATABASE_URL=blank_database_url) as program:
+    async with running(settings, INVENTORY_DATABASE_URL=blank_database_url) as program:
         assert 2 == await program.exit_code(), program.lines
     assert ["inventory: the database has no inventory tables: run `inventory migrate` first"] == program.lines
 
@@ -236,7 +173,7 @@ async def test_a_port_that_is_taken_is_one_clear_line(settings: Settings) -> Non
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        async with _running(settings, INVENTORY_HTTP_PORT=str(taken.getsockname()[1])) as program:
+        async with running(settings, INVENTORY_HTTP_PORT=str(taken.getsockname()[1])) as program:
             code = await program.exit_code()
     assert 2 == code, program.lines
     assert "INVENTORY_HTTP_PORT" in program.lines[-1]

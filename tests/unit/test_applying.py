@@ -8,9 +8,11 @@ import asyncpg
 import pytest
 
 from domain.model import Policy
+from engine.anchor import Anchor
 from engine.tasks import BatchResult
 from storage.save import PartitionProgress
 from workers.consuming import applying
+from workers.consuming.anchoring import AnchorKeeper
 from workers.consuming.applying import BatchApplier
 from workers.consuming.batches import Batch
 
@@ -26,12 +28,14 @@ class Database:
     def __init__(self) -> None:
         self.available = False
         self.attempts = 0
+        self.anchors: list[Anchor | None] = []
         self.written: Sequence[PartitionProgress] | None = None
         self._attempted = asyncio.Event()
 
-    async def execute(self, *_: object, progress: Sequence[PartitionProgress]) -> BatchResult:
+    async def execute(self, *_: object, progress: Sequence[PartitionProgress], anchor: Anchor | None) -> BatchResult:
         """Stand in for `engine.execute.execute`."""
         self.written = progress
+        self.anchors.append(anchor)
         self.attempts += 1
         self._attempted.set()
         if not self.available:
@@ -65,7 +69,8 @@ def finished() -> list[BatchResult | None]:
 @pytest.fixture
 def applier(finished: list[BatchResult | None]) -> BatchApplier:
     """An applier that was not started."""
-    return BatchApplier(None, Policy(), lambda: NOON, lambda _, report: finished.append(report))
+    anchors = AnchorKeeper(3600.0, lambda: None)
+    return BatchApplier(None, Policy(), lambda: NOON, anchors, lambda _, report: finished.append(report))
 
 
 async def test_a_batch_is_retried_until_the_database_is_back(

@@ -77,7 +77,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[PartitionProgress]
     written: list[Sequence[PartitionProgress]] = []
 
     async def execute(
-        _pool: object, tasks: Sequence[Task], *_: object, progress: Sequence[PartitionProgress]
+        _pool: object, tasks: Sequence[Task], *_: object, progress: Sequence[PartitionProgress], **_options: object
     ) -> BatchResult:
         written.append(progress)
         return BatchResult([Verdict(TaskDisposition.DEAD_LETTERED)] * len(tasks))

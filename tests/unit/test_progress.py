@@ -16,6 +16,7 @@ from storage import save
 from storage.save import PartitionProgress
 from workers.consuming import lag as lag_module
 from workers.consuming import progress
+from workers.consuming.anchoring import AnchorKeeper
 from workers.consuming.lag import LagMeter
 from workers.consuming.progress import ProgressRecorder
 from workers.consuming.watermarks import CAUGHT_UP_MARGIN, EPOCH, WatermarkTracker
@@ -50,6 +51,12 @@ class Client:
         return round((NOON + timedelta(seconds=self.answers)).timestamp() * 1000)
 
 
+@asynccontextmanager
+async def _transaction() -> AsyncIterator[None]:
+    """A transaction."""
+    yield
+
+
 class Pool:
     """Gives connections, unless the database is unavailable."""
 
@@ -57,11 +64,11 @@ class Pool:
         self.available = True
 
     @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[None]:
+    async def acquire(self) -> AsyncIterator[Any]:
         """Give a connection."""
         if not self.available:
             raise asyncpg.ConnectionDoesNotExistError("cut")
-        yield
+        yield SimpleNamespace(transaction=_transaction)
 
 
 @pytest.fixture
@@ -98,7 +105,8 @@ def lag() -> LagMeter:
 def recorder(client: Client, pool: Pool, lag: LagMeter) -> ProgressRecorder:
     """A recorder that has recorded nothing."""
     anything: Any = client
-    return ProgressRecorder(pool, WatermarkTracker(""), lag, lambda: anything)
+    anchors = AnchorKeeper(3600.0, lambda: None)
+    return ProgressRecorder(pool, WatermarkTracker(""), lag, anchors, lambda: anything)
 
 
 async def test_an_idle_partition_is_written_once_its_position_is_trusted(

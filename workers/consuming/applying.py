@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from domain.model import Policy
+from engine.anchor import DatabaseWentBackError
 from engine.backoff import Backoff
 from engine.crash import crash_on_bug
 from engine.execute import execute
@@ -14,6 +15,7 @@ from engine.tasks import BatchResult, Task
 from storage.database import Pool
 from storage.errors import in_words, is_unavailable
 from workers.consuming import traces
+from workers.consuming.anchoring import AnchorKeeper
 from workers.consuming.batches import Batch, tasks_of
 from workers.consuming.measuring import measure_batch
 from workers.consuming.records import DecodedRecord, InvalidRecord
@@ -28,7 +30,7 @@ class BatchApplier:
     """Runs batches through `execute`; `on_finished` gets each with its result, or None when it was abandoned.
 
     Nothing is raised. An unavailable database is retried in place, because FastStream would swallow the exception and
-    go on behind the lost batch; anything else is a bug, and ends the process.
+    go on behind the lost batch; a database that went back ends the process (`AnchorKeeper`), and so does a bug.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class BatchApplier:
         pool: Pool,
         policy: Policy,
         clock: Callable[[], datetime],
+        anchors: AnchorKeeper,
         on_finished: Callable[[Batch, BatchResult | None], None],
     ) -> None:
         self._pool = pool
         self._policy = policy
         self._clock = clock
+        self._anchors = anchors
         self._on_finished = on_finished
         self._in_flight: asyncio.Task[None] | None = None
         self._stopping = False
@@ -80,7 +84,16 @@ class BatchApplier:
         started = time.monotonic()
         while True:
             try:
-                result = await execute(self._pool, tasks, self._policy, self._clock(), progress=batch.progress)
+                result = await execute(
+                    self._pool,
+                    tasks,
+                    self._policy,
+                    self._clock(),
+                    progress=batch.progress,
+                    anchor=self._anchors.current(),
+                )
+            except DatabaseWentBackError:
+                await self._anchors.start_anew()
             except Exception as error:
                 if not is_unavailable(error):
                     raise
@@ -93,6 +106,7 @@ class BatchApplier:
                     return None
                 await backoff.wait()
             else:
+                self._anchors.committed(result.anchor)
                 if self.waits_for_database:
                     logger.info("The database is back after %.1f s", time.monotonic() - started)
                     self.waits_for_database = False

@@ -17,6 +17,7 @@ from domain.model import Policy
 from engine.crash import crash_on_bug
 from engine.tasks import BatchResult
 from storage.database import Pool
+from workers.consuming.anchoring import AnchorKeeper
 from workers.consuming.applying import BatchApplier
 from workers.consuming.batches import Batch, decode_batch, merge_by_timestamp
 from workers.consuming.breaker import FloodBreaker
@@ -59,10 +60,13 @@ class Consumer:
         self._stopping = False
         self._paused_because: str | None = None
         self._subscription = Subscription()
-        self._applier = BatchApplier(pool, policy, clock, self._finish)
+        self._anchors = AnchorKeeper(options.anchor_lifetime_seconds, self._get_client)
+        self._applier = BatchApplier(pool, policy, clock, self._anchors, self._finish)
         self._offsets = OffsetCommitter(self._get_client)
         self._lag = LagMeter(options.prefix)
-        self._progress = ProgressRecorder(pool, WatermarkTracker(options.prefix), self._lag, self._get_client)
+        self._progress = ProgressRecorder(
+            pool, WatermarkTracker(options.prefix), self._lag, self._anchors, self._get_client
+        )
         self._rebalances = RebalanceListener(
             options.full_topics(),
             options.rebalance_timeout_ms / 1000,

@@ -9,10 +9,12 @@ from datetime import datetime
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from engine.anchor import DatabaseWentBackError, check_anchor
 from storage import save
 from storage.database import Pool
 from storage.errors import in_words, is_contention, is_unavailable
 from storage.save import PartitionProgress
+from workers.consuming.anchoring import AnchorKeeper
 from workers.consuming.client import RecordClient
 from workers.consuming.lag import LagMeter
 from workers.consuming.offsets import Offsets, next_offsets
@@ -31,11 +33,17 @@ class ProgressRecorder:
     """Keeps `stream_progress` up to date: rows for the batches' own transactions, and ticks for idle partitions."""
 
     def __init__(
-        self, pool: Pool, watermarks: WatermarkTracker, lag: LagMeter, get_client: Callable[[], RecordClient | None]
+        self,
+        pool: Pool,
+        watermarks: WatermarkTracker,
+        lag: LagMeter,
+        anchors: AnchorKeeper,
+        get_client: Callable[[], RecordClient | None],
     ) -> None:
         self._pool = pool
         self._watermarks = watermarks
         self._lag = lag
+        self._anchors = anchors
         self._get_client = get_client
         self._received = 0
         self._handled = 0
@@ -140,7 +148,13 @@ class ProgressRecorder:
             logger.warning("New partitions are registered with the next batch, not now: %s", in_words(error))
 
     async def _write(self, rows: Sequence[PartitionProgress]) -> None:
-        if rows:
-            async with self._pool.acquire() as connection:
+        """Write rows between batches, unless the database went back: it lacks what these positions stand for."""
+        if not rows:
+            return
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                await check_anchor(connection, self._anchors.current())
                 await save.save_progress(connection, rows)
-            self._watermarks.saved(rows)
+        except DatabaseWentBackError:
+            await self._anchors.start_anew()
+        self._watermarks.saved(rows)

@@ -34,6 +34,7 @@ class ConsumerOptions(NamedTuple):
     heartbeat_interval_ms: int
     rebalance_timeout_ms: int
     fetch_max_wait_ms: int
+    anchor_lifetime_seconds: float = 3600.0
 
     def full_topics(self) -> list[str]:
         """Return the topics as Kafka knows them, with their prefix."""
