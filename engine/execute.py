@@ -16,24 +16,29 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import asyncpg
+
 from domain.model import Policy
 from engine.anchor import Anchor, anchor_of
 from engine.dead_letters import build_dead_letter
 from engine.judge import judge
 from engine.tasks import BatchResult, DeadLetterTask, EventTask, StageSeconds, Task
 from engine.working_set import DueHolds, lock_and_load, missed_a_cart, save_changes
+from storage import load
 from storage.database import Connection, Pool
 from storage.dead_letters import DeadLetterReason
-from storage.errors import is_contention, is_data
+from storage.errors import ContentionPersistsError, in_words, is_contention, is_data, is_suspect
 from storage.save import PartitionProgress
 
 logger = logging.getLogger(__name__)
 
-# Retries of a batch that lost against other transactions, before that counts as a bug.
+# Retries of a batch that lost against other transactions, before the caller is to wait.
 MAX_CONTENTION_RETRIES = 30
 # Attempts in one transaction after another, each with due holds that the one before did not know. A batch that goes on
 # finding more is applied in halves.
 MAX_RESTARTS = 5
+# A server that is slow for everybody does not answer the simplest look-ups within this time.
+SIMPLE_LOOKUPS_SECONDS = 5.0
 
 
 async def execute(  # noqa: PLR0913 - a transaction is these facts
@@ -45,6 +50,7 @@ async def execute(  # noqa: PLR0913 - a transaction is these facts
     progress: Sequence[PartitionProgress] = (),
     skip_locked: bool = False,
     anchor: Anchor | None = None,
+    isolate: bool = False,
 ) -> BatchResult:
     """Apply `tasks` in one transaction and return, after the commit, what became of them.
 
@@ -52,12 +58,16 @@ async def execute(  # noqa: PLR0913 - a transaction is these facts
     the sweeper). Where the database no longer has the `anchor`, nothing is applied and
     `engine.anchor.DatabaseWentBackError` is raised.
 
-    Contention is retried here, within bounds. A database that cannot be reached raises
-    (`storage.errors.is_unavailable`): the caller waits and tries again. For an error in the data the batch is applied
-    in halves, each in a transaction of its own, until the culprit is alone and is dead-lettered. A batch is halved as
-    well when each expired hold uncovers another shortage; a single event needs two restarts at most.
+    Contention is retried here, within bounds. A database that cannot be reached, or that another transaction keeps
+    locked, raises (`storage.errors.is_unavailable`): the caller waits and tries again. For an error in the data the
+    batch is applied in halves, each in a transaction of its own, until the culprit is alone and is dead-lettered. A
+    batch is halved as well when each expired hold uncovers another shortage; a single event needs two restarts at most.
+
+    `isolate` is for a caller whose attempts have all failed with an error that the batch itself may have caused, such
+    as a statement that timed out (`storage.errors.is_suspect`): such a batch is halved as well. An event that fails
+    alone is dead-lettered only if the server does serve other work meanwhile; otherwise the error is raised.
     """
-    return await _apply(pool, _Batch(tasks, policy, now, progress, skip_locked, anchor))
+    return await _apply(pool, _Batch(tasks, policy, now, progress, skip_locked, anchor, isolate))
 
 
 class _Batch(NamedTuple):
@@ -69,6 +79,7 @@ class _Batch(NamedTuple):
     progress: Sequence[PartitionProgress]
     skip_locked: bool
     anchor: Anchor | None
+    isolate: bool
 
     def halves(self) -> tuple["_Batch", "_Batch"]:
         """Return two batches to be applied one after the other; progress goes with the second."""
@@ -80,21 +91,50 @@ async def _apply(pool: Pool, batch: _Batch) -> BatchResult:
     try:
         return await _with_retries(pool, batch)
     except Exception as error:
-        if not (is_data(error) or isinstance(error, _TooManyRestarts)):
+        if not (is_data(error) or _is_lasting(error, batch) or isinstance(error, _TooManyRestarts)):
             raise
         if len(batch.tasks) <= 1:
-            culprit = _dead_letter_of_culprit(batch, error)
-            if culprit is None:
-                raise
-            return await _with_retries(pool, batch._replace(tasks=[culprit]))
-        if is_data(error):
+            return await _without_culprit(pool, batch, error)
+        if not isinstance(error, _TooManyRestarts):
             logger.warning(
-                "The database refused a value in a batch of %d; applying it in halves to find the event",
+                "A batch of %d cannot be applied (%s); applying it in halves to find the event",
                 len(batch.tasks),
+                in_words(error),
             )
     first, second = batch.halves()
     applied = await _apply(pool, first)
     return applied.followed_by(await _apply(pool, second))
+
+
+def _is_lasting(error: Exception, batch: _Batch) -> bool:
+    """Say whether retries have shown that an error that could have been the server's is the batch's own."""
+    return isinstance(error, asyncpg.UniqueViolationError) or (batch.isolate and is_suspect(error))
+
+
+async def _without_culprit(pool: Pool, batch: _Batch, error: Exception) -> BatchResult:
+    """Dead-letter the one event of a batch; raises the error where there is no record, or the server is to blame."""
+    culprit = _dead_letter_of_culprit(batch, error)
+    if culprit is None or (is_suspect(error) and not await _serves_others(pool)):
+        raise error
+    return await _with_retries(pool, batch._replace(tasks=[culprit]))
+
+
+async def _serves_others(pool: Pool) -> bool:
+    """Say whether the server answers the look-ups of a batch that touches no row, by the same statements and indexes.
+
+    If it does not, it is slow for every event, and dead-lettering one after the other would drain the topic.
+    """
+    nobody = [""]  # no id is empty
+    try:
+        async with asyncio.timeout(SIMPLE_LOOKUPS_SECONDS), pool.acquire() as connection, connection.transaction():
+            await load.known_events(connection, [("", "")])
+            await load.lock_orders(connection, nobody)
+            await load.lock_carts(connection, nobody)
+            await load.lock_products(connection, nobody)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the server does not serve others
+        logger.warning("No event is to blame: the database does not serve other work either (%s)", in_words(error))
+        return False
+    return True
 
 
 def _dead_letter_of_culprit(batch: _Batch, error: Exception) -> Task | None:
@@ -106,7 +146,7 @@ def _dead_letter_of_culprit(batch: _Batch, error: Exception) -> Task | None:
         build_dead_letter(
             task.record,
             DeadLetterReason.RETRIES_EXHAUSTED,
-            f"the database refused it: {error}",
+            f"the database cannot apply it: {in_words(error)}",
             batch.now,
             event_id=cause.event_id,
             event_type=task.event_type,
@@ -122,8 +162,14 @@ async def _with_retries(pool: Pool, batch: _Batch) -> BatchResult:
             async with pool.acquire() as connection:
                 return await _transact(connection, batch)
         except Exception as error:
-            if not is_contention(error) or attempt == MAX_CONTENTION_RETRIES:
+            if not is_contention(error):
                 raise
+            if isinstance(error, asyncpg.UniqueViolationError) and attempt == MAX_CONTENTION_RETRIES:
+                raise
+            # A lock that was not granted within lock_timeout has been waited for long enough already.
+            if isinstance(error, asyncpg.LockNotAvailableError) or attempt == MAX_CONTENTION_RETRIES:
+                message = f"another transaction is in the way: {in_words(error)}"
+                raise ContentionPersistsError(message) from error
             logger.debug("The batch lost against another transaction (%s); retrying", type(error).__name__)
             await asyncio.sleep(random.uniform(0, min(0.005 * 2**attempt, 0.5)))  # noqa: S311 - jitter
     raise AssertionError("unreachable")

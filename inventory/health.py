@@ -114,7 +114,7 @@ class DatabaseProbe:
 
 def why_not_alive(status: ConsumerStatus) -> str | None:
     """Return what is wrong enough for a restart, or None."""
-    if status.waits_for_database or status.paused_because is not None:
+    if status.waits_because is not None or status.paused_because is not None:
         return None
     if status.joining_seconds is not None and status.joining_seconds > status.joining_limit_seconds:
         return f"the consumer group has not assigned partitions for {status.joining_seconds:.0f} s"
@@ -129,6 +129,8 @@ def why_not_consuming(status: ConsumerStatus) -> str | None:
     """Return why no batch can be applied now, whatever the database says, or None."""
     if status.paused_because is not None:
         return f"paused: {status.paused_because}"
+    if status.waits_because is not None:
+        return f"a batch waits for the database: {status.waits_because}"
     if not status.assigned:
         return "no partitions assigned"
     return None

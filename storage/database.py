@@ -35,6 +35,9 @@ _TIMEOUTS = {
     "tcp_keepalives_count": "3",
 }
 
+# For a server that no longer answers. Longer than statement_timeout, so that a slow statement is reported as one.
+COMMAND_TIMEOUT_SECONDS = 75
+
 
 def plain_url(url: str) -> str:
     """Return `url` as libpq and asyncpg read it, without SQLAlchemy's driver name."""
@@ -54,7 +57,7 @@ async def open_pool(url: str, size: int, name: str = "inventory-worker") -> Pool
         min_size=0,
         max_size=size,
         timeout=10,
-        command_timeout=60,
+        command_timeout=COMMAND_TIMEOUT_SECONDS,
         # asyncpg's own reset costs a round trip per use, and the worker leaves no session state to reset.
         reset=_end_transaction,
         max_inactive_connection_lifetime=300,
@@ -73,7 +76,7 @@ async def connect_worker(url: str, name: str) -> asyncpg.Connection:
     return await asyncpg.connect(
         plain_url(url),
         timeout=10,
-        command_timeout=60,
+        command_timeout=COMMAND_TIMEOUT_SECONDS,
         server_settings={"application_name": name, **PLANNER, **_QUEUE_PLANNER, **_TIMEOUTS},
     )
 

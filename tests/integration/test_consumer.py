@@ -181,7 +181,7 @@ async def test_offsets_follow_the_transaction(stage: Stage, monkeypatch: pytest.
     async with worker(stage.settings) as running:
         async with asyncio.timeout(20):
             await tried.wait()
-        await eventually(lambda: _is(lambda: bool(running.consumer and running.consumer.status().waits_for_database)))
+        await eventually(lambda: _is(lambda: bool(running.consumer and running.consumer.status().waits_because)))
         assert {} == await committed(stage.bootstrap_servers, stage.prefix)
         assert 200 == await _ask(running, "livez")
         away.set()

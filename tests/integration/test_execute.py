@@ -17,7 +17,7 @@ from engine.tasks import ExpiryTask, command_task
 from engine.working_set import MAX_DUE_HOLDS
 from storage import dead_letters, load, outbox, retention, save
 from storage.database import Connection, Pool
-from storage.errors import is_unavailable
+from storage.errors import ContentionPersistsError, is_unavailable
 from storage.save import PartitionProgress
 from tests.integration.counting import counted
 from tests.integration.shop import (
@@ -307,13 +307,13 @@ async def test_contention_is_retried(shop: Shop, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_contention_without_end_is_raised(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The retries are bounded."""
+    """The retries are bounded; then the caller waits, as for a database that is away, and knows why."""
     monkeypatch.setattr(execute_module, "MAX_CONTENTION_RETRIES", 3)
     failures: list[Exception] = [asyncpg.DeadlockDetectedError("d") for _ in range(9)]
     monkeypatch.setattr(save, "append_inbox", _failing(save.append_inbox, failures))
-    with pytest.raises(asyncpg.DeadlockDetectedError):
+    with pytest.raises(ContentionPersistsError, match="another transaction is in the way: d") as caught:
         await shop.apply(product("p", 1))
-    assert 5 == len(failures)
+    assert (5, True) == (len(failures), is_unavailable(caught.value))
 
 
 async def test_a_database_that_is_away_is_the_callers_to_wait_for(shop: Shop) -> None:

@@ -10,6 +10,7 @@ import pytest
 from domain.model import Policy
 from engine.anchor import Anchor
 from engine.tasks import BatchResult
+from storage.errors import ContentionPersistsError
 from storage.save import PartitionProgress
 from workers.consuming import applying
 from workers.consuming.anchoring import AnchorKeeper
@@ -29,17 +30,22 @@ class Database:
         self.available = False
         self.attempts = 0
         self.anchors: list[Anchor | None] = []
+        self.error: Exception = asyncpg.ConnectionDoesNotExistError("cut")
+        self.isolated: list[bool] = []
         self.written: Sequence[PartitionProgress] | None = None
         self._attempted = asyncio.Event()
 
-    async def execute(self, *_: object, progress: Sequence[PartitionProgress], anchor: Anchor | None) -> BatchResult:
+    async def execute(
+        self, *_: object, progress: Sequence[PartitionProgress], anchor: Anchor | None, isolate: bool
+    ) -> BatchResult:
         """Stand in for `engine.execute.execute`."""
         self.written = progress
         self.anchors.append(anchor)
+        self.isolated.append(isolate)
         self.attempts += 1
         self._attempted.set()
         if not self.available:
-            raise asyncpg.ConnectionDoesNotExistError("cut")
+            raise self.error
         return REPORT
 
     async def attempted(self, number: int) -> None:
@@ -90,6 +96,45 @@ async def test_a_batch_is_retried_until_the_database_is_back(
     assert back.startswith("The database is back after ")
 
 
+@pytest.mark.parametrize(
+    ("error", "isolated"),
+    [
+        (asyncpg.QueryCanceledError("canceling statement due to statement timeout"), [False, False, False, True, True]),
+        (ContentionPersistsError("a lock"), [False] * 5),
+        (asyncpg.InvalidPasswordError("password authentication failed"), [False] * 5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_batch_that_times_out_again_and_again_is_isolated(
+    database: Database, applier: BatchApplier, error: Exception, isolated: list[bool]
+) -> None:
+    """Three attempts as a whole, then in halves; an error that says nothing about the batch never leads there."""
+    database.error = error
+    applier.start(BATCH)
+    await database.attempted(5)
+    database.available = True
+    await applier.finished()
+    assert isolated == database.isolated[:5]
+
+
+async def test_each_reason_to_wait_is_logged_once(
+    database: Database, applier: BatchApplier, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage that turns into a rotated password is two lines, however many attempts it takes."""
+    applier.start(BATCH)
+    await database.attempted(3)
+    database.error = asyncpg.InvalidPasswordError("password authentication failed")
+    await database.attempted(6)
+    assert applier.waits_because == "password authentication failed"
+    database.available = True
+    await applier.finished()
+    reasons = [line.getMessage().partition("; ")[0] for line in caplog.records]
+    assert [
+        "The database is unavailable (cut)",
+        "The database is unavailable (password authentication failed)",
+    ] == reasons
+
+
 async def test_a_stop_abandons_a_batch_that_waits(
     database: Database, applier: BatchApplier, finished: list[BatchResult | None]
 ) -> None:
@@ -128,4 +173,4 @@ async def test_waiting_for_a_batch_can_be_bounded(
 
 
 def _waits(applier: BatchApplier) -> bool:
-    return applier.waits_for_database
+    return applier.waits_because is not None

@@ -89,11 +89,11 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[PartitionProgress]
 def test_the_status_before_the_start(consumer: Consumer) -> None:
     """It waits for the group, has no lag, and nothing is wrong yet."""
     status = consumer.status()
-    assert (frozenset(), None, None, False, 0) == (
+    assert (frozenset(), None, None, None, 0) == (
         status.assigned,
         status.poll_age,
         status.paused_because,
-        status.waits_for_database,
+        status.waits_because,
         status.lag_records,
     )
     assert status.joining_seconds is not None

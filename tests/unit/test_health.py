@@ -18,7 +18,7 @@ WELL = ConsumerStatus(
     joining_seconds=None,
     joining_limit_seconds=300.0,
     paused_because=None,
-    waits_for_database=False,
+    waits_because=None,
     poll_age=1.0,
     progress_age=1.0,
     lag_records=0,
@@ -45,7 +45,7 @@ def test_no_progress_is_worth_a_restart(changes: dict[str, Any], reason: str | N
     assert reason == why_not_alive(WELL._replace(**changes))
 
 
-@pytest.mark.parametrize("excuse", [{"waits_for_database": True}, {"paused_because": "a flood"}])
+@pytest.mark.parametrize("excuse", [{"waits_because": "a lock"}, {"paused_because": "a flood"}])
 def test_a_worker_that_waits_is_alive(excuse: dict[str, Any]) -> None:
     """A restart brings back neither the database nor good records."""
     stuck = WELL._replace(joining_seconds=999.0, poll_age=999.0, progress_age=999.0, lag_records=5)
@@ -59,11 +59,11 @@ def test_a_worker_that_waits_is_alive(excuse: dict[str, Any]) -> None:
         ({}, None),
         ({"paused_because": "a flood"}, "paused: a flood"),
         ({"assigned": frozenset()}, "no partitions assigned"),
-        ({"waits_for_database": True}, None),
+        ({"waits_because": "a lock"}, "a batch waits for the database: a lock"),
     ],
 )
 def test_a_worker_without_work_is_not_ready(changes: dict[str, Any], reason: str | None) -> None:
-    """Readiness needs partitions and no pause; the database is asked apart."""
+    """Readiness needs partitions and no pause; a batch that waits for the database is not work."""
     assert reason == why_not_consuming(WELL._replace(**changes))
 
 

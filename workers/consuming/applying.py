@@ -13,7 +13,7 @@ from engine.crash import crash_on_bug
 from engine.execute import execute
 from engine.tasks import BatchResult, Task
 from storage.database import Pool
-from storage.errors import in_words, is_unavailable
+from storage.errors import in_words, is_suspect, is_unavailable
 from workers.consuming import traces
 from workers.consuming.anchoring import AnchorKeeper
 from workers.consuming.batches import Batch, tasks_of
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.05
 LAST_RETRY_SECONDS = 2.0
+# Attempts at a batch that the database may be unable to serve because of the batch itself, before it is halved.
+ATTEMPTS_AS_A_WHOLE = 3
 
 
 class BatchApplier:
@@ -48,7 +50,7 @@ class BatchApplier:
         self._on_finished = on_finished
         self._in_flight: asyncio.Task[None] | None = None
         self._stopping = False
-        self.waits_for_database = False
+        self.waits_because: str | None = None
 
     def start(self, batch: Batch) -> None:
         """Begin to apply `batch` in the background; the one before it must have finished."""
@@ -82,6 +84,7 @@ class BatchApplier:
         """Try until the database accepts the batch; None when asked to stop meanwhile."""
         backoff = Backoff(FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         started = time.monotonic()
+        suspected = 0
         while True:
             try:
                 result = await execute(
@@ -91,26 +94,30 @@ class BatchApplier:
                     self._clock(),
                     progress=batch.progress,
                     anchor=self._anchors.current(),
+                    isolate=suspected >= ATTEMPTS_AS_A_WHOLE,
                 )
             except DatabaseWentBackError:
                 await self._anchors.start_anew()
             except Exception as error:
                 if not is_unavailable(error):
                     raise
-                if not self.waits_for_database:
-                    logger.warning(
-                        "The database is unavailable (%s); the batch is retried until it is back", in_words(error)
-                    )
-                    self.waits_for_database = True
+                suspected = suspected + 1 if is_suspect(error) else 0
+                self._wait_because(in_words(error))
                 if self._stopping:
                     return None
                 await backoff.wait()
             else:
                 self._anchors.committed(result.anchor)
-                if self.waits_for_database:
+                if self.waits_because is not None:
                     logger.info("The database is back after %.1f s", time.monotonic() - started)
-                    self.waits_for_database = False
+                    self.waits_because = None
                 return result
+
+    def _wait_because(self, reason: str) -> None:
+        """Remember why the database does not accept the batch, and log each reason once."""
+        if reason != self.waits_because:
+            logger.warning("The database is unavailable (%s); the batch is retried until it is back", reason)
+            self.waits_because = reason
 
 
 def _traceparent(item: DecodedRecord | InvalidRecord) -> str | None:

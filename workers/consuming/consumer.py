@@ -99,7 +99,7 @@ class Consumer:
             joining_seconds=None if joining_since is None else time.monotonic() - joining_since,
             joining_limit_seconds=max(JOINING_LIMIT_SECONDS, 2 * self._options.rebalance_timeout_ms / 1000),
             paused_because=self._paused_because,
-            waits_for_database=self._applier.waits_for_database,
+            waits_because=self._applier.waits_because,
             poll_age=None if client is None else client.poll_age(),
             progress_age=self._lag.progress_age(),
             lag_records=self._lag.records,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 
 from engine.anchor import DatabaseWentBackError, check_anchor
 from storage import save
@@ -20,6 +19,7 @@ from workers.consuming.lag import LagMeter
 from workers.consuming.offsets import Offsets, next_offsets
 from workers.consuming.records import DecodedRecord, InvalidRecord
 from workers.consuming.watermarks import WatermarkTracker
+from workers.kafka_errors import is_kafka_trouble
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class ProgressRecorder:
             try:
                 await self.tick()
             except Exception as error:
-                if not (is_unavailable(error) or is_contention(error) or isinstance(error, KafkaError)):
+                if not (is_unavailable(error) or is_contention(error) or is_kafka_trouble(error)):
                     raise
                 logger.debug("Watermarks of idle partitions were not written: %s", in_words(error))
 

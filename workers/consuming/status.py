@@ -15,7 +15,8 @@ class ConsumerStatus(NamedTuple):
     joining_limit_seconds: float
     # Why the flood breaker paused consumption; None while it has not.
     paused_because: str | None
-    waits_for_database: bool
+    # Why the database does not accept the batch in flight; None while it does.
+    waits_because: str | None
     # How long a fetch has been unanswered; None when none is due.
     poll_age: float | None
     # How long ago a batch was applied or the lag fell.

@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import asyncpg
-from aiokafka.errors import KafkaError
 
 from engine.backoff import Backoff
 from storage import outbox
 from storage.database import connect_worker
 from storage.errors import in_words, is_contention, is_unavailable
+from workers.kafka_errors import is_kafka_trouble
 from workers.publishing.dead_letters import DeadLetterPublisher
 from workers.publishing.events import EventPublisher
 from workers.publishing.producer import Producer
@@ -137,7 +137,7 @@ class Relay:
 
     async def _recover(self, error: Exception) -> None:
         """Drop what the error may have left unusable; an error that is a bug is raised again."""
-        if isinstance(error, KafkaError | TimeoutError):
+        if is_kafka_trouble(error) or isinstance(error, TimeoutError):
             logger.warning("The relay cannot publish (%s); trying again", in_words(error))
             await self._producer.drop()
             if isinstance(error, TimeoutError):
