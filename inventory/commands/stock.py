@@ -382,7 +382,7 @@ def _as_dict(adjusted: "Adjusted") -> dict[str, object]:
 def _print_levels(levels: "Sequence[StockLevel]") -> None:
     from inventory.console import print_table
 
-    print_table(LEVEL_COLUMNS, levels)
+    print_table(LEVEL_COLUMNS, [level[: len(LEVEL_COLUMNS)] for level in levels])
 
 
 def _print_summary(summary: "ImportSummary") -> None:

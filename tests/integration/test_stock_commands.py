@@ -140,7 +140,7 @@ def test_adjust_moves_the_stock(arguments: tuple[str, ...], on_hand: int) -> Non
     ("arguments", "words"),
     [
         (("adjust", "nothing", "--add", "1", "--reason", "x"), "there is no product nothing"),
-        (("adjust", "apple", "--set", "3", "--reason", "x"), "3 on hand would be less than the 4 reserved"),
+        (("adjust", "apple", "--set", "3", "--reason", "x"), "3 on hand would be less than 4 reserved"),
         (
             ("adjust", "apple", "--set", "30", "--expected-version", "1", "--reason", "x"),
             "expected version 1, found 2",
