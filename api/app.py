@@ -16,12 +16,22 @@ from starlette.types import ASGIApp
 from api.auth import Authenticator
 from api.front import Front
 from api.problems import MEDIA_TYPE, ProblemError
-from api.routes import low_stock, products, transactions
+from api.routes import adjustments, carts, cleanup, deductions, low_stock, orders, products, transactions
 from api.services import Services
 
 VERSION: Final = "1.0.0"
 # Literal paths first: they win over a product of the same name.
-ROUTERS: Final = (products.router, low_stock.router, transactions.router, products.last_router)
+ROUTERS: Final = (
+    products.router,
+    low_stock.router,
+    carts.router,
+    orders.router,
+    deductions.router,
+    cleanup.router,
+    adjustments.router,
+    transactions.router,
+    products.last_router,
+)
 # What a browser may send and read of another origin.
 _CORS_METHODS: Final = ("GET", "POST", "PUT", "DELETE")
 _CORS_HEADERS: Final = ("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "X-Request-Id")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:inventory:problem:"
@@ -40,7 +40,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "order_paid": Kind(409, "The order is paid"),
     "reservation_expired": Kind(409, "The reservation has expired"),
     "conflict": Kind(409, "The order exists with other lines"),
-    "quantity_limit": Kind(409, "Stock cannot go above its limit"),
+    "adjustment_refused": Kind(409, "An adjustment was refused"),
     "stale_version": Kind(412, "The product has changed"),
     "request_too_large": Kind(413, "The request is too large"),
     "invalid_request": Kind(422, "The request is not valid"),
@@ -99,6 +99,7 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What happened this time, in a sentence that a shopper may read.")
     lines: list[ShortLine] | None = Field(None, description="With a shortage: every short line.")
+    results: list[JsonValue] | None = Field(None, description="With adjustment_refused: a result for each adjustment.")
     errors: list[InvalidField] | None = Field(None, description="With invalid_request: every part that is wrong.")
 
 

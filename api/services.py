@@ -1,19 +1,22 @@
 """What the routes work with, and how they reach it; built by the composition root, one for each process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from api.auth import Principal, Role
 from api.front import Visit
+from api.gather import Gatherer
 from api.pages import Cursors
 from api.problems import ProblemError
+from domain.model import Policy
 from engine.reading import StockReader
+from engine.tasks import BatchResult
 from storage.database import Connection, Pool
 from storage.errors import is_unavailable
 
@@ -35,6 +38,10 @@ class Services:
     reader: StockReader
     cursors: Cursors
     limits: Limits
+    gatherer: Gatherer
+    policy: Policy
+    clock: Callable[[], datetime]
+    after_commit: Callable[[BatchResult], None]
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:

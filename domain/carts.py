@@ -1,9 +1,9 @@
 """Carts: the hold follows the newest snapshot, and an order takes over its cart's hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from domain.commands import CreateOrder, ExpireCart, UpdateCart
+from domain.commands import CreateOrder, ExpireCart, ExtendCart, ReleaseCart, UpdateCart
 from domain.model import (
     Cart,
     CartStatus,
@@ -49,7 +49,13 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         if missing > available:
             reason = Reason.INSUFFICIENT_STOCK if product_id in state.products else Reason.UNKNOWN_PRODUCT
             shortages.append(Shortage(product_id, wanted, held.get(product_id, 0), reason))
+    shortages.sort(key=_is_known)
+    if shortages and not command.partial:
+        return Decision(
+            Disposition.REFUSED, shortages[0].reason, short=_short_of_stock(shortages), shortages=tuple(shortages)
+        )
     moves.reserve(taken, attribution)
+    ttl = policy.cart_ttl if command.expires_in is None else command.expires_in
     cart = Cart(
         cart_id=command.cart_id,
         status=CartStatus.ACTIVE if command.lines else CartStatus.EMPTIED,
@@ -58,12 +64,11 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         snapshot_version=command.version,
         as_of=command.cause.occurred_at,
         converted_at=None if known is None else known.converted_at,
-        expires_at=command.cause.occurred_at + policy.cart_ttl if command.lines else None,
+        expires_at=command.cause.occurred_at + ttl if command.lines else None,
         version=1 if known is None else known.version + 1,
     )
     outcomes: list[Outcome] = []
     if shortages:
-        shortages.sort(key=_is_known)
         outcomes.append(_shortage_outcome(cart, command.cause, shortages))
     alerts = moves.close(command.cause)
     return Decision(
@@ -72,8 +77,32 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         cart=cart,
         entries=tuple(moves.entries),
         outcomes=(*outcomes, *alerts),
-        short=tuple(shortage.product_id for shortage in shortages if shortage.reason is Reason.INSUFFICIENT_STOCK),
+        short=_short_of_stock(shortages),
+        shortages=tuple(shortages),
     )
+
+
+def extend_cart(state: State, command: ExtendCart, _policy: Policy) -> Decision:
+    """Move the deadline of an active cart; a cart that holds nothing any more has none to move."""
+    cart = state.carts.get(command.cart_id)
+    if cart is None:
+        return Decision(Disposition.REFUSED, Reason.UNKNOWN_CART)
+    deadline = command.cause.occurred_at + command.expires_in
+    if cart.status is not CartStatus.ACTIVE or cart.expires_at is None:
+        return Decision(Disposition.REFUSED, Reason.RESERVATION_EXPIRED)
+    if cart.expires_at >= deadline:
+        return Decision(Disposition.DUPLICATE)
+    return Decision(Disposition.APPLIED, cart=cart._replace(expires_at=deadline, version=cart.version + 1))
+
+
+def release_cart(state: State, command: ReleaseCart, policy: Policy) -> Decision:
+    """Empty an active cart; any other holds nothing."""
+    cart = state.carts.get(command.cart_id)
+    if cart is None:
+        return Decision(Disposition.REFUSED, Reason.UNKNOWN_CART)
+    if cart.status is not CartStatus.ACTIVE:
+        return Decision(Disposition.DUPLICATE)
+    return update_cart(state, UpdateCart(command.cause, command.cart_id, {}, cart.user_id), policy)
 
 
 def _is_stale(cart: Cart, command: UpdateCart) -> bool:
@@ -168,6 +197,10 @@ def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
 def _is_known(shortage: Shortage) -> bool:
     """Sort key: unknown products first, in the order of `Reason`."""
     return shortage.reason is not Reason.UNKNOWN_PRODUCT
+
+
+def _short_of_stock(shortages: Sequence[Shortage]) -> tuple[str, ...]:
+    return tuple(shortage.product_id for shortage in shortages if shortage.reason is Reason.INSUFFICIENT_STOCK)
 
 
 def _is_newer(cart: Cart, at: datetime) -> bool:

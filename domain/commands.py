@@ -1,8 +1,8 @@
 """Commands: what the domain is asked to do. Those made from an event carry it as their cause."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from domain.model import Cause, Operation, ReferenceType
 
@@ -49,13 +49,36 @@ class RefundOrder:
 
 @dataclass(frozen=True, slots=True)
 class UpdateCart:
-    """Move the cart's hold to match a snapshot: the whole cart as it is now."""
+    """Move the cart's hold to match a snapshot: the whole cart as it is now.
+
+    With `partial` the hold is as much as is available; without it a shortage is refused and nothing changes.
+    `expires_in` is how long the hold lasts; without it the policy's time to live applies.
+    """
 
     cause: Cause
     cart_id: str
     lines: Mapping[str, int]
     user_id: str | None = None
     version: int | None = None
+    partial: bool = True
+    expires_in: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendCart:
+    """Prolong a cart's hold to `expires_in` from now; a hold that lasts longer already stays as it is."""
+
+    cause: Cause
+    cart_id: str
+    expires_in: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseCart:
+    """Release everything that a cart holds."""
+
+    cause: Cause
+    cart_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +96,8 @@ class CreateProduct:
 class AdjustStock:
     """Correct a product's stock on hand, its threshold, or both; at least one is given.
 
-    With `expected_version` the change is a compare-and-set on the product's version.
+    With `expected_version` the change is a compare-and-set on the product's version. With `create` a product that does
+    not exist is created first, unless units are to be subtracted or a version is expected.
     """
 
     cause: Cause
@@ -85,6 +109,32 @@ class AdjustStock:
     operator: str | None = None
     expected_version: int | None = None
     reference_type: ReferenceType = ReferenceType.MANUAL
+    create: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdjustMany:
+    """Apply adjustments in order: with `all_or_nothing` none where one is refused, else each by itself."""
+
+    cause: Cause
+    adjustments: Sequence[AdjustStock]
+    all_or_nothing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command of a caller that waits for the answer, and so of nothing that may wait itself.
+
+    `owner` is the one user whose carts and orders it may touch; None may touch anybody's.
+    """
+
+    command: CreateOrder | PayOrder | CancelOrder | UpdateCart | ExtendCart | ReleaseCart
+    owner: str | None = None
+
+    @property
+    def cause(self) -> Cause:
+        """The cause of the command."""
+        return self.command.cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +162,19 @@ class ForgetFact:
     event_id: str
 
 
-CausedCommand = CreateOrder | PayOrder | CancelOrder | RefundOrder | UpdateCart | CreateProduct | AdjustStock
+CausedCommand = (
+    CreateOrder
+    | PayOrder
+    | CancelOrder
+    | RefundOrder
+    | UpdateCart
+    | ExtendCart
+    | ReleaseCart
+    | CreateProduct
+    | AdjustStock
+    | AdjustMany
+    | Request
+)
 """Commands with a cause: an event, or the request of a person or a program."""
 
 Expiry = ExpireOrder | ExpireCart

@@ -10,6 +10,7 @@ from typing import assert_never
 
 from domain import carts, stock
 from domain.commands import (
+    AdjustMany,
     AdjustStock,
     CancelOrder,
     Command,
@@ -18,9 +19,12 @@ from domain.commands import (
     ExpireCart,
     ExpireOrder,
     Expiry,
+    ExtendCart,
     ForgetFact,
     PayOrder,
     RefundOrder,
+    ReleaseCart,
+    Request,
     UpdateCart,
 )
 from domain.model import Decision, Disposition, Policy, State
@@ -30,9 +34,10 @@ from domain.orders.expire import expire_order
 from domain.orders.pay import pay_order
 from domain.orders.refund import refund_order
 from domain.orders.waiting import forget_fact
+from domain.requests import command_of, refuse_request
 
 
-def decide(state: State, command: Command, policy: Policy) -> Decision:  # noqa: C901, PLR0911 - one branch a command
+def decide(state: State, command: Command, policy: Policy) -> Decision:  # noqa: C901, PLR0911, PLR0912 - one branch a command
     """Return the answer to `command` in `state`. Pure: no argument is modified."""
     match command:
         case UpdateCart():
@@ -49,6 +54,15 @@ def decide(state: State, command: Command, policy: Policy) -> Decision:  # noqa:
             return stock.create_product(state, command, policy)
         case AdjustStock():
             return stock.adjust_stock(state, command, policy)
+        case AdjustMany():
+            return stock.adjust_many(state, command, policy)
+        case ExtendCart():
+            return carts.extend_cart(state, command, policy)
+        case ReleaseCart():
+            return carts.release_cart(state, command, policy)
+        case Request():
+            refusal = refuse_request(state, command)
+            return decide(state, command_of(state, command), policy) if refusal is None else refusal
         case ExpireOrder():
             return expire_order(state, command, policy)
         case ExpireCart():

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple, assert_never
 
 from domain.commands import (
+    AdjustMany,
     AdjustStock,
     CancelOrder,
     Command,
@@ -15,9 +16,12 @@ from domain.commands import (
     CreateProduct,
     ExpireCart,
     ExpireOrder,
+    ExtendCart,
     ForgetFact,
     PayOrder,
     RefundOrder,
+    ReleaseCart,
+    Request,
     UpdateCart,
 )
 from domain.model import Cart, Order
@@ -44,8 +48,12 @@ def footprint(command: Command) -> Footprint:  # noqa: PLR0911 - one branch a fo
             return Footprint((order_id,))
         case UpdateCart(cart_id=cart_id, lines=lines):
             return Footprint((), (cart_id,), lines)
-        case ExpireCart(cart_id=cart_id):
+        case ExpireCart(cart_id=cart_id) | ExtendCart(cart_id=cart_id) | ReleaseCart(cart_id=cart_id):
             return Footprint((), (cart_id,))
+        case AdjustMany(adjustments=adjustments):
+            return Footprint((), (), [adjustment.product_id for adjustment in adjustments])
+        case Request(command=inner):
+            return footprint(inner)
         case CreateProduct(product_id=product_id) | AdjustStock(product_id=product_id):
             return Footprint((), (), (product_id,))
         case _:

@@ -22,14 +22,18 @@ class Reason(StrEnum):
     the event, do the quantities fit what is recorded, and last, is there enough stock.
     """
 
+    UNKNOWN_ORDER = "unknown_order"
+    UNKNOWN_CART = "unknown_cart"
     UNKNOWN_PRODUCT = "unknown_product"
     STALE_VERSION = "stale_version"
     ORDER_REJECTED = "order_rejected"
     ORDER_CANCELLED = "order_cancelled"
+    ORDER_PAID = "order_paid"
     RESERVATION_EXPIRED = "reservation_expired"
     CANCELLATION_EXCEEDS_ORDER = "cancellation_exceeds_order"
     REFUND_EXCEEDS_DEDUCTED = "refund_exceeds_deducted"
     BELOW_RESERVED = "below_reserved"
+    ADJUSTMENT_REFUSED = "adjustment_refused"
     INSUFFICIENT_STOCK = "insufficient_stock"
 
 
@@ -300,7 +304,8 @@ class Decision(NamedTuple):
     """The answer to a command: the new values of what it changes, the ledger entries and the outcomes to publish.
 
     `resolved` are facts that no longer wait. `short` are the products whose lack of stock shaped the decision:
-    expiring holds on them could change it.
+    expiring holds on them could change it. `shortages` are the short lines of a refused cart, `parts` the decisions
+    that a command of several adjustments is made of; both are for the caller that waits, not for the books.
     """
 
     disposition: Disposition
@@ -313,6 +318,8 @@ class Decision(NamedTuple):
     outcomes: tuple[Outcome, ...] = ()
     resolved: tuple[ResolvedFact, ...] = ()
     short: tuple[str, ...] = ()
+    shortages: tuple[Shortage, ...] = ()
+    parts: "tuple[Decision, ...]" = ()
 
 
 class State(NamedTuple):

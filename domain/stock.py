@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from domain.commands import AdjustStock, CreateProduct
+from domain.commands import AdjustMany, AdjustStock, CreateProduct
 from domain.model import (
     Cause,
     Decision,
@@ -35,11 +35,15 @@ def create_product(state: State, command: CreateProduct, policy: Policy) -> Deci
     return _conclude(moves, command.cause)
 
 
-def adjust_stock(state: State, command: AdjustStock, _policy: Policy) -> Decision:
+def adjust_stock(state: State, command: AdjustStock, policy: Policy) -> Decision:
     """Correct the stock on hand, the threshold, or both; stock on hand below what is reserved is refused."""
     product = state.products.get(command.product_id)
     if product is None:
-        return Decision(Disposition.REFUSED, Reason.UNKNOWN_PRODUCT)
+        if not command.create or command.operation is Operation.SUBTRACT:
+            return Decision(Disposition.REFUSED, Reason.UNKNOWN_PRODUCT)
+        if command.expected_version is not None:
+            return Decision(Disposition.REFUSED, Reason.STALE_VERSION, "the product does not exist")
+        return _create_adjusted(command, policy)
     if command.expected_version is not None and command.expected_version != product.version:
         return Decision(
             Disposition.REFUSED,
@@ -63,6 +67,44 @@ def adjust_stock(state: State, command: AdjustStock, _policy: Policy) -> Decisio
         moved = moves.touched.get(product.product_id)
         base = product._replace(version=product.version + 1) if moved is None else moved
         moves.replace(base._replace(threshold=command.threshold))
+    return _conclude(moves, command.cause)
+
+
+def adjust_many(state: State, command: AdjustMany, policy: Policy) -> Decision:
+    """Apply adjustments in order, each on what those before it left.
+
+    Every adjustment has a cause of its own, so two edges of one product are two events.
+    """
+    products = dict(state.products)
+    changed: dict[str, Product] = {}
+    parts: list[Decision] = []
+    for adjustment in command.adjustments:
+        part = adjust_stock(State(products, {}, {}), adjustment, policy)
+        products.update(part.products)
+        changed.update(part.products)
+        parts.append(part)
+    refused = next((part for part in parts if part.disposition is Disposition.REFUSED), None)
+    if refused is not None and command.all_or_nothing:
+        return Decision(Disposition.REFUSED, Reason.ADJUSTMENT_REFUSED, parts=tuple(parts))
+    return Decision(
+        Disposition.APPLIED,
+        products=changed,
+        entries=tuple(entry for part in parts for entry in part.entries),
+        outcomes=tuple(outcome for part in parts for outcome in part.outcomes),
+        parts=tuple(parts),
+    )
+
+
+def _create_adjusted(command: AdjustStock, policy: Policy) -> Decision:
+    """Create the product that an adjustment is for, with the adjusted stock as its first entry."""
+    threshold = policy.default_threshold if command.threshold is None else command.threshold
+    moves = Movements({})
+    moves.replace(Product(command.product_id, 0, 0, threshold, StockStatus.OK, 1, 0))
+    if command.quantity:
+        attribution = Attribution(
+            command.cause, command.reference_type, command.cause.event_id, command.reason, command.operator
+        )
+        moves.adjust(command.product_id, command.quantity, attribution)
     return _conclude(moves, command.cause)
 
 

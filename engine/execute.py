@@ -208,9 +208,12 @@ async def _attempt(connection: Connection, batch: _Batch, due: DueHolds) -> Batc
     )
     loaded = time.perf_counter()
     state = working_set.state
-    changes = judge(batch.tasks, state, working_set.known, expiries, batch.policy, batch.now)
+    now = working_set.clock or batch.now
+    changes = judge(batch.tasks, state, working_set.known, expiries, batch.policy, now, working_set.answers)
     decided = time.perf_counter()
-    if await due.find_more(connection, changes) or await missed_a_cart(connection, working_set, changes, batch.tasks):
+    if await due.find_more(connection, changes, working_set.clock) or await missed_a_cart(
+        connection, working_set, changes, batch.tasks
+    ):
         return None
     saving = time.perf_counter()
     await save_changes(connection, working_set, changes, batch.progress)

@@ -14,16 +14,19 @@ from domain.decide import step
 from domain.model import Cause, Decision, Disposition, LedgerEntry, Policy, ResolvedFact, State
 from engine.dead_letters import build_dead_letter
 from engine.outbox_rows import outbox_row
+from engine.requests import stamped
 from engine.tasks import (
     CommandTask,
     DeadLetterTask,
     DeadlineTask,
     EventTask,
     ExpiryTask,
+    RequestTask,
     Task,
     TaskDisposition,
     Verdict,
 )
+from storage.answers import Answer
 from storage.dead_letters import DeadLetter, DeadLetterReason, ParkedEvent
 from storage.load import DueHold, EventKey
 from storage.save import InboxRow, OutboxRow
@@ -54,25 +57,28 @@ class Changes:
     parked: dict[EventKey, ParkedEvent] = field(default_factory=dict)
     settled: dict[EventKey, ResolvedFact] = field(default_factory=dict)
     forgotten: set[EventKey] = field(default_factory=set)
+    answers: dict[EventKey, Answer] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
     holds: set[DueHold] = field(default_factory=set)
     expired: int = 0
 
 
-def judge(
+def judge(  # noqa: PLR0913, PLR0917 - what a batch is decided on
     tasks: Sequence[Task],
     state: State,
     known: dict[EventKey, bytes],
     due: Mapping[str, Sequence[Expiry]],
     policy: Policy,
     now: datetime,
+    answers: Mapping[EventKey, Answer] | None = None,
 ) -> Changes:
     """Decide the tasks in order and return what changed.
 
     `known` are the digests of events that were received before, `due` the expiries of holds that are due, by product.
-    `state` and `known` are brought up to date in place.
+    `state` and `known` are brought up to date in place. `answers` are those that repeated requests were given; `now` is
+    the time of requests as well.
     """
-    fold = _Fold(state, known, due, policy, now)
+    fold = _Fold(state, known, due, policy, now, answers or {})
     for task in tasks:
         fold.changes.verdicts.append(fold.judge(task))
     return fold.changes
@@ -86,7 +92,7 @@ def key_of(cause: Cause) -> EventKey:
 class _Fold:
     """A batch that is being decided."""
 
-    __slots__ = ("_due", "_known", "_now", "_policy", "_state", "changes")
+    __slots__ = ("_answers", "_due", "_known", "_now", "_policy", "_state", "changes")
 
     def __init__(
         self,
@@ -95,12 +101,14 @@ class _Fold:
         due: Mapping[str, Sequence[Expiry]],
         policy: Policy,
         now: datetime,
+        answers: Mapping[EventKey, Answer],
     ) -> None:
         self._state = state
         self._known = known
         self._due = due
         self._policy = policy
         self._now = now
+        self._answers = answers
         self.changes = Changes()
 
     def judge(self, task: Task) -> Verdict:
@@ -109,6 +117,8 @@ class _Fold:
                 return self._judge_event(task)
             case CommandTask():
                 return self._judge_command(task)
+            case RequestTask():
+                return self._judge_request(task)
             case ExpiryTask():
                 return self._judge_expiry(task)
             case DeadlineTask():
@@ -152,6 +162,23 @@ class _Fold:
             raise AssertionError("only an event from Kafka can wait for its order: its record is kept meanwhile")
         self._receive(key, task.digest, decision)
         return _verdict(decision)
+
+    def _judge_request(self, task: RequestTask) -> Verdict:
+        """Decide a request and answer it; a repeat is given the answer again, from the store or from this batch."""
+        key = key_of(task.command.cause)
+        known = self._known.get(key)
+        if known is not None:
+            if known != task.digest:
+                return Verdict(TaskDisposition.CONFLICT, DeadLetterReason.ID_REUSED, _REUSED_ID)
+            return _DUPLICATE._replace(answer=self.changes.answers.get(key) or self._answers.get(key))
+        decision = self._decide(stamped(task.command, self._state, self._now))
+        if decision.disposition is Disposition.PARKED:
+            raise AssertionError("a request cannot wait for its order: its sender waits for the answer")
+        answer = task.answer(decision, self._state)
+        if decision.disposition is not Disposition.CONFLICT:
+            self._receive(key, task.digest, decision)
+            self.changes.answers[key] = answer
+        return _verdict(decision)._replace(answer=answer)
 
     def _judge_expiry(self, task: ExpiryTask) -> Verdict:
         decision = self._decide(task.command)

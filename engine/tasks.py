@@ -1,7 +1,7 @@
 """What `execute` is given, and what it returns: a batch of tasks, and what became of each."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import NamedTuple
@@ -9,8 +9,9 @@ from typing import NamedTuple
 import orjson
 
 from domain.commands import CausedCommand, Expiry, ForgetFact
-from domain.model import Cart, Order, Product, Reason
+from domain.model import Cart, Decision, Order, Product, Reason, State
 from engine.anchor import Anchor
+from storage.answers import Answer
 from storage.dead_letters import DeadLetter, DeadLetterReason, StoredRecord
 
 
@@ -39,6 +40,18 @@ class CommandTask(NamedTuple):
     digest: bytes
 
 
+class RequestTask(NamedTuple):
+    """A request of a caller that waits for its answer; its time is the database's (`engine.requests`).
+
+    `answer` makes the answer of what was decided and the state that it left: a pure function. It is stored in the same
+    transaction, so a repeat of the request, wherever it arrives, is given the same bytes.
+    """
+
+    command: CausedCommand
+    digest: bytes
+    answer: Callable[[Decision, State], Answer]
+
+
 class ExpiryTask(NamedTuple):
     """Release a hold that is due. It needs no identity: a hold expires once."""
 
@@ -59,7 +72,7 @@ class DeadLetterTask(NamedTuple):
     dead_letter: DeadLetter
 
 
-Task = EventTask | CommandTask | ExpiryTask | DeadlineTask | DeadLetterTask
+Task = EventTask | CommandTask | RequestTask | ExpiryTask | DeadlineTask | DeadLetterTask
 
 
 class TaskDisposition(StrEnum):
@@ -74,11 +87,15 @@ class TaskDisposition(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """What became of a task and why; `reason` is None unless it was refused, in conflict or dead-lettered."""
+    """What became of a task and why; `reason` is None unless it was refused, in conflict or dead-lettered.
+
+    `answer` is that of a request, the stored one for a repeat.
+    """
 
     disposition: TaskDisposition
     reason: Reason | DeadLetterReason | None = None
     message: str | None = None
+    answer: Answer | None = None
 
 
 class StageSeconds(NamedTuple):

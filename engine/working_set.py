@@ -5,13 +5,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from domain.commands import CreateOrder, ExpireCart, ExpireOrder, Expiry
+from domain.commands import ExpireCart, ExpireOrder, Expiry
 from domain.footprint import footprint, products_of_cart, products_of_order
 from domain.model import State, check_order, check_product
 from engine.anchor import Anchor, check_anchor
 from engine.judge import Changes, key_of
-from engine.tasks import CommandTask, DeadLetterTask, EventTask, Task
-from storage import dead_letters, load, save
+from engine.requests import order_created_by
+from engine.tasks import CommandTask, DeadLetterTask, EventTask, RequestTask, Task
+from storage import answers, dead_letters, load, save
+from storage.answers import Answer
 from storage.database import Connection
 from storage.load import DueHold, EventKey
 from storage.save import PartitionProgress
@@ -22,13 +24,18 @@ MAX_DUE_HOLDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class WorkingSet:
-    """What the tasks can touch: its state, the events received before, and the ids of the rows that exist."""
+    """What the tasks can touch: its state, the events received before, and the ids of the rows that exist.
+
+    Where there are requests, also the answers to those received before, and the database's clock.
+    """
 
     state: State
     known: dict[EventKey, bytes]
     stored_products: AbstractSet[str]
     stored_orders: AbstractSet[str]
     stored_carts: AbstractSet[str]
+    answers: Mapping[EventKey, Answer] = field(default_factory=dict)
+    clock: datetime | None = None
 
 
 # --- lock and load ------------------------------------------------------------------------------
@@ -47,7 +54,7 @@ async def lock_and_load(
     Raises DatabaseWentBackError where the anchor is gone.
     """
     orders_wanted, carts_wanted, products_wanted = _named_by(tasks, due)
-    events = [key_of(task.command.cause) for task in tasks if isinstance(task, EventTask | CommandTask)]
+    events = [key_of(task.command.cause) for task in tasks if isinstance(task, EventTask | CommandTask | RequestTask)]
     if anchor is not None and anchor.event is not None:
         events.append(anchor.event)
     known = await load.known_events(connection, events)
@@ -63,7 +70,16 @@ async def lock_and_load(
         check_product(product)
     for order in orders.values():
         check_order(order)
-    return WorkingSet(State(products, orders, carts), known, frozenset(products), frozenset(orders), frozenset(carts))
+    requests = [key_of(task.command.cause) for task in tasks if isinstance(task, RequestTask)]
+    return WorkingSet(
+        State(products, orders, carts),
+        known,
+        frozenset(products),
+        frozenset(orders),
+        frozenset(carts),
+        await answers.read_answers(connection, [key for key in requests if key in known]),
+        await load.clock(connection) if requests else None,
+    )
 
 
 def _named_by(tasks: Iterable[Task], due: Mapping[str, Sequence[Expiry]]) -> tuple[set[str], set[str], set[str]]:
@@ -109,7 +125,7 @@ class DueHolds:
         ]
         return dict.fromkeys(self.products, ordered)
 
-    async def find_more(self, connection: Connection, changes: Changes) -> bool:
+    async def find_more(self, connection: Connection, changes: Changes, clock: datetime | None = None) -> bool:
         """Add due holds on the products that turned out short; say whether the batch must be decided again.
 
         Holds that the batch itself made count too, also on a product that was looked up before. Were the batch cut
@@ -118,7 +134,8 @@ class DueHolds:
         if not changes.short:
             return False
         if self.until is None:
-            self.until = await load.low_watermark(connection)
+            # Where no topic was ever consumed, the holds are those of requests, which have the database's time.
+            self.until = await load.low_watermark(connection) or clock
         until = self.until
         if until is None:
             return False
@@ -142,13 +159,10 @@ async def missed_a_cart(
     """
     if not changes.short:
         return False
-    named = {
-        task.command.cart_id
-        for task in tasks
-        if isinstance(task, EventTask | CommandTask)
-        and isinstance(task.command, CreateOrder)
-        and task.command.cart_id is not None
-    }
+    created = [
+        order_created_by(task.command) for task in tasks if isinstance(task, EventTask | CommandTask | RequestTask)
+    ]
+    named = {order.cart_id for order in created if order is not None and order.cart_id is not None}
     unknown = named - working_set.state.carts.keys()
     return bool(unknown) and await load.any_cart(connection, unknown)
 
@@ -173,6 +187,7 @@ async def save_changes(
     await save.save_carts(connection, carts, changes.carts - working_set.stored_carts)
     await save.append_ledger(connection, changes.ledger)
     await save.append_inbox(connection, changes.inbox.values())
+    await answers.append_answers(connection, list(changes.answers.items()))
     await dead_letters.park(connection, changes.parked.values())
     await dead_letters.unpark(connection, changes.settled.keys() | changes.forgotten)
     await save.settle_inbox(connection, changes.settled)

@@ -6,7 +6,7 @@ A stop closes the API's port first, lets the requests under way finish, and only
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -20,21 +20,25 @@ from starlette.types import ASGIApp
 
 from api.app import serve_app
 from api.auth import Authenticator, TokenRules
+from api.gather import Gatherer, GatherLimits
 from api.keys import FixedKeys, IssuerKeys, KeySource, read_jwks_file, secret_key
 from api.pages import Cursors
 from api.services import Limits, Services
 from engine.reading import StockReader, close_quietly
+from engine.tasks import BatchResult
 from inventory import telemetry
 from inventory.database import connection, require_migrated, unreachable
 from inventory.errors import OperatorError
 from inventory.health import DatabaseProbe, probe_database
 from inventory.http_port import HttpPort
+from inventory.policy import policy_of
 from inventory.settings import Settings, variable
 from inventory.signals import stop_on_signals
 from inventory.wiring import service_version, utc_now
 from storage.answers import read_cursor_key
 from storage.cache import Cache
 from storage.database import Pool, open_pool
+from workers.cache import CacheRefresher
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +81,13 @@ async def serving(settings: Settings) -> AsyncIterator[Ports]:
         pool = await stack.enter_async_context(_pool(settings))
         cache = await stack.enter_async_context(_cache(settings))
         limits = Limits(settings.cart_reservation_ttl, settings.api_max_cart_ttl, settings.api_wait.total_seconds())
-        services = Services(pool, StockReader(pool, cache, utc_now), cursors, limits)
+        after_commit = await stack.enter_async_context(_refreshing(cache))
+        policy = policy_of(settings)
+        gatherer = Gatherer(pool, policy, _gather_limits(settings), utc_now, after_commit)
+        stack.push_async_callback(gatherer.close)
+        services = Services(
+            pool, StockReader(pool, cache, utc_now), cursors, limits, gatherer, policy, utc_now, after_commit
+        )
         origins = [part.strip() for part in settings.api_cors_origins.split(",") if part.strip()]
         probe = probe_database(settings.database_url)
         stack.push_async_callback(probe.close)
@@ -144,6 +154,28 @@ async def _pool(settings: Settings) -> AsyncIterator[Pool]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await pool.close()
+
+
+def _gather_limits(settings: Settings) -> GatherLimits:
+    """Return the bounds of the writes; half of the connections are left for reading."""
+    return GatherLimits(
+        settings.api_queue_limit, settings.api_batch_max_requests, max(1, settings.database_pool_size // 2)
+    )
+
+
+@asynccontextmanager
+async def _refreshing(cache: Cache | None) -> AsyncIterator[Callable[[BatchResult], None]]:
+    """Give what is called after each commit, and keep the cache up to date inside the block."""
+    if cache is None:
+        yield lambda _result: None
+        return
+    refresher = CacheRefresher(cache, utc_now)
+    task = asyncio.create_task(refresher.run(), name="cache")
+    try:
+        yield refresher.after_commit
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @asynccontextmanager

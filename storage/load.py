@@ -131,10 +131,25 @@ async def lock_products(connection: Connection, product_ids: Iterable[str]) -> d
     return {row[0]: Product(row[0], row[1], row[2], row[3], _STOCK_STATUS[row[4]], row[5], row[6]) for row in rows}
 
 
+async def clock(connection: Connection) -> datetime:
+    """Return the database's clock."""
+    value: datetime = await connection.fetchval("SELECT clock_timestamp()")
+    return value
+
+
 async def low_watermark(connection: Connection) -> datetime | None:
     """Return the event time up to which every partition has been read, or None before the first."""
     value: datetime | None = await connection.fetchval(_LOW_WATERMARK)
     return value
+
+
+async def expiry_clock(connection: Connection) -> datetime:
+    """Return the time up to which holds are due: the low watermark.
+
+    Where nothing was ever read it is the database's clock: without topics the holds are those of requests, which have
+    the database's time.
+    """
+    return await low_watermark(connection) or await clock(connection)
 
 
 async def due_orders(connection: Connection, until: datetime, limit: int) -> list[str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from engine import metrics
 from engine.backoff import Backoff
-from storage import gauges, load, retention
+from storage import answers, gauges, load, retention
 from storage.audit import AuditResult, quick_audit
 from storage.database import Connection, Pool
 from storage.errors import in_words, is_contention, is_unavailable
@@ -104,9 +104,9 @@ class Maintenance:
             await self.refresh_gauges()
         if now >= self._retention_due:
             self._retention_due = now + options.retention_interval_seconds
-            inbox_pruned = await self._prune(
-                retention.prune_inbox, await self._inbox_age_reference() - options.inbox_retention
-            )
+            forgotten_before = await self._inbox_age_reference() - options.inbox_retention
+            inbox_pruned = await self._prune(retention.prune_inbox, forgotten_before)
+            await self._prune(answers.prune_answers, forgotten_before)
             outbox_pruned = await self._prune(retention.prune_outbox, self._clock() - options.outbox_retention)
             if max(inbox_pruned, outbox_pruned) == PRUNE_STEP * MAX_PRUNE_STEPS:
                 self._retention_due = now

@@ -74,15 +74,13 @@ class Sweeper:
     async def run_once(self) -> Swept:
         """Expire and dead-letter what is due now."""
         async with self._pool.acquire() as connection:
-            low_watermark = await load.low_watermark(connection)
-            if low_watermark is None:
-                return Swept(0, 0)
-            orders = await load.due_orders(connection, low_watermark, SWEEP_LIMIT)
-            carts = await load.due_carts(connection, low_watermark, SWEEP_LIMIT)
-            facts = await dead_letters.overdue(connection, low_watermark, SWEEP_LIMIT)
+            due_before = await load.expiry_clock(connection)
+            orders = await load.due_orders(connection, due_before, SWEEP_LIMIT)
+            carts = await load.due_carts(connection, due_before, SWEEP_LIMIT)
+            facts = await dead_letters.overdue(connection, due_before, SWEEP_LIMIT)
         tasks: list[Task] = [
-            *(ExpiryTask(ExpireOrder(order_id, low_watermark)) for order_id in orders),
-            *(ExpiryTask(ExpireCart(cart_id, low_watermark)) for cart_id in carts),
+            *(ExpiryTask(ExpireOrder(order_id, due_before)) for order_id in orders),
+            *(ExpiryTask(ExpireCart(cart_id, due_before)) for cart_id in carts),
             *(
                 DeadlineTask(ForgetFact(fact.order_id, fact.source, fact.event_id), fact.record, fact.event_type)
                 for fact in facts

@@ -11,10 +11,13 @@ import httpx
 
 from api.app import serve_app
 from api.auth import Authenticator, Principal, Role, TokenRules, development_token
+from api.gather import Gatherer, GatherLimits
 from api.keys import FixedKeys, secret_key
 from api.pages import Cursors
 from api.services import Limits, Services
+from domain.model import Policy
 from engine.reading import StockReader
+from engine.tasks import BatchResult
 from storage.answers import read_cursor_key
 from storage.cache import Cache
 from storage.database import Pool, open_pool
@@ -23,6 +26,7 @@ from tests.integration.shop import Shop
 SECRET = "an-hs256-secret-for-tests-of-the-api"  # noqa: S105 - the tests' own
 RULES = TokenRules("https://issuer.example", "inventory")
 PREFIX = "/api/v1/inventory"
+GATHER = GatherLimits(queue=500, batch=100, transactions=2)
 LIMITS = Limits(timedelta(minutes=30), timedelta(hours=24), wait_seconds=20)
 
 
@@ -60,7 +64,17 @@ class ApiShop(Shop):
 
 def services_for(pool: Pool, key: bytes, cache: Cache | None = None, limits: Limits = LIMITS) -> Services:
     """Return the services of an API on this database."""
-    return Services(pool, StockReader(pool, cache, lambda: datetime.now(UTC)), Cursors(key), limits)
+    policy = Policy()
+
+    def after_commit(_result: BatchResult) -> None:
+        """Leave the cache as it is."""
+
+    gatherer = Gatherer(pool, policy, GATHER, _now, after_commit)
+    return Services(pool, StockReader(pool, cache, _now), Cursors(key), limits, gatherer, policy, _now, after_commit)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @asynccontextmanager

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from domain.commands import CreateOrder
+from domain.model import Cause
 from engine.execute import execute
-from engine.tasks import BatchResult
+from engine.tasks import BatchResult, command_task
 from storage.save import PartitionProgress
 from tests.integration.shop import POLICY, T0, Shop, cart, created, paid, problems, product
 from workers import sweeper as sweeper_module
@@ -20,10 +22,14 @@ def _sweeper(shop: Shop, reports: list[BatchResult] | None = None) -> Sweeper:
     return Sweeper(shop.pool, POLICY, 0.05, lambda: T0, kept.append)
 
 
-async def test_nothing_expires_before_anything_was_read(shop: Shop) -> None:
-    """Without a low watermark nothing is due."""
-    await shop.apply(product("p", 5), created("o", {"p": 1}, minutes=-9999))
-    assert Swept(0, 0) == await _sweeper(shop).run_once()
+async def test_a_shop_that_read_nothing_goes_by_the_database_clock(shop: Shop) -> None:
+    """Where no topic was ever consumed, what is past by that clock is due, and what is ahead of it is not."""
+    now = await shop.pool.fetchval("SELECT clock_timestamp()")
+    orders = [("o", timedelta(minutes=16)), ("later", timedelta(minutes=10))]
+    await shop.apply(product("p", 5))
+    await shop.run([command_task(CreateOrder(Cause("till", name, now - age), name, {"p": 1})) for name, age in orders])
+    assert Swept(1, 0) == await _sweeper(shop).run_once()
+    assert ("expired", "reserved") == (await shop.status("o"), await shop.status("later"))
 
 
 async def test_orders_and_carts_expire_when_the_stream_was_read_past_their_deadline(shop: Shop) -> None:

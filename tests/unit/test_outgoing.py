@@ -19,6 +19,7 @@ from domain.model import (
     StockAlert,
     StockStatus,
 )
+from domain.requests import REQUEST_REASONS
 from engine.outbox_rows import outbox_row
 from schemas.outgoing import REFUSAL_REASONS
 from schemas.topics import TOPICS_OUT
@@ -111,5 +112,5 @@ def test_the_trace_is_carried_in_a_header() -> None:
 
 
 def test_the_published_reasons_are_the_domains() -> None:
-    """The contract's closed list is the domain's, in its order of precedence."""
-    assert tuple(REFUSAL_REASONS) == tuple(reason.value for reason in Reason)
+    """The contract's closed list is the domain's, in its order of precedence, without those of requests."""
+    assert tuple(REFUSAL_REASONS) == tuple(reason.value for reason in Reason if reason not in REQUEST_REASONS)
