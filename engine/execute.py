@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -67,16 +67,18 @@ async def execute(  # noqa: PLR0913 - a transaction is these facts
     as a statement that timed out (`storage.errors.is_suspect`): such a batch is halved as well. An event that fails
     alone is dead-lettered only if the server does serve other work meanwhile; otherwise the error is raised.
     """
-    return await _apply(pool, _Batch(tasks, policy, now, progress, skip_locked, anchor, isolate))
+    partitions = frozenset((row.topic, row.partition) for row in progress)
+    return await _apply(pool, _Batch(tasks, policy, now, progress, partitions, skip_locked, anchor, isolate))
 
 
 class _Batch(NamedTuple):
-    """The arguments of `execute`."""
+    """The arguments of `execute`, and the partitions of its progress: a first half has these without the progress."""
 
     tasks: Sequence[Task]
     policy: Policy
     now: datetime
     progress: Sequence[PartitionProgress]
+    partitions: Collection[tuple[str, int]]
     skip_locked: bool
     anchor: Anchor | None
     isolate: bool
@@ -177,7 +179,7 @@ async def _with_retries(pool: Pool, batch: _Batch) -> BatchResult:
 
 async def _transact(connection: Connection, batch: _Batch) -> BatchResult:
     """Run the transaction; start over when rows that were not loaded could change a decision."""
-    due = DueHolds()
+    due = DueHolds(batch.partitions)
     for _ in range(MAX_RESTARTS):
         transaction = connection.transaction()
         await transaction.start()
@@ -211,9 +213,7 @@ async def _attempt(connection: Connection, batch: _Batch, due: DueHolds) -> Batc
     now = working_set.clock or batch.now
     changes = judge(batch.tasks, state, working_set.known, expiries, batch.policy, now, working_set.answers)
     decided = time.perf_counter()
-    if await due.find_more(connection, changes, working_set.clock) or await missed_a_cart(
-        connection, working_set, changes, batch.tasks
-    ):
+    if await due.find_more(connection, changes) or await missed_a_cart(connection, working_set, changes, batch.tasks):
         return None
     saving = time.perf_counter()
     await save_changes(connection, working_set, changes, batch.progress)

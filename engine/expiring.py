@@ -24,7 +24,7 @@ class Expired(NamedTuple):
 async def expire_due(pool: Pool, policy: Policy, now: datetime) -> Expired:
     """Expire at most 500 orders and 500 carts whose holds are due; rows locked by others are skipped."""
     async with pool.acquire() as connection:
-        due_before = await load.expiry_clock(connection)
+        due_before = await load.low_watermark(connection)
         orders = await load.due_orders(connection, due_before, EXPIRY_LIMIT)
         carts = await load.due_carts(connection, due_before, EXPIRY_LIMIT)
     tasks: list[Task] = [

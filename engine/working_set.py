@@ -1,6 +1,6 @@
 """The rows that a batch works on: locked and loaded, then saved. One statement a table, whatever the batch's size."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -105,8 +105,12 @@ def _named_by(tasks: Iterable[Task], due: Mapping[str, Sequence[Expiry]]) -> tup
 
 @dataclass(slots=True)
 class DueHolds:
-    """Holds that may expire where a product is short: those found so far, due before `until`, on `products`."""
+    """Holds that may expire where a product is short: those found so far, due before `until`, on `products`.
 
+    `partitions` are those whose progress is recorded with the batch.
+    """
+
+    partitions: Collection[tuple[str, int]] = ()
     until: datetime | None = None
     products: set[str] = field(default_factory=set)
     holds: set[DueHold] = field(default_factory=set)
@@ -125,7 +129,7 @@ class DueHolds:
         ]
         return dict.fromkeys(self.products, ordered)
 
-    async def find_more(self, connection: Connection, changes: Changes, clock: datetime | None = None) -> bool:
+    async def find_more(self, connection: Connection, changes: Changes) -> bool:
         """Add due holds on the products that turned out short; say whether the batch must be decided again.
 
         Holds that the batch itself made count too, also on a product that was looked up before. Were the batch cut
@@ -134,11 +138,8 @@ class DueHolds:
         if not changes.short:
             return False
         if self.until is None:
-            # Where no topic was ever consumed, the holds are those of requests, which have the database's time.
-            self.until = await load.low_watermark(connection) or clock
+            self.until = await load.low_watermark(connection, self.partitions)
         until = self.until
-        if until is None:
-            return False
         known = len(self.holds)
         new = changes.short - self.products
         if new:

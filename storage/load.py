@@ -59,8 +59,19 @@ SELECT product_id, on_hand, reserved, low_stock_threshold, alert_status, version
 FROM inventory WHERE product_id = ANY($1::text[]) ORDER BY product_id FOR NO KEY UPDATE
 """
 
-# The event time up to which every partition has been read. NULL before the first record: nothing is due then.
-_LOW_WATERMARK = "SELECT min(watermark) FROM stream_progress"
+# LEAST ignores NULL: without a partition, the database's clock stands alone.
+_LOW_WATERMARK = "SELECT least(min(watermark), clock_timestamp()) FROM stream_progress"
+
+# A partition that this transaction registers has nothing read before it.
+_LOW_WATERMARK_WITH_NEW = """
+SELECT least(min(watermark), clock_timestamp()) FROM (
+    SELECT watermark FROM stream_progress
+    UNION ALL
+    SELECT 'epoch' FROM unnest($1::text[], $2::int[]) AS n (topic, partition)
+    WHERE NOT EXISTS (
+        SELECT FROM stream_progress s WHERE s.topic = n.topic AND s.partition = n.partition)
+) AS known
+"""
 
 _DUE_ORDERS = """
 SELECT order_id FROM orders
@@ -137,19 +148,18 @@ async def clock(connection: Connection) -> datetime:
     return value
 
 
-async def low_watermark(connection: Connection) -> datetime | None:
-    """Return the event time up to which every partition has been read, or None before the first."""
-    value: datetime | None = await connection.fetchval(_LOW_WATERMARK)
-    return value
+async def low_watermark(connection: Connection, partitions: Collection[tuple[str, int]] = ()) -> datetime:
+    """Return the event time up to which every partition has been read, at most the database's time of day.
 
-
-async def expiry_clock(connection: Connection) -> datetime:
-    """Return the time up to which holds are due: the low watermark.
-
-    Where nothing was ever read it is the database's clock: without topics the holds are those of requests, which have
-    the database's time.
+    Where no partition is known, nothing is consumed, and the time of day is the result. `partitions` (topic, number)
+    are those that this transaction is about to register: one without a row holds the low watermark at the epoch.
     """
-    return await low_watermark(connection) or await clock(connection)
+    value: datetime = await (
+        connection.fetchval(_LOW_WATERMARK_WITH_NEW, *zip(*partitions, strict=True))
+        if partitions
+        else connection.fetchval(_LOW_WATERMARK)
+    )
+    return value
 
 
 async def due_orders(connection: Connection, until: datetime, limit: int) -> list[str]:

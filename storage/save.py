@@ -144,12 +144,13 @@ _OUTBOX_COLUMNS = (
 
 _PROGRESS = """
 INSERT INTO stream_progress AS s (topic, partition, next_offset, watermark)
-SELECT u.topic, u.partition, u.next_offset, u.watermark
+SELECT u.topic, u.partition, u.next_offset, least(u.watermark, clock_timestamp())
 FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[])
     AS u (topic, partition, next_offset, watermark)
 ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(s.next_offset, excluded.next_offset),
-    watermark = greatest(s.watermark, excluded.watermark),
+    watermark = CASE WHEN s.watermark > clock_timestamp() THEN excluded.watermark
+        ELSE greatest(s.watermark, excluded.watermark) END,
     updated_at = now()
 """
 
@@ -260,7 +261,11 @@ async def append_outbox(connection: Connection, rows: Sequence[OutboxRow]) -> No
 
 
 async def save_progress(connection: Connection, progress: Sequence[PartitionProgress]) -> None:
-    """Record how far partitions have been read; neither offset nor watermark ever decreases."""
+    """Record how far partitions have been read; neither offset nor watermark decreases.
+
+    No watermark is ahead of the database's clock: a later one is cut to it. A stored one that is ahead, because the
+    clock was set back or another server took over, is replaced.
+    """
     if progress:
         furthest: dict[tuple[str, int], PartitionProgress] = {}
         for row in sorted(progress):

@@ -104,7 +104,7 @@ class Maintenance:
             await self.refresh_gauges()
         if now >= self._retention_due:
             self._retention_due = now + options.retention_interval_seconds
-            forgotten_before = await self._inbox_age_reference() - options.inbox_retention
+            forgotten_before = await self._low_watermark() - options.inbox_retention
             inbox_pruned = await self._prune(retention.prune_inbox, forgotten_before)
             await self._prune(answers.prune_answers, forgotten_before)
             outbox_pruned = await self._prune(retention.prune_outbox, self._clock() - options.outbox_retention)
@@ -147,16 +147,14 @@ class Maintenance:
             logger.error("The audit found %d violations; `inventory audit` lists them", result.violations)
         return result
 
-    async def _inbox_age_reference(self) -> datetime:
-        """Return the time against which inbox rows age: the low watermark, or now where nothing was read.
+    async def _low_watermark(self) -> datetime:
+        """Return the time against which inbox rows age.
 
         Not the time of day: a worker that died between the database's commit and the offsets' may be restarted after
         more than the inbox's retention, and its batch is then redelivered.
         """
-        now = self._clock()
         async with self._pool.acquire() as connection:
-            low_watermark = await load.low_watermark(connection)
-        return now if low_watermark is None else min(low_watermark, now)
+            return await load.low_watermark(connection)
 
     async def _prune(self, prune: _Prune, before: datetime) -> int:
         """Prune in bounded steps, each a transaction, until nothing old is left or the bound is reached."""

@@ -1,7 +1,8 @@
 """The sweeper: expires holds that are due, and dead-letters waiting facts whose order did not come in time.
 
 It goes by the low watermark, the event time up to which every partition has been read, and not by the
-time of day: after an outage, the payments still in Kafka are read before any hold expires.
+time of day: after an outage, the payments still in Kafka are read before any hold expires. The low
+watermark is never ahead of the database's clock, and is that clock where nothing is consumed from Kafka.
 Several sweepers can run at once; each skips the rows that another one has locked.
 """
 
@@ -74,7 +75,7 @@ class Sweeper:
     async def run_once(self) -> Swept:
         """Expire and dead-letter what is due now."""
         async with self._pool.acquire() as connection:
-            due_before = await load.expiry_clock(connection)
+            due_before = await load.low_watermark(connection)
             orders = await load.due_orders(connection, due_before, SWEEP_LIMIT)
             carts = await load.due_carts(connection, due_before, SWEEP_LIMIT)
             facts = await dead_letters.overdue(connection, due_before, SWEEP_LIMIT)

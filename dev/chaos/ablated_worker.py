@@ -81,8 +81,8 @@ def stock_parser() -> None:
 def wall_clock() -> None:
     """Expire holds by the wall clock, however far the partitions have been read."""
 
-    async def low_watermark(connection: Any) -> datetime | None:  # noqa: ANN401 - asyncpg
-        del connection
+    async def low_watermark(connection: Any, partitions: Any = ()) -> datetime:  # noqa: ANN401 - asyncpg
+        del connection, partitions
         return datetime.now(UTC)
 
     load.low_watermark = low_watermark

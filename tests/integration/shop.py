@@ -19,6 +19,7 @@ from storage.database import Pool, open_pool
 from workers.consuming.records import DecodedRecord, read_records
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 POLICY = Policy()
 
 Published = dict[str, Any]
@@ -30,6 +31,11 @@ def event(topic: str, event_id: str, minutes: float = 0, **data: Any) -> Publish
     """Return an event as it is published: `minutes` after noon, from the source `shop`."""
     at = T0 + timedelta(minutes=minutes)
     return {"topic": topic, "id": event_id, "source": "shop", "occurred_at": at, "data": data}
+
+
+def ago(**time: float) -> Published:
+    """Return what dates an event so long before now; merge it into the event with `|`."""
+    return {"occurred_at": datetime.now(UTC) - timedelta(**time)}
 
 
 def items(**lines: int) -> list[dict[str, Any]]:
@@ -90,7 +96,7 @@ def record(published: Published, headers: Sequence[tuple[str, bytes | None]] = (
 
 def task(published: Published, headers: Sequence[tuple[str, bytes | None]] = ()) -> EventTask:
     """Return the task that the consumer makes of a good event."""
-    (read,) = read_records([record(published, headers)], "", T0)
+    (read,) = read_records([record(published, headers)], "", max(T0, published["occurred_at"]))
     assert isinstance(read, DecodedRecord), read
     return EventTask(read.command, read.event.digest, read.record, read.event.type)
 
@@ -163,10 +169,12 @@ async def picture(pool: Pool) -> dict[str, list[tuple[Any, ...]]]:
 
 @asynccontextmanager
 async def open_shop(url: str, size: int = 5, policy: Policy = POLICY) -> AsyncIterator[Shop]:
-    """Open a shop on a migrated database."""
+    """Open a shop on a migrated database. It has one partition of which nothing was read, so nothing is due."""
     pool = await open_pool(url, size)
     try:
-        yield Shop(pool, policy)
+        shop = Shop(pool, policy)
+        await shop.read_up_to(EPOCH)
+        yield shop
     finally:
         await pool.close()
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -340,7 +340,34 @@ async def test_progress_never_goes_back(shop: Shop) -> None:
     for offset, minutes in ((10, 9), (12, 5), (8, 1)):
         progress = [PartitionProgress("order.created", 3, offset, T0 + timedelta(minutes=minutes))]
         await execute(shop.pool, [], POLICY, T0, progress=progress)
-    assert [(12, T0 + timedelta(minutes=9))] == await shop.rows("SELECT next_offset, watermark FROM stream_progress")
+    row = "SELECT next_offset, watermark FROM stream_progress WHERE partition = 3"
+    assert [(12, T0 + timedelta(minutes=9))] == await shop.rows(row)
+
+
+async def test_a_watermark_never_passes_the_databases_clock(shop: Shop) -> None:
+    """A worker whose clock is fast cannot write one that is ahead, and one that is ahead comes back."""
+    until = "SELECT watermark, watermark <= clock_timestamp() FROM stream_progress"
+    ahead, read = datetime.now(UTC) + timedelta(hours=1), T0 + timedelta(minutes=1)
+    await execute(shop.pool, [], POLICY, T0, progress=[PartitionProgress("order.created", 0, 1, ahead)])
+    ((first, in_time),) = await shop.rows(until)
+    assert in_time
+    assert datetime.now(UTC) - first < timedelta(minutes=1)
+    await shop.read_up_to(ahead)
+    await execute(shop.pool, [], POLICY, T0, progress=[PartitionProgress("order.created", 0, 1, read)])
+    assert [(read, True)] == await shop.rows(until)
+
+
+@pytest.mark.parametrize("names", [["o"], ["o", "bad"]], ids=["applied whole", "applied in halves"])
+async def test_a_partition_that_a_batch_registers_counts_as_unread(shop: Shop, names: list[str]) -> None:
+    """The first batch of a stream expires nothing: it brings the first rows, and payments may wait behind it."""
+    await shop.rows("DELETE FROM stream_progress RETURNING 1")
+    await shop.pool.execute("ALTER TABLE orders ADD CONSTRAINT ck_test CHECK (order_id <> 'bad')")
+    batch = [product("p", 1), created("due", {"p": 1}, -60), *(created(name, {"p": 1}) for name in names)]
+    progress = [PartitionProgress("order.created", 0, 1, T0)]
+    await execute(shop.pool, [task(one) for one in batch], POLICY, T0, progress=progress)
+    assert ["reserved", "rejected"] == [await shop.status("due"), await shop.status("o")]
+    await shop.apply(created("later", {"p": 1}))
+    assert ["expired", "reserved"] == [await shop.status("due"), await shop.status("later")]
 
 
 async def test_the_number_of_statements_does_not_depend_on_the_batch(database_url: str) -> None:

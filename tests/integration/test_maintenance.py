@@ -60,6 +60,7 @@ async def connection(pool: Pool, database_url: str) -> AsyncIterator[asyncpg.Con
 async def test_old_rows_are_pruned_and_others_stay(pool: Pool, connection: asyncpg.Connection) -> None:
     """Inbox rows are pruned by age unless their event is parked, outbox rows by age once they are published."""
     await connection.execute("DELETE FROM inbox; DELETE FROM outbox")
+    await progress(connection, "order.created", 0, NOW)
     await inbox(connection, "old", 3, NOW - timedelta(days=7, seconds=1))
     await inbox(connection, "young", 2, NOW - timedelta(days=7, seconds=-1))
     await inbox(connection, "waiting", 1, NOW - timedelta(days=30), outcome="parked")

@@ -1,18 +1,16 @@
 """The sweeper on a real database: it goes by the low watermark, in bounded sweeps, and expires nothing twice."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
 
 import pytest
 
-from domain.commands import CreateOrder
-from domain.model import Cause
 from engine.execute import execute
-from engine.tasks import BatchResult, command_task
+from engine.tasks import BatchResult
 from storage.save import PartitionProgress
-from tests.integration.shop import POLICY, T0, Shop, cart, created, paid, problems, product
+from tests.integration.shop import POLICY, T0, Shop, ago, cart, created, paid, problems, product
 from workers import sweeper as sweeper_module
 from workers.sweeper import Sweeper, Swept
 
@@ -22,14 +20,28 @@ def _sweeper(shop: Shop, reports: list[BatchResult] | None = None) -> Sweeper:
     return Sweeper(shop.pool, POLICY, 0.05, lambda: T0, kept.append)
 
 
-async def test_a_shop_that_read_nothing_goes_by_the_database_clock(shop: Shop) -> None:
-    """Where no topic was ever consumed, what is past by that clock is due, and what is ahead of it is not."""
-    now = await shop.pool.fetchval("SELECT clock_timestamp()")
-    orders = [("o", timedelta(minutes=16)), ("later", timedelta(minutes=10))]
-    await shop.apply(product("p", 5))
-    await shop.run([command_task(CreateOrder(Cause("till", name, now - age), name, {"p": 1})) for name, age in orders])
+async def test_nothing_expires_before_anything_was_read(shop: Shop) -> None:
+    """An unread partition holds back every hold."""
+    await shop.apply(product("p", 5), created("o", {"p": 1}, minutes=-9999))
+    assert Swept(0, 0) == await _sweeper(shop).run_once()
+
+
+async def test_without_a_stream_the_databases_clock_decides(shop: Shop) -> None:
+    """Where nothing is consumed, a hold expires when its time to live has passed, and not before."""
+    await shop.rows("DELETE FROM stream_progress RETURNING 1")
+    old, new = ago(minutes=16), ago(minutes=14)
+    await shop.apply(product("p", 5), created("old", {"p": 1}) | old, created("new", {"p": 1}) | new)
     assert Swept(1, 0) == await _sweeper(shop).run_once()
-    assert ("expired", "reserved") == (await shop.status("o"), await shop.status("later"))
+    assert ["expired", "reserved"] == [await shop.status("old"), await shop.status("new")]
+
+
+async def test_a_watermark_ahead_of_the_databases_clock_expires_nothing_early(shop: Shop) -> None:
+    """The row is an hour ahead; an order that was placed just now keeps its hold, swept for or wanted by another."""
+    await shop.read_up_to(datetime.now(UTC) + timedelta(hours=1))
+    await shop.apply(product("p", 1), created("o", {"p": 1}) | ago(seconds=0))
+    assert Swept(0, 0) == await _sweeper(shop).run_once()
+    await shop.apply(created("wants it", {"p": 1}) | ago(seconds=0))
+    assert ["reserved", "rejected"] == [await shop.status("o"), await shop.status("wants it")]
 
 
 async def test_orders_and_carts_expire_when_the_stream_was_read_past_their_deadline(shop: Shop) -> None:
