@@ -24,10 +24,11 @@ from engine.dead_letters import build_dead_letter
 from engine.judge import judge
 from engine.tasks import BatchResult, DeadLetterTask, EventTask, StageSeconds, Task
 from engine.working_set import DueHolds, lock_and_load, missed_a_cart, save_changes
-from storage import load
+from storage import imports, load
 from storage.database import Connection, Pool
 from storage.dead_letters import DeadLetterReason
 from storage.errors import ContentionPersistsError, in_words, is_contention, is_data, is_suspect
+from storage.imports import ImportProgress
 from storage.save import PartitionProgress
 
 logger = logging.getLogger(__name__)
@@ -48,14 +49,15 @@ async def execute(  # noqa: PLR0913 - a transaction is these facts
     now: datetime,
     *,
     progress: Sequence[PartitionProgress] = (),
+    import_progress: ImportProgress | None = None,
     skip_locked: bool = False,
     anchor: Anchor | None = None,
     isolate: bool = False,
 ) -> BatchResult:
     """Apply `tasks` in one transaction and return, after the commit, what became of them.
 
-    `progress` is recorded with them. `skip_locked` leaves out orders and carts that other transactions have locked (for
-    the sweeper). Where the database no longer has the `anchor`, nothing is applied and
+    `progress` and `import_progress` are recorded with them. `skip_locked` leaves out orders and carts that other
+    transactions have locked (for the sweeper). Where the database no longer has the `anchor`, nothing is applied and
     `engine.anchor.DatabaseWentBackError` is raised.
 
     Contention is retried here, within bounds. A database that cannot be reached, or that another transaction keeps
@@ -68,7 +70,8 @@ async def execute(  # noqa: PLR0913 - a transaction is these facts
     alone is dead-lettered only if the server does serve other work meanwhile; otherwise the error is raised.
     """
     partitions = frozenset((row.topic, row.partition) for row in progress)
-    return await _apply(pool, _Batch(tasks, policy, now, progress, partitions, skip_locked, anchor, isolate))
+    batch = _Batch(tasks, policy, now, progress, partitions, import_progress, skip_locked, anchor, isolate)
+    return await _apply(pool, batch)
 
 
 class _Batch(NamedTuple):
@@ -79,6 +82,7 @@ class _Batch(NamedTuple):
     now: datetime
     progress: Sequence[PartitionProgress]
     partitions: Collection[tuple[str, int]]
+    import_progress: ImportProgress | None
     skip_locked: bool
     anchor: Anchor | None
     isolate: bool
@@ -86,7 +90,8 @@ class _Batch(NamedTuple):
     def halves(self) -> tuple["_Batch", "_Batch"]:
         """Return two batches to be applied one after the other; progress goes with the second."""
         half = len(self.tasks) // 2
-        return self._replace(tasks=self.tasks[:half], progress=()), self._replace(tasks=self.tasks[half:])
+        first = self._replace(tasks=self.tasks[:half], progress=(), import_progress=None)
+        return first, self._replace(tasks=self.tasks[half:])
 
 
 async def _apply(pool: Pool, batch: _Batch) -> BatchResult:
@@ -217,6 +222,8 @@ async def _attempt(connection: Connection, batch: _Batch, due: DueHolds) -> Batc
         return None
     saving = time.perf_counter()
     await save_changes(connection, working_set, changes, batch.progress)
+    if batch.import_progress is not None:
+        await imports.save_progress(connection, batch.import_progress)
     saved = time.perf_counter()
     return BatchResult(
         changes.verdicts,

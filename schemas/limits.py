@@ -10,6 +10,8 @@ MAX_TEXT_LENGTH: Final = 1_000
 MAX_LINES: Final = 1_000
 # Units in one line, one adjustment or one threshold.
 MAX_QUANTITY: Final = 1_000_000
+# Units on hand that a person may set, add or import. Sums of them stay exact in JSON readers that use doubles (2**53).
+MAX_ON_HAND: Final = 10**15
 # The largest bigint of PostgreSQL.
 MAX_VERSION: Final = 2**63 - 1
 # Bytes of one record's value.

@@ -42,6 +42,8 @@ FROM unnest($1::text[], $2::text[]) AS k (event_id, source)
 JOIN inbox i ON i.event_id = k.event_id AND i.source = k.source
 """
 
+_OUTCOME = "SELECT outcome, reason FROM inbox WHERE event_id = $1 AND source = $2"
+
 _ORDERS = """
 SELECT order_id, status, user_id, cart_id, lines, paid, refused, waiting, seen, expires_at, version
 FROM orders WHERE order_id = ANY($1::text[]) ORDER BY order_id FOR NO KEY UPDATE
@@ -106,6 +108,15 @@ async def known_events(connection: Connection, keys: Collection[EventKey]) -> di
         return {}
     rows = await connection.fetch(_KNOWN_EVENTS, [key[1] for key in keys], [key[0] for key in keys])
     return {(row[0], row[1]): row[2] for row in rows}
+
+
+async def recorded_outcome(connection: Connection, key: EventKey) -> tuple[str, str | None]:
+    """Return what became of an event that is in the inbox, and the reason; raises LookupError for an unknown one."""
+    row = await connection.fetchrow(_OUTCOME, key[1], key[0])
+    if row is None:
+        message = f"the inbox does not know {key}"
+        raise LookupError(message)
+    return row[0], row[1]
 
 
 async def lock_orders(

@@ -250,3 +250,18 @@ stream_progress = Table(
     Column("updated_at", _TIME, server_default=_NOW, nullable=False),
     PrimaryKeyConstraint("topic", "partition", name="pk_stream_progress"),
 )
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("import_id", _KEY),
+    Column("content_digest", _KEY, nullable=False),
+    Column("row_count", BigInteger, nullable=False),
+    Column("rows_applied", BigInteger, nullable=False),
+    Column("operator", Text, nullable=False),
+    Column("started_at", _TIME, server_default=_NOW, nullable=False),
+    Column("finished_at", _TIME),
+    PrimaryKeyConstraint("import_id", name="pk_imports"),
+    CheckConstraint("0 <= rows_applied AND rows_applied <= row_count", name="ck_imports_rows_applied"),
+)
+Index("ix_imports_content", imports.c.content_digest, imports.c.started_at)

@@ -1,22 +1,21 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
-"""`inventory stock`: show stock, correct it, and import and export it as CSV."""
+"""`inventory stock`: shows stock and corrects it; `stock_files` imports and exports it."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.limits import MAX_QUANTITY
+from inventory.commands import stock_files
+from inventory.commands.arguments import AsJson, Operator, checked_id, checked_operator, checked_text
+from schemas.limits import MAX_ON_HAND, MAX_QUANTITY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from domain.commands import AdjustStock
-    from domain.model import Operation
     from inventory.settings import Settings
     from inventory.stock.adjusting import Adjusted
-    from inventory.stock.importing import ImportPlan, ImportSummary
     from inventory.stock.reading import StockList
     from storage.stock import LedgerRow, StockLevel
 
@@ -35,8 +34,6 @@ class StockSource(StrEnum):
 
 Product = Annotated[str, typer.Argument(metavar="PRODUCT", help="The product's id.")]
 Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most rows to show.")]
-Operator = Annotated[str | None, typer.Option(help="Who makes the change; your login name if not given.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -67,7 +64,7 @@ def show(
     from inventory.console import print_json, print_line, print_warning
     from inventory.settings import load_settings
 
-    requested = [_id(product_id) for product_id in products or ()]
+    requested = [checked_id(product_id, "PRODUCT") for product_id in products or ()]
     if source is StockSource.CACHE and (bool(requested) == low):
         raise typer.BadParameter("the cache needs either products or --low", param_hint="--from")
     settings = load_settings()
@@ -99,7 +96,7 @@ def history(product: Product, *, limit: Limit = 20, as_json: AsJson = False) -> 
     from inventory.console import print_json, print_line, print_table, print_warning
     from inventory.settings import load_settings
 
-    rows, level = asyncio.run(_read_history(load_settings(), _id(product), limit))
+    rows, level = asyncio.run(_read_history(load_settings(), checked_id(product, "PRODUCT"), limit))
     if level is None:
         print_warning(f"there is no product {product}")
         raise typer.Exit(1)
@@ -134,17 +131,23 @@ def history(product: Product, *, limit: Limit = 20, as_json: AsJson = False) -> 
 def adjust(  # noqa: PLR0913 - one parameter per option
     product: Product,
     *,
-    add: Annotated[int | None, typer.Option(min=1, max=MAX_QUANTITY, metavar="N", help="Units that came in.")] = None,
+    add: Annotated[int | None, typer.Option(min=1, max=MAX_ON_HAND, metavar="N", help="Units that came in.")] = None,
     subtract: Annotated[
-        int | None, typer.Option(min=1, max=MAX_QUANTITY, metavar="N", help="Units that are gone.")
+        int | None, typer.Option(min=1, max=MAX_ON_HAND, metavar="N", help="Units that are gone.")
     ] = None,
     set_: Annotated[
-        int | None, typer.Option("--set", min=0, max=MAX_QUANTITY, metavar="N", help="Units that were counted.")
+        int | None, typer.Option("--set", min=0, max=MAX_ON_HAND, metavar="N", help="Units that were counted.")
     ] = None,
     expected_version: Annotated[
         int | None,
         typer.Option(
             min=1, metavar="V", help="With --set: refuse the change unless the product still has this version."
+        ),
+    ] = None,
+    request_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="KEY", help="Identity of this change: a retry with the same id is not applied again."
         ),
     ] = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; recorded in the ledger.")],
@@ -153,8 +156,12 @@ def adjust(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Correct a product's stock on hand.
 
-    It cannot go below what is reserved. Exit code 1 if the change is refused; nothing is changed then.
+    It cannot go below what is reserved. Exit code 1 if the change is refused; nothing is changed then. A script that
+    may retry gives each change an --id: for as long as the inbox remembers it (INVENTORY_INBOX_RETENTION), a repeat
+    changes nothing and reports what became of the first attempt.
     """
+    from dataclasses import replace
+
     from domain.model import Operation
 
     given = [
@@ -167,7 +174,9 @@ def adjust(  # noqa: PLR0913 - one parameter per option
     operation, quantity = given[0]
     if expected_version is not None and operation is not Operation.SET:
         raise typer.BadParameter("works with --set only", param_hint="--expected-version")
-    _change(_adjustment(product, reason, operator, operation, quantity, expected_version), as_json=as_json)
+    command = _adjustment(product, reason, operator, request_id)
+    change = replace(command, operation=operation, quantity=quantity, expected_version=expected_version)
+    _change(change, as_json=as_json)
 
 
 @app.command()
@@ -185,75 +194,10 @@ def threshold(
 
     Its stock status is judged again at once.
     """
-    command = _adjustment(product, reason, operator)
     from dataclasses import replace
 
+    command = _adjustment(product, reason, operator)
     _change(replace(command, threshold=units), as_json=as_json)
-
-
-@app.command("import")
-def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE.csv[.gz]",
-            help="Columns product_id, quantity and optionally low_stock_threshold; others are ignored.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-        ),
-    ],
-    *,
-    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; the file's name if not given.")] = None,
-    operator: Operator = None,
-    as_json: AsJson = False,
-) -> None:
-    """Set the stock of products from a CSV file.
-
-    Products that do not exist are created. The whole file is checked before anything is changed. Rows that equal the
-    stock change nothing, so run an interrupted import again. Exit code 1 if a row is refused (less on hand than
-    reserved).
-    """
-    import asyncio
-
-    from inventory.console import print_json, print_warning
-    from inventory.settings import load_settings
-    from inventory.stock.importing import plan_import
-
-    settings = load_settings()
-    plan = plan_import(file, _text(reason) or f"import of {file.name}", _operator(operator))
-    summary = asyncio.run(_import(settings, plan))
-    if as_json:
-        from dataclasses import asdict
-
-        print_json(asdict(summary))
-    else:
-        _print_summary(summary)
-    for refusal in summary.refusals:
-        print_warning(refusal)
-    if summary.refused:
-        raise typer.Exit(1)
-
-
-@app.command()
-def export(
-    file: Annotated[
-        Path | None,
-        typer.Argument(metavar="[FILE.csv]", help="File to write; standard output if not given.", dir_okay=False),
-    ] = None,
-) -> None:
-    """Write all products as CSV.
-
-    One snapshot of all products, in the form that `inventory stock import` reads.
-    """
-    import asyncio
-
-    from inventory.console import print_line
-    from inventory.settings import load_settings
-
-    count = asyncio.run(_export(load_settings(), file))
-    if file is not None:
-        print_line(f"{count:,} products written to {file}")
 
 
 async def _read(settings: "Settings", product_ids: "Sequence[str]", limit: int, *, low: bool) -> "StockList":
@@ -302,53 +246,15 @@ async def _adjust(settings: "Settings", command: "AdjustStock") -> "Adjusted":
         return await adjust(pool, policy_of(settings), cache, command)
 
 
-async def _import(settings: "Settings", plan: "ImportPlan") -> "ImportSummary":
-    from inventory.cache import open_cache
-    from inventory.console import progress
-    from inventory.database import migrated_pool
-    from inventory.policy import policy_of
-    from inventory.stock.adjusting import SOURCE
-    from inventory.stock.importing import import_stock
-
-    with progress() as show_progress:
-        async with open_cache(settings) as cache, migrated_pool(settings, SOURCE) as pool:
-            return await import_stock(pool, policy_of(settings), cache, plan, show_progress)
-
-
-async def _export(settings: "Settings", file: Path | None) -> int:
-    import sys
-
-    from inventory.console import progress
-    from inventory.database import connection
-    from inventory.stock.exporting import export_stock, whole_file
-
-    if file is None:
-        async with connection(settings) as opened:
-            return await export_stock(opened, sys.stdout, lambda *_: None)
-    with progress() as show_progress, whole_file(file) as output:
-        async with connection(settings) as opened:
-            return await export_stock(opened, output, show_progress)
-
-
-def _adjustment(
-    product: str,
-    reason: str | None,
-    operator: str | None,
-    operation: "Operation | None" = None,
-    quantity: int = 0,
-    expected_version: int | None = None,
-) -> "AdjustStock":
+def _adjustment(product: str, reason: str | None, operator: str | None, request_id: str | None = None) -> "AdjustStock":
     from domain.commands import AdjustStock
     from inventory.stock.adjusting import new_cause
 
     return AdjustStock(
-        new_cause(),
-        _id(product),
-        operation,
-        quantity,
-        reason=_text(reason),
-        operator=_operator(operator),
-        expected_version=expected_version,
+        new_cause(None if request_id is None else checked_id(request_id, "--id")),
+        checked_id(product, "PRODUCT"),
+        reason=checked_text(reason),
+        operator=checked_operator(operator),
     )
 
 
@@ -371,8 +277,8 @@ def _change(command: "AdjustStock", *, as_json: bool) -> None:
 
 def _as_dict(adjusted: "Adjusted") -> dict[str, object]:
     return {
-        # A retry after a lost connection may be a duplicate of the first attempt, which was applied.
         "outcome": "refused" if adjusted.refused else "applied",
+        "repeated": adjusted.repeated,
         "reason": adjusted.verdict.reason,
         "message": adjusted.verdict.message,
         "stock": None if adjusted.level is None else adjusted.level._asdict(),
@@ -385,39 +291,5 @@ def _print_levels(levels: "Sequence[StockLevel]") -> None:
     print_table(LEVEL_COLUMNS, [level[: len(LEVEL_COLUMNS)] for level in levels])
 
 
-def _print_summary(summary: "ImportSummary") -> None:
-    from inventory.console import print_table
-
-    counts = ("rows", "created", "changed", "unchanged", "refused")
-    print_table(("what", "count"), [(name, getattr(summary, name)) for name in counts])
-
-
-def _operator(name: str | None) -> str:
-    import getpass
-
-    if name is not None:
-        return _text(name) or ""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        # A user id in a container may have no name.
-        return "unknown"
-
-
-def _id(product_id: str) -> str:
-    from inventory.identifiers import id_problem
-
-    if problem := id_problem(product_id):
-        raise typer.BadParameter(f"the id {problem}", param_hint="PRODUCT")
-    return product_id
-
-
-def _text(text: str | None) -> str | None:
-    """Refuse text that is not UTF-8, which a terminal may pass on and PostgreSQL cannot store."""
-    if text is None:
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise typer.BadParameter("is not valid UTF-8") from None
-    return text
+app.command("import")(stock_files.import_)
+app.command("export")(stock_files.export)

@@ -1,8 +1,8 @@
 """Exports all products as a CSV file that `inventory stock import` reads."""
 
-import csv
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TextIO
@@ -24,6 +24,11 @@ EXPORT_COLUMNS: Final = (
     "version",
 )
 
+HEADER: Final = ",".join(EXPORT_COLUMNS) + "\n"
+
+# Lone carriage returns too, which Python's csv module leaves without quotes, and spaces, which spreadsheets trim.
+_NEEDS_QUOTES: Final = re.compile(r'[,"\r\n]|^\s|\s$')
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
@@ -44,27 +49,37 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 async def export_stock(connection: Connection, output: TextIO, progress: ProgressLine) -> int:
     """Write all products as of one moment, in pages, and return their number."""
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(EXPORT_COLUMNS)
+    output.write(HEADER)
     count = 0
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         total, _ = await stock.count_products(connection)
         after = ""
         while page := await stock.read_stock_page(connection, after, EXPORT_PAGE):
-            writer.writerows(_cells(level) for level in page)
+            output.writelines(map(csv_row, page))
             count += len(page)
             after = page[-1].product_id
             progress("products", count, total)
     return count
 
 
-def _cells(level: StockLevel) -> tuple[str | int, ...]:
-    return (
-        level.product_id,
-        level.on_hand,
-        level.low_stock_threshold,
-        level.reserved,
-        level.available,
-        level.stock_status,
-        level.version,
+def csv_row(level: StockLevel) -> str:
+    """Return a product's row; every legal id is read back as it is."""
+    return _line(
+        (
+            level.product_id,
+            level.on_hand,
+            level.low_stock_threshold,
+            level.reserved,
+            level.available,
+            level.stock_status,
+            level.version,
+        )
     )
+
+
+def _line(cells: Sequence[str | int]) -> str:
+    return ",".join(_quoted(str(cell)) for cell in cells) + "\n"
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if _NEEDS_QUOTES.search(cell) else cell

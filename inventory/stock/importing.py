@@ -1,184 +1,194 @@
-"""Imports stock from a CSV file: every product of the file exists afterwards, with the stock that the file says."""
+"""Imports stock from a CSV file: every product of the file exists afterwards, with the stock that the file says.
 
+An import has an identity, and each of its rows is applied once: a file that is imported again must not undo the sales
+since. How many rows have been applied is recorded in the transaction that applies them and kept for good.
+"""
+
+import hashlib
+import json
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, NamedTuple
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Final
 
-from domain.commands import AdjustStock, CausedCommand, CreateProduct
-from domain.model import Operation, Policy, ReferenceType
-from engine.tasks import BatchResult, TaskDisposition
+from domain.commands import AdjustStock, CreateProduct
+from domain.model import Cause, Operation, Policy, ReferenceType
+from engine.tasks import BatchResult, CommandTask, TaskDisposition, Verdict
 from inventory.console import ProgressLine
-from inventory.csv_rows import open_rows
 from inventory.errors import OperatorError
-from inventory.identifiers import id_problem
-from inventory.stock.adjusting import apply_commands, describe_refusal, new_cause, refresh_cache
-from schemas.limits import MAX_QUANTITY
+from inventory.stock.adjusting import apply_tasks, describe_refusal, refresh_cache
+from inventory.stock.import_file import CheckedFile, ImportRow, rows_of
+from storage import imports
 from storage.cache import Cache
-from storage.database import Pool
+from storage.database import Connection, Pool
 from storage.errors import is_unavailable
+from storage.imports import ImportProgress, ImportRecord
 
+SOURCE: Final = "inventory-import"
 IMPORT_ROWS_PER_TRANSACTION: Final = 500
-MAX_PROBLEMS: Final = 20
+MAX_REFUSALS: Final = 20
+
+_NAMESPACE: Final = uuid.UUID("0c9c2a4e-54d2-5c55-8f6b-7f4f0b8a3f0e")
 
 
-class ImportRow(NamedTuple):
-    """A row of the file: the product's stock on hand, and its threshold if the file names one."""
+@dataclass(frozen=True, slots=True)
+class ImportPlan:
+    """A checked file, its identity, and what the ledger will say about its import.
 
-    line: int
-    product_id: str
-    quantity: int
-    threshold: int | None
+    Without `import_id` the content of the file identifies the import. `again` makes a new import of a file that was
+    imported before.
+    """
 
-
-class ImportPlan(NamedTuple):
-    """A checked file, and what the ledger will say about its import."""
-
-    path: Path
-    rows: int
+    file: CheckedFile
     reason: str
     operator: str
+    import_id: str | None = None
+    again: bool = False
 
 
 @dataclass(slots=True)
 class ImportSummary:
-    """What became of the rows; `refusals` describes the first few."""
+    """What became of the rows; `refusals` describes the first few.
 
+    `applied_before` are rows of this import that an earlier run applied or refused; they changed nothing now.
+    """
+
+    import_id: str
     rows: int = 0
+    applied_before: int = 0
     created: int = 0
     changed: int = 0
     unchanged: int = 0
     refused: int = 0
+    finished_before: datetime | None = None
     refusals: list[str] = field(default_factory=list)
-
-
-def plan_import(path: Path, reason: str, operator: str) -> ImportPlan:
-    """Check the whole file; raises OperatorError naming its problems, at most 20."""
-    problems: list[str] = []
-    lines: dict[str, int] = {}
-    for row in _parsed(path):
-        if isinstance(row, str):
-            problems.append(row)
-        elif row.product_id in lines:
-            problems.append(f"line {row.line}: {row.product_id} is in line {lines[row.product_id]} already")
-        else:
-            lines[row.product_id] = row.line
-        if len(problems) == MAX_PROBLEMS:
-            problems.append("... and perhaps more")
-            break
-    if problems:
-        raise OperatorError("\n".join([f"{path} was not imported:", *problems]))
-    return ImportPlan(path, len(lines), reason, operator)
 
 
 async def import_stock(
     pool: Pool, policy: Policy, cache: Cache | None, plan: ImportPlan, progress: ProgressLine
 ) -> ImportSummary:
-    """Create unknown products and set the stock of known ones, in bounded transactions.
+    """Create unknown products and set the stock of known ones, in bounded transactions, each row once.
 
-    Raises OperatorError where the file changed since it was checked, or PostgreSQL fails on the way.
+    Raises OperatorError where the file changed since it was checked, the identity belongs to another file, or
+    PostgreSQL fails on the way.
     """
-    summary = ImportSummary()
-    for rows in _chunks(_valid_rows(plan.path), IMPORT_ROWS_PER_TRANSACTION):
-        progress("products", summary.rows, plan.rows)
-        commands = [command for row in rows for command in _commands(row, plan)]
+    async with pool.acquire() as connection:
+        record = await begin(connection, plan)
+    done = plan.file.rows if record.finished_at is not None else record.rows_applied
+    summary = ImportSummary(record.import_id, done, done, finished_before=record.finished_at)
+    rows = islice(rows_of(plan.file), done, None)
+    while chunk := list(islice(rows, IMPORT_ROWS_PER_TRANSACTION)):
+        progress("products", summary.rows, plan.file.rows)
+        applied = ImportProgress(record.import_id, summary.rows + len(chunk))
+        tasks = [task for row in chunk for task in _tasks(row, plan, record.import_id)]
         try:
-            result = await apply_commands(pool, policy, commands)
+            result = await apply_tasks(pool, policy, tasks, applied)
         except Exception as error:
             if not is_unavailable(error):
                 raise
             raise OperatorError(
-                f"PostgreSQL failed after {summary.rows:,} of {plan.rows:,} rows ({error}): run the import again; "
-                "rows that were applied stay as they are"
+                f"PostgreSQL failed after {summary.rows:,} of {plan.file.rows:,} rows ({error}): run the import again "
+                "and it goes on from there"
             ) from error
-        _count(summary, rows, result)
+        _count(summary, chunk, result)
         await refresh_cache(cache, result)
-    progress("products", summary.rows, plan.rows)
+    async with pool.acquire() as connection:
+        await imports.finish(connection, record.import_id)
+    progress("products", summary.rows, plan.file.rows)
     return summary
 
 
-def _valid_rows(path: Path) -> Iterator[ImportRow]:
-    for row in _parsed(path):
-        if isinstance(row, str):
-            raise OperatorError(f"{path}: {row}")
-        yield row
+async def begin(connection: Connection, plan: ImportPlan) -> ImportRecord:
+    """Return the import that this plan continues, or record a new one."""
+    record = await identify(connection, plan)
+    if record.finished_at is None:
+        await imports.begin(connection, record.import_id, record.content_digest, record.row_count, record.operator)
+    return record
 
 
-def _parsed(path: Path) -> Iterator[ImportRow | str]:
-    """Yield each row of the file, or what is wrong with it."""
-    rows = open_rows(path)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
-    missing = [name for name in ("product_id", "quantity") if name not in header]
-    if missing:
-        raise OperatorError(
-            f"{path}: the first line must name the columns product_id and quantity, and may name low_stock_threshold; "
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-        )
-    for line, cells in rows:
-        if any(cells):
-            yield _row(line, dict(zip(header, (cell.strip() for cell in cells), strict=False)))
+async def identify(connection: Connection, plan: ImportPlan) -> ImportRecord:
+    """Return the import that this plan continues, or the one that it would begin; writes nothing.
+
+    Raises OperatorError where the import id belongs to a file with other content.
+    """
+    file = plan.file
+    if plan.import_id is not None:
+        found = await imports.find(connection, plan.import_id)
+        if found is not None and found.content_digest != file.digest:
+            raise OperatorError(
+                f"import {plan.import_id} of {found.started_at:%Y-%m-%d %H:%M} was made from another file: "
+                "give this one another --import-id"
+            )
+        return found or _new(plan, plan.import_id)
+    latest = await imports.latest_of_content(connection, file.digest)
+    if latest is None:
+        return _new(plan, file.digest)
+    if plan.again and latest.finished_at is not None:
+        return _new(plan, str(uuid.uuid5(_NAMESPACE, f"again after {latest.import_id}")))
+    return latest
 
 
-def _row(line: int, cells: dict[str, str]) -> ImportRow | str:
-    product_id = cells.get("product_id", "")
-    if problem := id_problem(product_id):
-        return f"line {line}: product_id {problem}"
-    quantity = _number(cells.get("quantity", ""))
-    if quantity is None:
-        return f"line {line}: quantity must be a whole number from 0 to {MAX_QUANTITY:,}, got {cells.get('quantity')!r}"
-    text = cells.get("low_stock_threshold", "")
-    threshold = _number(text) if text else None
-    if text and threshold is None:
-        return f"line {line}: low_stock_threshold must be a whole number from 0 to {MAX_QUANTITY:,}, got {text!r}"
-    return ImportRow(line, product_id, quantity, threshold)
+def _new(plan: ImportPlan, import_id: str) -> ImportRecord:
+    return ImportRecord(import_id, plan.file.digest, plan.file.rows, 0, plan.operator, datetime.now(UTC), None)
 
 
-def _number(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_QUANTITY))):
-        return None
-    number = int(text)
-    return number if number <= MAX_QUANTITY else None
+def _tasks(row: ImportRow, plan: ImportPlan, import_id: str) -> Iterator[CommandTask]:
+    """Yield the creation of the product and a SET to the same quantity, of which one does nothing.
 
-
-def _commands(row: ImportRow, plan: ImportPlan) -> tuple[CausedCommand, CausedCommand]:
-    """Return a creation and a SET to the same quantity; whether the product exists or not, one of them does nothing."""
-    return (
-        CreateProduct(new_cause(), row.product_id, row.quantity, row.threshold, plan.operator),
+    A row that expects a version is for a product that exists, so it creates none.
+    """
+    if row.expected_version is None:
+        cause, digest = _identity(row, import_id, "create")
+        yield CommandTask(CreateProduct(cause, row.product_id, row.quantity, row.threshold, plan.operator), digest)
+    cause, digest = _identity(row, import_id, "set")
+    yield CommandTask(
         AdjustStock(
-            new_cause(),
+            cause,
             row.product_id,
             Operation.SET,
             row.quantity,
             row.threshold,
             plan.reason,
             plan.operator,
-            reference_type=ReferenceType.IMPORT,
+            row.expected_version,
+            ReferenceType.IMPORT,
         ),
+        digest,
     )
 
 
+def _identity(row: ImportRow, import_id: str, step: str) -> tuple[Cause, bytes]:
+    """Return a cause that is the same whenever this row of this import is applied, and its digest.
+
+    Operator and reason are left out of both: somebody else may finish an import.
+    """
+    content = json.dumps([import_id, *row[1:], step])
+    event_id = str(uuid.uuid5(_NAMESPACE, content))
+    return Cause(SOURCE, event_id, datetime.now(UTC)), hashlib.blake2b(content.encode(), digest_size=16).digest()
+
+
 def _count(summary: ImportSummary, rows: Sequence[ImportRow], result: BatchResult) -> None:
-    for place, row in enumerate(rows):
-        created, adjusted = result.verdicts[2 * place : 2 * place + 2]
-        summary.rows += 1
-        if created.disposition is TaskDisposition.APPLIED:
-            summary.created += 1
-        elif adjusted.disposition is TaskDisposition.REFUSED:
-            summary.refused += 1
-            if len(summary.refusals) < MAX_PROBLEMS:
-                summary.refusals.append(f"line {row.line}: {describe_refusal(adjusted, row.product_id)}")
-        elif row.product_id in result.products:
-            summary.changed += 1
-        else:
-            summary.unchanged += 1
-
-
-def _chunks(rows: Iterator[ImportRow], size: int) -> Iterator[list[ImportRow]]:
-    chunk: list[ImportRow] = []
+    verdicts = iter(result.verdicts)
     for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+        created = next(verdicts) if row.expected_version is None else None
+        adjusted = next(verdicts)
+        summary.rows += 1
+        if created is not None and created.disposition is TaskDisposition.APPLIED:
+            summary.created += 1
+        else:
+            _count_adjusted(summary, row, adjusted, changed=row.product_id in result.products)
+
+
+def _count_adjusted(summary: ImportSummary, row: ImportRow, adjusted: Verdict, *, changed: bool) -> None:
+    if adjusted.disposition is TaskDisposition.DUPLICATE:
+        summary.applied_before += 1
+    elif adjusted.disposition is TaskDisposition.REFUSED:
+        summary.refused += 1
+        if len(summary.refusals) < MAX_REFUSALS:
+            summary.refusals.append(f"line {row.line}: {describe_refusal(adjusted, row.product_id)}")
+    elif changed:
+        summary.changed += 1
+    else:
+        summary.unchanged += 1
