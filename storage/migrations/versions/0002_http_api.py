@@ -41,10 +41,12 @@ _UPGRADE = (
 
 def upgrade() -> None:
     """Create both tables and the key."""
+    op.execute("SET LOCAL lock_timeout = '3s'")
     for statement in _UPGRADE:
         op.execute(statement)
 
 
 def downgrade() -> None:
     """Drop both tables."""
+    op.execute("SET LOCAL lock_timeout = '3s'")
     op.execute("DROP TABLE http_answers, http_cursor_key")
