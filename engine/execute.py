@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from engine.judge import judge
 from engine.tasks import BatchResult, DeadLetterTask, EventTask, StageSeconds, Task
 from engine.working_set import DueHolds, lock_and_load, missed_a_cart, save_changes
 from storage import imports, load
+from storage.commit import commit
 from storage.database import Connection, Pool
 from storage.dead_letters import DeadLetterReason
 from storage.errors import ContentionPersistsError, in_words, is_contention, is_data, is_suspect
@@ -53,6 +54,7 @@ async def execute(  # noqa: PLR0913 - a transaction is these facts
     skip_locked: bool = False,
     anchor: Anchor | None = None,
     isolate: bool = False,
+    on_wait: Callable[[str], None] | None = None,
 ) -> BatchResult:
     """Apply `tasks` in one transaction and return, after the commit, what became of them.
 
@@ -68,9 +70,11 @@ async def execute(  # noqa: PLR0913 - a transaction is these facts
     `isolate` is for a caller whose attempts have all failed with an error that the batch itself may have caused, such
     as a statement that timed out (`storage.errors.is_suspect`): such a batch is halved as well. An event that fails
     alone is dead-lettered only if the server does serve other work meanwhile; otherwise the error is raised.
+
+    A commit that waits for a synchronous standby has no limit in time; `on_wait` is called with the reason meanwhile.
     """
     partitions = frozenset((row.topic, row.partition) for row in progress)
-    batch = _Batch(tasks, policy, now, progress, partitions, import_progress, skip_locked, anchor, isolate)
+    batch = _Batch(tasks, policy, now, progress, partitions, import_progress, skip_locked, anchor, isolate, on_wait)
     return await _apply(pool, batch)
 
 
@@ -86,6 +90,7 @@ class _Batch(NamedTuple):
     skip_locked: bool
     anchor: Anchor | None
     isolate: bool
+    on_wait: Callable[[str], None] | None
 
     def halves(self) -> tuple["_Batch", "_Batch"]:
         """Return two batches to be applied one after the other; progress goes with the second."""
@@ -167,7 +172,7 @@ async def _with_retries(pool: Pool, batch: _Batch) -> BatchResult:
     for attempt in range(MAX_CONTENTION_RETRIES + 1):
         try:
             async with pool.acquire() as connection:
-                return await _transact(connection, batch)
+                return await _transact(pool, connection, batch)
         except Exception as error:
             if not is_contention(error):
                 raise
@@ -182,27 +187,25 @@ async def _with_retries(pool: Pool, batch: _Batch) -> BatchResult:
     raise AssertionError("unreachable")
 
 
-async def _transact(connection: Connection, batch: _Batch) -> BatchResult:
+async def _transact(pool: Pool, connection: Connection, batch: _Batch) -> BatchResult:
     """Run the transaction; start over when rows that were not loaded could change a decision."""
     due = DueHolds(batch.partitions)
     for _ in range(MAX_RESTARTS):
-        transaction = connection.transaction()
-        await transaction.start()
         try:
+            await connection.execute("BEGIN;")
             result = await _attempt(connection, batch, due)
             if result is not None:
                 started = time.perf_counter()
-                await transaction.commit()
+                await commit(pool, connection, batch.on_wait)
                 seconds = result.seconds._replace(commit=time.perf_counter() - started)
                 return dataclasses.replace(result, seconds=seconds)
         except BaseException:
-            # A COMMIT that failed leaves nothing to roll back, and asyncpg raises for the attempt. The first error
-            # decides what happens next; the pool resets the connection.
+            # The first error decides what happens next, whatever a ROLLBACK on a connection that was cut says.
             with contextlib.suppress(Exception):
-                await transaction.rollback()
+                await connection.execute("ROLLBACK;")
             raise
         # Locks are taken in order, so locking the rows that were missed means starting over.
-        await transaction.rollback()
+        await connection.execute("ROLLBACK;")
     raise _TooManyRestarts
 
 

@@ -1,7 +1,7 @@
 """Applying a batch: retries while the database is unavailable, and giving up only when asked to stop."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import asyncpg
@@ -32,16 +32,24 @@ class Database:
         self.anchors: list[Anchor | None] = []
         self.error: Exception = asyncpg.ConnectionDoesNotExistError("cut")
         self.isolated: list[bool] = []
+        self.commit_waits = False
         self.written: Sequence[PartitionProgress] | None = None
         self._attempted = asyncio.Event()
 
     async def execute(
-        self, *_: object, progress: Sequence[PartitionProgress], anchor: Anchor | None, isolate: bool
+        self,
+        *_: object,
+        progress: Sequence[PartitionProgress],
+        anchor: Anchor | None,
+        isolate: bool,
+        on_wait: Callable[[str], None],
     ) -> BatchResult:
         """Stand in for `engine.execute.execute`."""
         self.written = progress
         self.anchors.append(anchor)
         self.isolated.append(isolate)
+        if self.commit_waits:
+            on_wait("a standby")
         self.attempts += 1
         self._attempted.set()
         if not self.available:
@@ -133,6 +141,20 @@ async def test_each_reason_to_wait_is_logged_once(
         "The database is unavailable (cut)",
         "The database is unavailable (password authentication failed)",
     ] == reasons
+
+
+async def test_a_commit_that_waits_is_no_standstill(
+    database: Database, applier: BatchApplier, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker knows the reason, so that it is alive and not ready."""
+    database.commit_waits = True
+    applier.start(BATCH)
+    await database.attempted(2)
+    assert _waits(applier)
+    assert "The batch is not confirmed yet: a standby; nothing of it is published meanwhile" in caplog.messages
+    database.available = True
+    await applier.finished()
+    assert not _waits(applier)
 
 
 async def test_a_stop_abandons_a_batch_that_waits(

@@ -95,6 +95,7 @@ class BatchApplier:
                     progress=batch.progress,
                     anchor=self._anchors.current(),
                     isolate=suspected >= ATTEMPTS_AS_A_WHOLE,
+                    on_wait=self._commit_waits,
                 )
             except DatabaseWentBackError:
                 await self._anchors.start_anew()
@@ -112,6 +113,12 @@ class BatchApplier:
                     logger.info("The database is back after %.1f s", time.monotonic() - started)
                     self.waits_because = None
                 return result
+
+    def _commit_waits(self, reason: str) -> None:
+        """Remember why the database does not confirm the batch, and log each reason once."""
+        if reason != self.waits_because:
+            logger.warning("The batch is not confirmed yet: %s; nothing of it is published meanwhile", reason)
+            self.waits_because = reason
 
     def _wait_because(self, reason: str) -> None:
         """Remember why the database does not accept the batch, and log each reason once."""
