@@ -15,14 +15,15 @@ from tests.integration.shop import POLICY, T0, Shop, created, open_shop, product
 from tests.integration.stream import eventually
 
 NOBODY = "no_such_standby"
+LIMIT_SECONDS = 4.0
 COMMITTED = [product("p", 10), created("o", {"p": 3})]
 
 
 @asynccontextmanager
 async def _shop_that_waits(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Shop, PostgresServer]]:
     """A shop whose server waits for a standby that does not exist, and whose time limit is far shorter than that."""
-    monkeypatch.setattr("storage.database.COMMAND_TIMEOUT_SECONDS", 1.0)
-    monkeypatch.setattr("storage.database._TIMEOUTS", {"statement_timeout": "1s"})
+    monkeypatch.setattr("storage.database.COMMAND_TIMEOUT_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr("storage.database._TIMEOUTS", {"statement_timeout": f"{LIMIT_SECONDS}s"})
     monkeypatch.setattr(commit, "INQUIRY_SECONDS", 0.1)
     server = postgres.start(fsync=False)
     try:
@@ -39,7 +40,7 @@ async def test_a_commit_waits_for_its_standby(monkeypatch: pytest.MonkeyPatch) -
     reasons: list[str] = []
     async with _shop_that_waits(monkeypatch) as (shop, server):
         committing = _commit(shop, reasons.append)
-        await asyncio.wait({committing}, timeout=3)
+        await asyncio.wait({committing}, timeout=2 * LIMIT_SECONDS)
         assert (False, {commit.STANDBY}) == (committing.done(), set(reasons))
         assert [] == await _published(shop)
         _set_standby(server, "")
