@@ -28,8 +28,8 @@ async def _shop_that_waits(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tup
     server = postgres.start(fsync=False)
     try:
         await asyncio.to_thread(migrate.upgrade, server.url)
-        _set_standby(server, NOBODY)
         async with open_shop(server.url) as shop:
+            _set_standby(server, NOBODY)
             yield shop, server
     finally:
         server.close()
