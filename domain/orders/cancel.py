@@ -6,7 +6,7 @@ from domain.commands import CancelOrder
 from domain.draft import OrderDraft
 from domain.model import Decision, Disposition, Fact, FactKind, Order, OrderStatus, OutcomeKind, Policy, Reason, State
 from domain.orders.conclude import conclude, order_outcome
-from domain.orders.waiting import cancellation_identity, is_cancelled_early, park
+from domain.orders.waiting import cancellation_identity, is_cancelled_early, judged_too_many, park
 
 _CANCELLED_WHOLE = (OrderStatus.RELEASED, OrderStatus.RESTOCKED)
 
@@ -42,6 +42,8 @@ def _cancel_lines(state: State, order: Order, command: CancelOrder, lines: Mappi
         return Decision(Disposition.DUPLICATE)
     if order.status is OrderStatus.PENDING:
         return park(order, Fact(FactKind.CANCELLED, cause, lines))
+    if (conflict := judged_too_many(order)) is not None:
+        return conflict
     draft = OrderDraft(order, state.products, cause, command.reason)
     draft.mark_seen(identity)
     deducted = order.status is OrderStatus.DEDUCTED

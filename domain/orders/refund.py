@@ -5,7 +5,7 @@ from domain.draft import OrderDraft
 from domain.model import Decision, Disposition, Fact, FactKind, Order, OrderStatus, Policy, State
 from domain.orders.conclude import conclude, order_outcome
 from domain.orders.judge_refund import judge_refund
-from domain.orders.waiting import park, refund_identity
+from domain.orders.waiting import judged_too_many, park, refund_identity
 
 
 def refund_order(state: State, command: RefundOrder, _policy: Policy) -> Decision:
@@ -17,6 +17,8 @@ def refund_order(state: State, command: RefundOrder, _policy: Policy) -> Decisio
     fact = Fact(FactKind.REFUNDED, command.cause, command.lines, command.refund_id, command.restock)
     if order.status is OrderStatus.PENDING or not (order.paid or order.refused):
         return park(order, fact)
+    if (conflict := judged_too_many(order)) is not None:
+        return conflict
     draft = OrderDraft(order, state.products, command.cause)
     refusal, kind = judge_refund(draft, fact)
     outcome = None if kind is None else order_outcome(kind, draft, command.cause, command.lines)

@@ -15,9 +15,24 @@ from domain.model import (
     State,
 )
 
+# An order is one row, read and written whole by each of its events, so what it keeps is bounded.
+MAX_WAITING_FACTS = 100
+MAX_WAITING_LINES = 5_000
+MAX_JUDGED = 1_000
+
 
 def park(order: Order, fact: Fact) -> Decision:
-    """Keep a fact with its order until it can be judged."""
+    """Keep a fact with its order until it can be judged; beyond the bounds it is in conflict, which can be redriven.
+
+    A payment and a cancellation of the whole order wait once each, whatever else waits.
+    """
+    if fact.lines is not None:
+        partial = [waiting.lines for waiting in order.waiting if waiting.lines is not None]
+        if len(partial) >= MAX_WAITING_FACTS or sum(map(len, partial)) + len(fact.lines) > MAX_WAITING_LINES:
+            return _beyond_bounds(
+                f"more than {MAX_WAITING_FACTS} partial cancellations and refunds, or {MAX_WAITING_LINES} of their "
+                f"lines, would wait for order {order.order_id}"
+            )
     return Decision(Disposition.PARKED, order=_with_waiting(order, (*order.waiting, fact)))
 
 
@@ -31,6 +46,20 @@ def forget_fact(state: State, command: ForgetFact, _policy: Policy) -> Decision:
     if len(kept) == len(order.waiting):
         return Decision(Disposition.DUPLICATE)
     return Decision(Disposition.APPLIED, order=_with_waiting(order, kept))
+
+
+def judged_too_many(order: Order) -> Decision | None:
+    """Return the conflict of one more partial cancellation or refund than an order can have, or None below the bound.
+
+    Their identities are kept for as long as the order, so that each counts once.
+    """
+    if len(order.seen) < MAX_JUDGED:
+        return None
+    return _beyond_bounds(f"order {order.order_id} already has {MAX_JUDGED} partial cancellations and refunds")
+
+
+def _beyond_bounds(message: str) -> Decision:
+    return Decision(Disposition.CONFLICT, message=message)
 
 
 def has_waiting(order: Order, kind: FactKind) -> bool:
