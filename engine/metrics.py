@@ -14,6 +14,7 @@
 | `inventory_parked_events` | gauge | | payments, cancellations and refunds parked until their order is created |
 | `inventory_reservations_expired_total` | counter | | holds of carts and orders that expired |
 | `inventory_commit_lost_total` | counter | | offset commits lost to a rebalance; harmless, duplicates are suppressed |
+| `inventory_stream_gap_records_total` | counter | topic | records that Kafka deleted before they were read |
 | `inventory_last_poll_timestamp_seconds` | gauge | | Unix time of the consumer's last poll |
 | `inventory_low_stock_products` | gauge | | products at or below their threshold now |
 | `inventory_cache_errors_total` | counter | | failed reads and writes of the cache; stock is not affected |
@@ -67,6 +68,9 @@ RESERVATIONS_EXPIRED = Counter("inventory_reservations_expired_total", "Holds of
 COMMIT_LOST = Counter(
     "inventory_commit_lost_total",
     "Offset commits lost to a rebalance; harmless, their events are suppressed as duplicates.",
+)
+GAP_RECORDS = Counter(
+    "inventory_stream_gap_records_total", "Records that Kafka deleted before they were read.", ("topic",)
 )
 LAST_POLL = Gauge("inventory_last_poll_timestamp_seconds", "Unix time of the consumer's last poll.")
 LOW_STOCK_PRODUCTS = Gauge("inventory_low_stock_products", "Products at or below their threshold now.")

@@ -151,7 +151,7 @@ ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(s.next_offset, excluded.next_offset),
     watermark = CASE WHEN s.watermark > clock_timestamp() THEN excluded.watermark
         ELSE greatest(s.watermark, excluded.watermark) END,
-    updated_at = now()
+    updated_at = CASE excluded.next_offset WHEN 0 THEN s.updated_at ELSE now() END
 """
 
 
