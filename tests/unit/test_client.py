@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -243,6 +244,20 @@ async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, clie
             assert offsets == list(range(taken[place], taken[place] + len(offsets)))
             taken[place] += len(offsets)
         assert abs(taken[ORDERS] - taken[PAYMENTS]) <= 2 * RECORDS_PER_TURN
+
+
+@pytest.mark.parametrize("part", ["value", "headers"])
+async def test_a_batch_is_bounded_by_its_decoded_bytes(
+    broker: Broker, client: RecordClient, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Records that were compressed to a fiftieth do not fill the memory: the batch is complete after its bytes."""
+    monkeypatch.setattr(client_module, "MAX_BATCH_BYTES", 20_000)
+    large = b"0" * 1000
+    content = {"value": large} if part == "value" else {"headers": (("padding", large),)}
+    records = [dataclasses.replace(record, **content) for record in _records(ORDERS, *range(100))]
+    broker.answer(ORDERS, *records)
+    sizes = [len((await _take(client))[ORDERS]) for _ in range(4)]
+    assert [2 * RECORDS_PER_TURN] * 3 + [100 - 6 * RECORDS_PER_TURN] == sizes
 
 
 async def test_a_producer_whose_clock_is_ahead_does_not_come_last(broker: Broker, client: RecordClient) -> None:

@@ -24,6 +24,8 @@ RETRY_SECONDS = 0.5
 POSITION_TIMEOUT_SECONDS = 0.2
 # How many records one partition yields before its turn ends, where several have a backlog.
 RECORDS_PER_TURN = 16
+# Decoded bytes after which a batch is complete. A fetch is bounded in compressed bytes, which may be a fiftieth.
+MAX_BATCH_BYTES = 16 * 1024 * 1024
 
 Records: TypeAlias = dict[TopicPartition, list[ConsumerRecord]]
 
@@ -149,11 +151,13 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
         behind = [(self._read_up_to_ms.get(partition, 0), partition) for partition in self._fetcher._records]  # noqa: SLF001 - aiokafka offers no other way to see what was fetched
         heapify(behind)
         left = limit - sum(map(len, found.values()))
-        while behind and left > 0:
+        bytes_left = MAX_BATCH_BYTES - sum(map(_size_of, found.values()))
+        while behind and left > 0 and bytes_left > 0:
             partition = heappop(behind)[1]
             taken = await self._take(found, partition, max_records=min(left, RECORDS_PER_TURN))
             if taken:
                 left -= len(taken)
+                bytes_left -= _size_of(taken)
                 # Capped at now: a producer whose clock is ahead must not make its partition the last one for good.
                 self._read_up_to_ms[partition] = min(taken[-1].timestamp or 0, now)
                 heappush(behind, (self._read_up_to_ms[partition], partition))
@@ -184,3 +188,13 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
             if (self.last_stable_offset(partition) or 0) > await self.position(partition):
                 return True
         return False
+
+
+def _size_of(records: Sequence[ConsumerRecord]) -> int:
+    """Return the decoded bytes of the records' keys, values and headers."""
+    size = 0
+    for record in records:
+        size += len(record.value or b"") + len(record.key or b"")
+        for _, value in record.headers:
+            size += len(value or b"")
+    return size
