@@ -303,8 +303,9 @@ class ResolvedFact(NamedTuple):
 class Decision(NamedTuple):
     """The answer to a command: the new values of what it changes, the ledger entries and the outcomes to publish.
 
-    `resolved` are facts that no longer wait. `short` are the products whose lack of stock shaped the decision:
-    expiring holds on them could change it. `shortages` are the short lines of a refused cart, `parts` the decisions
+    `resolved` are facts that no longer wait. `short` are the products whose lack of stock shaped the decision, with the
+    units that were missing: expiring holds on them could change it.
+    `shortages` are the short lines of a refused cart, `parts` the decisions
     that a command of several adjustments is made of; both are for the caller that waits, not for the books.
     """
 
@@ -317,7 +318,7 @@ class Decision(NamedTuple):
     entries: tuple[LedgerEntry, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     resolved: tuple[ResolvedFact, ...] = ()
-    short: tuple[str, ...] = ()
+    short: Mapping[str, int] = {}
     shortages: tuple[Shortage, ...] = ()
     parts: "tuple[Decision, ...]" = ()
 

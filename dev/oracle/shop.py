@@ -216,8 +216,8 @@ class Shop:
     def apply(self, published: PublishedEvent, due_before: datetime | None = None) -> Verdict:
         """Apply one event and return what it must lead to.
 
-        With `due_before`, holds due before then on a product that would run short expire first, and the event is judged
-        on the stock after that.
+        With `due_before`, as long as the event would run short of a product, the oldest hold on it that is due before
+        then expires first: by deadline, then kind, then id.
         """
         event = read(published)
         if self.suppress_repeats and event.identity in self._applied:
@@ -295,19 +295,27 @@ class Shop:
         return verdict
 
     def _expire_due_holds(self, event: Event, due_before: datetime) -> Iterator[Verdict]:
-        short_of = self._would_run_short(event)
-        holders = [
-            (order.expires_at, "order", order.order_id)
-            for order in self.orders.values()
-            if order.status == "reserved" and order.expires_at and short_of & order.remaining().keys()
-        ] + [
-            (cart.expires_at, "cart", cart.cart_id)
-            for cart in self.carts.values()
-            if cart.status == "active" and cart.expires_at and short_of & cart.held.keys()
-        ]
-        for due, kind, owner in sorted(holders):
-            if due < due_before:
-                yield self.expire_order(owner, due_before) if kind == "order" else self.expire_cart(owner, due_before)
+        """Expire the oldest due hold with units of what the event is short of, and judge again, until nothing helps."""
+        while short_of := self._would_run_short(event):
+            due = [
+                (order.expires_at, "order", order.order_id)
+                for order in self.orders.values()
+                if order.status == "reserved"
+                and order.expires_at
+                and order.expires_at < due_before
+                and any(order.remaining().get(product_id) for product_id in short_of)
+            ] + [
+                (cart.expires_at, "cart", cart.cart_id)
+                for cart in self.carts.values()
+                if cart.status == "active"
+                and cart.expires_at
+                and cart.expires_at < due_before
+                and short_of & cart.held.keys()
+            ]
+            if not due:
+                return
+            _, kind, owner = min(due)
+            yield self.expire_order(owner, due_before) if kind == "order" else self.expire_cart(owner, due_before)
 
     def _would_run_short(self, event: Event) -> set[str]:
         """Return the products of which the event would find too little, by applying it to a copy of this shop."""

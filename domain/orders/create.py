@@ -22,7 +22,7 @@ from domain.model import (
 )
 from domain.orders.conclude import conclude, order_outcome
 from domain.orders.pay import deduct
-from domain.orders.shortages import find_shortages, short_products
+from domain.orders.shortages import find_shortages, missing_units
 from domain.orders.waiting import cancellation_identity
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
@@ -117,4 +117,4 @@ def _reject(draft: OrderDraft, shortages: tuple[Shortage, ...], resolved: tuple[
     kind = OutcomeKind.SHORTFALL if draft.paid else OutcomeKind.REJECTED
     reason = shortages[0].reason
     outcome = order_outcome(kind, draft, draft.cause, {}, reason, shortages)
-    return conclude(draft, outcome, resolved=resolved, refusal=reason, short=short_products(shortages))
+    return conclude(draft, outcome, resolved=resolved, refusal=reason, short=missing_units(shortages))

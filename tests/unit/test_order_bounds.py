@@ -13,8 +13,7 @@ LINES = {f"p{number}": 1 for number in range(1000)}
 
 
 def _apply(state: State, command: Command) -> Decision:
-    (decision,) = step(state, command, Policy(), {})
-    return decision
+    return step(state, command, Policy(), None).decision
 
 
 def _cause(name: str) -> Cause:
