@@ -38,6 +38,7 @@ class TopicLayout:
     partitions: int
     replication_factor: int
     dead_letter_retention: timedelta
+    incoming_retention: timedelta
 
 
 class NoAdminInterfaceError(OperatorError):
@@ -60,10 +61,15 @@ def wanted_topics(layout: TopicLayout) -> list[NewTopic]:
         common["min.insync.replicas"] = "2"
     dead_letter = {
         "max.message.bytes": str(DEAD_LETTER_MAX_BYTES),
-        "retention.ms": str(layout.dead_letter_retention // timedelta(milliseconds=1)),
+        "retention.ms": _milliseconds(layout.dead_letter_retention),
+    }
+    # No longer than the inbox remembers: a group that reads a topic from its beginning would apply older events again.
+    incoming = {
+        "max.message.bytes": str(INCOMING_MAX_BYTES),
+        "retention.ms": _milliseconds(layout.incoming_retention),
     }
     configurations: dict[str, dict[str, str]] = {
-        **{topic: {"max.message.bytes": str(INCOMING_MAX_BYTES)} for topic in TOPICS_IN},
+        **dict.fromkeys(TOPICS_IN, incoming),
         **{topic: {"max.message.bytes": str(OUTGOING_MAX_BYTES)} for topic in TOPICS_OUT},
         **{dlq_topic(topic): dead_letter for topic in TOPICS_IN},
     }
@@ -76,6 +82,10 @@ def wanted_topics(layout: TopicLayout) -> list[NewTopic]:
         )
         for topic, configuration in configurations.items()
     ]
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return str(duration // timedelta(milliseconds=1))
 
 
 async def create_topics(open_admin: OpenAdmin, layout: TopicLayout) -> list[TopicReport]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import asyncpg
 import orjson
 
 from storage.database import Connection
@@ -337,6 +338,10 @@ class CheckResult(NamedTuple):
     examples: tuple[Violation, ...]
 
 
+class AuditTimeoutError(Exception):
+    """A statement of the audit did not end in time."""
+
+
 class AuditResult(NamedTuple):
     """What an audit found, per check."""
 
@@ -376,12 +381,19 @@ async def audit(connection: Connection, alerts_since: datetime, progress: Progre
 
 
 async def quick_audit(connection: Connection) -> AuditResult:
-    """Check the stock against the holds and each product's newest ledger entry, without scanning the ledger."""
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(_SETTINGS.format(timeout=int(QUICK_STATEMENT_TIMEOUT_SECONDS)))
-        findings = _Findings(QUICK_CHECKS, await connection.fetchrow(_QUICK_COUNTS))
-        for statement in (_STOCK, _HOLDS, _LAST_ENTRY_STOCK):
-            await findings.collect(connection, statement, (), QUICK_STATEMENT_TIMEOUT_SECONDS)
+    """Check the stock against the holds and each product's newest ledger entry, without scanning the ledger.
+
+    Raises AuditTimeoutError where a statement does not end in time.
+    """
+    timeout = QUICK_STATEMENT_TIMEOUT_SECONDS
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(_SETTINGS.format(timeout=int(timeout)))
+            findings = _Findings(QUICK_CHECKS, await connection.fetchrow(_QUICK_COUNTS, timeout=timeout))
+            for statement in (_STOCK, _HOLDS, _LAST_ENTRY_STOCK):
+                await findings.collect(connection, statement, (), timeout)
+    except (TimeoutError, asyncpg.QueryCanceledError) as error:
+        raise AuditTimeoutError from error
     return findings.result()
 
 

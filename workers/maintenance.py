@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from engine import metrics
 from engine.backoff import Backoff
 from storage import answers, gauges, load, retention
-from storage.audit import AuditResult, quick_audit
+from storage.audit import QUICK_STATEMENT_TIMEOUT_SECONDS, AuditResult, AuditTimeoutError, quick_audit
 from storage.database import Connection, Pool
 from storage.errors import in_words, is_contention, is_unavailable
 from storage.gauges import Partition
@@ -114,7 +114,7 @@ class Maintenance:
                 logger.info("Pruned %d inbox rows and %d outbox rows", inbox_pruned, outbox_pruned)
         if now >= self._audit_due:
             self._audit_due = now + options.audit_interval_seconds
-            violations = (await self.audit()).violations
+            violations = await self._scheduled_audit()
         return Maintained(inbox_pruned, outbox_pruned, violations)
 
     async def refresh_gauges(self) -> None:
@@ -129,6 +129,20 @@ class Maintenance:
         metrics.WATERMARK_LAG.set(_age(read.slowest and read.slowest.watermark, now))
         if read.slowest is not None:
             self._watch_low_watermark(read.slowest, now)
+
+    async def _scheduled_audit(self) -> int | None:
+        """Run the audit and return the violations; None, and a warning, where it does not end in time."""
+        try:
+            return (await self.audit()).violations
+        except AuditTimeoutError:
+            logger.warning(
+                "The audit did not end within %.0f s, so stock, ledger and reservations were not checked; it is tried "
+                "again in %.0f s. If this repeats, run `inventory audit`, which has an hour for each statement, and "
+                "check that the database is vacuumed and not overloaded",
+                QUICK_STATEMENT_TIMEOUT_SECONDS,
+                self._options.audit_interval_seconds,
+            )
+            return None
 
     async def audit(self) -> AuditResult:
         """Run the quick audit; each violation is logged as an error."""

@@ -183,6 +183,33 @@ async def test_violations_are_logged_with_their_numbers(
     assert 0 == value(metrics.INVARIANT_VIOLATIONS)
 
 
+@pytest.mark.parametrize("side", ["server", "client"])
+async def test_an_audit_that_times_out_says_so(
+    pool: Pool,
+    connection: asyncpg.Connection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    side: str,
+) -> None:
+    """A check that did not take place is a warning, whichever side gives up; it is no violation and no crash."""
+    setting = "QUICK_STATEMENT_TIMEOUT_SECONDS"
+    monkeypatch.setattr(f"storage.audit.{setting}", 1.0 if side == "server" else 0.2)
+    keeper = Maintenance(pool, ALWAYS, lambda: NOW)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE carts IN ACCESS EXCLUSIVE MODE")
+        monkeypatch.setattr(keeper, "refresh_gauges", _nothing)
+        maintained = await keeper.run_once()
+    assert None is maintained.violations
+    assert ["The audit did not end within"] == [
+        record.getMessage()[:28] for record in caplog.records if record.levelno == logging.WARNING
+    ]
+    assert 0 == (await keeper.run_once()).violations
+
+
+async def _nothing() -> None:
+    """Stand in for the gauges, which the lock would hold up."""
+
+
 async def test_the_quick_audit_does_not_scan_the_ledger(pool: Pool, connection: asyncpg.Connection) -> None:
     """Its cost does not grow with the ledger: of a product's thousands of entries one is read."""
     await connection.execute(

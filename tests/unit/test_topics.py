@@ -54,6 +54,16 @@ def test_dead_letters_are_kept_for_the_set_time() -> None:
     assert topic.topic_configs["retention.ms"] == "2592000000"
 
 
+def test_topics_in_are_kept_for_as_long_as_the_inbox_remembers() -> None:
+    """An older record that is read again would be applied again, since its id is forgotten."""
+    kept = {
+        topic.name: topic.topic_configs.get("retention.ms")
+        for topic in wanted_topics(topic_layout(Settings(inbox_retention="2d", parked_event_ttl="1d")))
+    }
+    assert {"172800000"} == {kept[name] for name in TOPICS_IN}
+    assert {None} == {kept[name] for name in TOPICS_OUT}
+
+
 @pytest.mark.parametrize(("copies", "acknowledgements"), [(1, None), (2, None), (3, "2")])
 def test_three_copies_need_two_acknowledgements(copies: int, acknowledgements: str | None) -> None:
     """With fewer replicas, requiring two would stop publishing at the first lost broker."""
