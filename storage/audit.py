@@ -104,17 +104,18 @@ SELECT name, total, product_id, order_id, cart_id, numbers FROM (
 ) numbered WHERE place <= $1
 """
 
-# Counters are read as text first: a line that is not seven integers is a violation, and must not fail the statement.
+# Counters are read as text first: a line that is not nine integers is a violation, and must not fail the statement.
 _ORDER_LINES = r"""
 order_lines AS (
     SELECT order_id, status, product_id, text, sound, c[1] AS requested, c[2] AS cancelled, c[3] AS reserved,
-        c[4] AS released, c[5] AS deducted, c[6] AS restocked, c[7] AS withheld, c[3] - c[4] - c[5] AS held
+        c[4] AS released, c[5] AS deducted, c[6] AS restocked, c[7] AS withheld,
+        c[8] AS refunded, c[9] AS returned, c[3] - c[4] - c[5] AS held
     FROM (
         SELECT order_id, status, product_id, text, sound,
-            CASE WHEN sound THEN translate(text, '[]', '{}')::bigint[] ELSE '{0,0,0,0,0,0,0}' END AS c
+            CASE WHEN sound THEN translate(text, '[]', '{}')::bigint[] ELSE '{0,0,0,0,0,0,0,0,0}' END AS c
         FROM (
             SELECT o.order_id, o.status, l.key AS product_id, l.value::text AS text,
-                l.value::text ~ '^\s*\[(\s*-?\d{1,18}\s*,){6}\s*-?\d{1,18}\s*\]\s*$' AS sound
+                l.value::text ~ '^\s*\[(\s*-?\d{1,18}\s*,){8}\s*-?\d{1,18}\s*\]\s*$' AS sound
             FROM orders o CROSS JOIN LATERAL
                 json_each(CASE WHEN json_typeof(o.lines) = 'object' THEN o.lines ELSE '{}' END) l
         ) texts
@@ -228,7 +229,9 @@ WITH {_ORDER_LINES}
 SELECT 'order-lines', product_id, order_id, NULL::text, json_build_object('counters', text)
 FROM order_lines
 WHERE NOT (sound AND least(requested, cancelled, reserved, released, deducted, restocked, withheld) >= 0
-    AND cancelled <= requested AND released + deducted <= reserved AND restocked + withheld <= deducted)
+    AND least(refunded, returned) >= 0
+    AND cancelled <= requested AND released + deducted <= reserved AND restocked + withheld <= deducted
+    AND refunded + returned <= requested AND withheld <= refunded + returned)
 UNION ALL
 SELECT 'order-lines', NULL, order_id, NULL, json_build_object('lines', left(lines::text, 200))
 FROM orders WHERE json_typeof(lines) <> 'object'
@@ -243,9 +246,8 @@ WHERE (status = 'reserved') <> (expires_at IS NOT NULL) OR (status IN ('deducted
     OR (status = 'rejected' AND NOT refused)
 """  # noqa: S608 - constants
 
-# The difference between restocked and deducted is exact for every order. Units that are taken off again after a
-# cancellation restocked them are subtracted from `restocked`. An order that was cancelled and paid before it was
-# created counts its units both as deducted and as restocked, and moved none.
+# Units that a refund without restock takes off again count as deducted once more, and as reserved, though no entry
+# reserves them. So only what is held is compared with the ledger, and the difference between restocked and deducted.
 _ORDER_LEDGER = f"""
 WITH {_ORDER_LINES}, moved AS (
     SELECT reference_id AS order_id, product_id, sum(on_hand_after - on_hand_before)::bigint AS on_hand,

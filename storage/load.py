@@ -196,7 +196,7 @@ def _order(row: Any) -> Order:  # noqa: ANN401 - asyncpg's Record is untyped
         row[5],
         row[6],
         () if waiting is None else tuple(_fact(fact) for fact in orjson.loads(waiting)),
-        () if seen is None else tuple(orjson.loads(seen)),
+        {} if seen is None else orjson.loads(seen),
         row[9],
         row[10],
     )
@@ -208,8 +208,9 @@ def _fact(fact: dict[str, Any]) -> Fact:
         FactKind(fact["kind"]),
         Cause(fact["source"], fact["event_id"], at, fact.get("traceparent")),
         fact["lines"],
-        fact["refund_id"],
+        fact["business_id"],
         fact["restock"],
+        fact["returned"],
     )
 
 

@@ -318,7 +318,7 @@ def _order_row(order: Order) -> tuple[object, ...]:
         order.paid,
         order.refused,
         _json_or_none([_fact(fact) for fact in order.waiting]),
-        _json_or_none(list(order.seen)),
+        orjson.dumps(order.seen).decode() if order.seen else None,
         order.expires_at,
         order.version,
     )
@@ -346,8 +346,9 @@ def _fact(fact: Fact) -> dict[str, object]:
         "occurred_at": fact.cause.occurred_at.isoformat(),
         "traceparent": fact.cause.traceparent,
         "lines": fact.lines,
-        "refund_id": fact.refund_id,
+        "business_id": fact.business_id,
         "restock": fact.restock,
+        "returned": fact.returned,
     }
 
 

@@ -72,9 +72,9 @@ def _judge_waiting_refunds(draft: OrderDraft) -> tuple[tuple[ResolvedFact, ...],
     resolved: list[ResolvedFact] = []
     outcomes: list[Outcome] = []
     for fact in draft.waiting:
-        refusal, kind = judge_refund(draft, fact)
+        refusal, kind, moved = judge_refund(draft, fact)
         resolved.append(ResolvedFact(fact.cause, _APPLIED if refusal is None else Disposition.REFUSED, refusal))
         if kind is not None:
-            outcomes.append(order_outcome(kind, draft, fact.cause, fact.lines or {}))
+            outcomes.append(order_outcome(kind, draft, fact.cause, moved))
     draft.waiting = ()
     return tuple(resolved), tuple(outcomes)

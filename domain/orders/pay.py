@@ -81,5 +81,5 @@ def _shortfall(
     )
     outcome = order_outcome(OutcomeKind.SHORTFALL, draft, draft.cause, {}, reason, reported)
     if reason is Reason.ORDER_CANCELLED and not draft.refused:
-        draft.count_reversed_sale()
+        draft.cancel_whole()
     return conclude(draft, outcome, resolved=resolved, refusal=reason, short=missing_units(shortages))

@@ -1,9 +1,10 @@
 """Waiting facts: keep what arrives before it can be applied, and recognize what was judged before."""
 
+import hashlib
+
 from domain.commands import ForgetFact
 from domain.draft import OrderDraft
 from domain.model import (
-    Cause,
     Decision,
     Disposition,
     Fact,
@@ -85,14 +86,40 @@ def settle_early_cancellation(draft: OrderDraft) -> tuple[ResolvedFact, ...]:
     return tuple(ResolvedFact(fact.cause, Disposition.APPLIED) for fact in settled)
 
 
-def refund_identity(refund_id: str) -> str:
-    """Return the business identity of a refund, as `Order.seen` keeps it."""
-    return f"refund:{refund_id}"
+def identity_of(fact: Fact) -> str:
+    """Return the business identity of a refund or a partial cancellation, as `Order.seen` keeps it."""
+    if fact.kind is FactKind.REFUNDED:
+        return f"refund:{fact.business_id}"
+    if fact.business_id is not None:
+        return f"cancellation_id:{fact.business_id}"
+    return f"cancellation:{fact.cause.source}:{fact.cause.event_id}"
 
 
-def cancellation_identity(cause: Cause) -> str:
-    """Return the business identity of a partial cancellation, as `Order.seen` keeps it."""
-    return f"cancellation:{cause.source}:{cause.event_id}"
+def content_of(fact: Fact) -> str:
+    """Return a digest of what a refund or a partial cancellation says, as `Order.seen` keeps it."""
+    said = (sorted((fact.lines or {}).items()), fact.restock, fact.returned)
+    return hashlib.blake2b(repr(said).encode(), digest_size=8).hexdigest()
+
+
+def judge_repeat(order: Order, fact: Fact) -> Decision | None:
+    """Return the decision about a fact whose business identity is known: a duplicate, or a conflict; else None."""
+    identity = identity_of(fact)
+    known = order.seen.get(identity)
+    if known is None:
+        known = next((content_of(waits) for waits in order.waiting if _is_named(waits, identity)), None)
+    if known is None:
+        return None
+    if known == content_of(fact):
+        return Decision(Disposition.DUPLICATE)
+    kind = "refund" if fact.kind is FactKind.REFUNDED else "cancellation"
+    name = fact.business_id or fact.cause.event_id
+    return Decision(
+        Disposition.CONFLICT, message=f"{kind} {name} of order {order.order_id} was received before with other content"
+    )
+
+
+def _is_named(fact: Fact, identity: str) -> bool:
+    return fact.lines is not None and identity_of(fact) == identity
 
 
 def _is_whole_cancellation(fact: Fact) -> bool:

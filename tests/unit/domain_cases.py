@@ -85,13 +85,28 @@ def paid(order: str = "o", minutes: float = 1) -> Event:
     return event("payment.succeeded", f"paid-{order}", minutes, order_id=order)
 
 
-def cancelled(lines: Lines | None = None, order: str = "o", name: str = "", minutes: float = 2) -> Event:
+def cancelled(
+    lines: Lines | None = None, order: str = "o", name: str = "", minutes: float = 2, cancellation_id: str | None = None
+) -> Event:
     """Return an `order.cancelled`: of the whole order, or of `lines`."""
-    return event("order.cancelled", f"cancelled-{order}{name}", minutes, order_id=order, items=_items(lines))
+    return event(
+        "order.cancelled",
+        f"cancelled-{order}{name}",
+        minutes,
+        order_id=order,
+        cancellation_id=cancellation_id,
+        items=_items(lines),
+    )
 
 
 def refunded(
-    lines: Lines, name: str = "r", order: str = "o", *, restock: bool | None = None, minutes: float = 3
+    lines: Lines,
+    name: str = "r",
+    order: str = "o",
+    *,
+    restock: bool | None = None,
+    returned: bool | None = None,
+    minutes: float = 3,
 ) -> Event:
     """Return a `payment.refunded` with the refund id `name`."""
     return event(
@@ -102,6 +117,7 @@ def refunded(
         refund_id=name,
         items=_items(lines),
         restock=restock,
+        returned=returned,
     )
 
 
@@ -168,9 +184,22 @@ def command(published: Event) -> Command:  # noqa: PLR0911 - one return a topic
         case "payment.succeeded":
             return PayOrder(cause, data["order_id"])
         case "order.cancelled":
-            return CancelOrder(cause, data["order_id"], lines if "items" in data else None, data.get("reason"))
+            return CancelOrder(
+                cause,
+                data["order_id"],
+                lines if "items" in data else None,
+                data.get("reason"),
+                data.get("cancellation_id"),
+            )
         case "payment.refunded":
-            return RefundOrder(cause, data["order_id"], data["refund_id"], lines, data.get("restock", True))
+            return RefundOrder(
+                cause,
+                data["order_id"],
+                data["refund_id"],
+                lines,
+                data.get("restock", True),
+                data.get("returned", False),
+            )
         case topic:
             raise ValueError(topic)
 
