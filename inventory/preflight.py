@@ -4,19 +4,54 @@ import asyncio
 from typing import Final
 
 from inventory import kafka
-from inventory.database import connection, require_migrated
+from inventory.database import connection, require_migrated, unreachable
 from inventory.errors import OperatorError
 from inventory.settings import Settings
 from schemas.topics import TOPICS_IN
+from storage.database import connect_worker
+from storage.errors import Remedy, remedy_of
 
 TOPIC_CHECKS: Final = 6
 SECONDS_BETWEEN_CHECKS: Final = 0.5
+CHECK_NAME: Final = "inventory-check"
+CLOSE_SECONDS: Final = 5.0
+POOLER: Final = (
+    "INVENTORY_DATABASE_URL leads to a connection pooler that shares sessions (pool_mode = transaction) or does not "
+    "pass on their settings: set it to PostgreSQL's own address; each worker has its own pool "
+    "(INVENTORY_DATABASE_POOL_SIZE)"
+)
 
 
 async def check_database(settings: Settings) -> None:
     """Raise OperatorError unless the database answers and has the tables of this version."""
     async with connection(settings) as opened:
         await require_migrated(opened)
+    await check_pooling(settings)
+
+
+async def check_pooling(settings: Settings) -> None:
+    """Raise OperatorError unless sessions are the worker's own and have its settings, as a pooler may prevent.
+
+    The worker needs both: session locks and prepared statements, time limits, and plans that only look rows up.
+    """
+    try:
+        first = await connect_worker(settings.database_url, CHECK_NAME)
+        try:
+            second = await connect_worker(settings.database_url, CHECK_NAME)
+            try:
+                # A query each, so that in transaction mode both are given the same server process.
+                processes = {await session.fetchval("SELECT pg_backend_pid()") for session in (first, second)}
+                ignored = await first.fetchval("SHOW enable_seqscan") != "off"
+            finally:
+                await second.close(timeout=CLOSE_SECONDS)
+        finally:
+            await first.close(timeout=CLOSE_SECONDS)
+    except Exception as error:
+        if remedy_of(error) is not Remedy.REFUSE:
+            raise unreachable(settings, error) from error
+        raise OperatorError(POOLER) from error
+    if len(processes) == 1 or ignored:
+        raise OperatorError(POOLER)
 
 
 async def check_topics(settings: Settings) -> None:
