@@ -10,6 +10,7 @@
 | `inventory_watermark_lag_seconds` | gauge | | how far the low watermark, by which holds expire, lags |
 | `inventory_outbox_pending` | gauge | | outgoing events that Kafka has not acknowledged yet |
 | `inventory_outbox_oldest_seconds` | gauge | | age of the oldest of them |
+| `inventory_outbox_parked` | gauge | | outgoing events that Kafka will never accept (`inventory outbox list`) |
 | `inventory_dead_letters_total` | counter | topic, reason | dead letters, by the topic of the original record |
 | `inventory_parked_events` | gauge | | payments, cancellations and refunds parked until their order is created |
 | `inventory_reservations_expired_total` | counter | | holds of carts and orders that expired |
@@ -57,6 +58,9 @@ WATERMARK_LAG = Gauge(
 OUTBOX_PENDING = Gauge("inventory_outbox_pending", "Outgoing events that Kafka has not acknowledged yet.")
 OUTBOX_OLDEST = Gauge(
     "inventory_outbox_oldest_seconds", "Age of the oldest outgoing event that Kafka has not acknowledged yet."
+)
+OUTBOX_PARKED = Gauge(
+    "inventory_outbox_parked", "Outgoing events that Kafka will never accept (`inventory outbox list`)."
 )
 DEAD_LETTERS = Counter(
     "inventory_dead_letters_total", "Dead letters, by the topic of the original record.", ("topic", "reason")

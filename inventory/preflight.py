@@ -1,15 +1,19 @@
 """What `inventory run` requires of its servers before it starts: the tables of this version, and the topics."""
 
 import asyncio
+import logging
 from typing import Final
 
 from inventory import kafka
 from inventory.database import connection, require_migrated, unreachable
 from inventory.errors import OperatorError
 from inventory.settings import Settings
+from inventory.topics import size_warning
 from schemas.topics import TOPICS_IN
 from storage.database import connect_worker
 from storage.errors import Remedy, remedy_of
+
+logger = logging.getLogger(__name__)
 
 TOPIC_CHECKS: Final = 6
 SECONDS_BETWEEN_CHECKS: Final = 0.5
@@ -55,7 +59,7 @@ async def check_pooling(settings: Settings) -> None:
 
 
 async def check_topics(settings: Settings) -> None:
-    """Raise OperatorError unless Kafka answers and has every topic that is read."""
+    """Raise OperatorError unless Kafka answers and has every topic that is read; warn of topics out with low limits."""
     missing = sorted(TOPICS_IN)
     async with kafka.admin_client(settings) as admin:
         # A topic that was just created is not known to every broker at once.
@@ -63,6 +67,8 @@ async def check_topics(settings: Settings) -> None:
             existing = set(await admin.list_topics())
             missing = sorted(topic for topic in TOPICS_IN if settings.kafka_topic_prefix + topic not in existing)
             if not missing:
+                if warning := await size_warning(admin, settings.kafka_topic_prefix):
+                    logger.warning("%s", warning[0].upper() + warning[1:])
                 return
             await asyncio.sleep(SECONDS_BETWEEN_CHECKS)
     raise OperatorError(f"Kafka has no topic {', '.join(missing)}: run `inventory topics create` first")

@@ -173,6 +173,8 @@ outbox = Table(
     Column("shard", SmallInteger, nullable=False),
     Column("created_at", _TIME, server_default=_NOW, nullable=False),
     Column("published_at", _TIME),
+    Column("publish_error", Text),
+    Column("discarded_at", _TIME),
     PrimaryKeyConstraint("position", name="pk_outbox"),
 )
 Index(

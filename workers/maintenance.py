@@ -72,6 +72,8 @@ class Maintenance:
         # Workers that start together do not prune and audit together.
         self._retention_due = now + options.retention_interval_seconds * random.random()  # noqa: S311 - jitter
         self._audit_due = now + options.audit_interval_seconds * random.random()  # noqa: S311 - jitter
+        # Where pruning the outbox goes on: old rows before it are not published and stay. 0 is the beginning.
+        self._outbox_pruned_to = 0
         self._watermark: datetime | None = None
         self._watermark_since = now
         self._standstill_reported = False
@@ -107,8 +109,8 @@ class Maintenance:
             forgotten_before = await self._low_watermark() - options.inbox_retention
             inbox_pruned = await self._prune(retention.prune_inbox, forgotten_before)
             await self._prune(answers.prune_answers, forgotten_before)
-            outbox_pruned = await self._prune(retention.prune_outbox, self._clock() - options.outbox_retention)
-            if max(inbox_pruned, outbox_pruned) == PRUNE_STEP * MAX_PRUNE_STEPS:
+            outbox_pruned = await self._prune_outbox(self._clock() - options.outbox_retention)
+            if inbox_pruned == PRUNE_STEP * MAX_PRUNE_STEPS or self._outbox_pruned_to:
                 self._retention_due = now
             if inbox_pruned or outbox_pruned:
                 logger.info("Pruned %d inbox rows and %d outbox rows", inbox_pruned, outbox_pruned)
@@ -125,6 +127,7 @@ class Maintenance:
         metrics.PARKED_EVENTS.set(read.parked_events)
         metrics.LOW_STOCK_PRODUCTS.set(read.low_stock_products)
         metrics.OUTBOX_PENDING.set(read.outbox_pending)
+        metrics.OUTBOX_PARKED.set(read.outbox_unpublishable)
         metrics.OUTBOX_OLDEST.set(_age(read.outbox_oldest, now))
         metrics.WATERMARK_LAG.set(_age(read.slowest and read.slowest.watermark, now))
         if read.slowest is not None:
@@ -178,6 +181,20 @@ class Maintenance:
                 step = await prune(connection, before, PRUNE_STEP)
             pruned += step
             if step < PRUNE_STEP:
+                break
+        return pruned
+
+    async def _prune_outbox(self, before: datetime) -> int:
+        """Prune a bounded number of slices of the outbox; the next run goes on behind them, until none is old."""
+        pruned = 0
+        for _ in range(MAX_PRUNE_STEPS):
+            async with self._pool.acquire() as connection:
+                step, next_position = await retention.prune_outbox(
+                    connection, before, PRUNE_STEP, self._outbox_pruned_to
+                )
+            pruned += step
+            self._outbox_pruned_to = next_position or 0
+            if next_position is None:
                 break
         return pruned
 

@@ -500,10 +500,13 @@ async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
         await dead_letters.pending_dead_letters(connection, 100, 1000)
         await dead_letters.mark_published(connection, [1], now)
         await outbox.pending(connection, [1, 2, 3], 0, 100, published=[1], now=now)
+        await outbox.pending(connection, [1], 0, 100, now=now, without_topics=["t"], without_keys=[("t", "k")])
+        await outbox.first_pending(connection, [1, 2, 3], 0, "t", ["k"])
+        await outbox.mark_unpublishable(connection, 1, "too large")
         await outbox.mark_published(connection, [1], now)
         await outbox.backlog(connection)
         await retention.prune_inbox(connection, T0 - timedelta(days=9000), 10)
-        await retention.prune_outbox(connection, T0 - timedelta(days=9000), 10)
+        await retention.prune_outbox(connection, T0 - timedelta(days=9000), 10, 0)
     return [(query, args) for query, args in seen.items() if "pg_advisory" not in query and "set_config" not in query]
 
 

@@ -102,6 +102,28 @@ async def test_pruning_is_bounded_and_goes_on(
     assert [30, 30, 15, 0] == [(await keeper.run_once()).inbox_pruned for _ in range(4)]
 
 
+async def test_rows_that_are_never_published_hold_up_no_pruning(
+    pool: Pool, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published rows behind any number of pending and unpublishable ones are pruned, and discarded ones too."""
+    monkeypatch.setattr(maintenance, "PRUNE_STEP", 10)
+    monkeypatch.setattr(maintenance, "MAX_PRUNE_STEPS", 3)
+    await connection.execute("DELETE FROM inbox; DELETE FROM outbox")
+    old = NOW - timedelta(days=2)
+    await outbox(connection, 45, old, published=False)
+    await connection.execute("UPDATE outbox SET publish_error = 'too large' WHERE position % 3 = 0")
+    await outbox(connection, 40, old, published=True)
+    await outbox(connection, 3, old, published=False)
+    await connection.execute(
+        "UPDATE outbox SET publish_error = 'too large', discarded_at = now()"
+        " WHERE position > (SELECT max(position) - 3 FROM outbox)"
+    )
+    await outbox(connection, 4, NOW, published=True)
+    keeper = Maintenance(pool, ALWAYS._replace(retention_interval_seconds=0.0), lambda: NOW)
+    assert [0, 5 + 10, 10 + 10 + 5 + 3, 0] == [(await keeper.run_once()).outbox_pruned for _ in range(4)]
+    assert 45 + 4 == await connection.fetchval("SELECT count(*) FROM outbox")
+
+
 async def test_each_duty_has_its_own_interval(pool: Pool, connection: asyncpg.Connection) -> None:
     """Nothing is done before it is due."""
     ticker = Ticker()
@@ -121,15 +143,21 @@ async def test_each_duty_has_its_own_interval(pool: Pool, connection: asyncpg.Co
 async def test_gauges_show_what_is_pending(pool: Pool, connection: asyncpg.Connection) -> None:
     """Each gauge is what the tables say."""
     await connection.execute("UPDATE outbox SET published_at = now()")
+    await outbox(connection, 2, NOW - timedelta(days=1), published=False)
+    await connection.execute("UPDATE outbox SET publish_error = 'too large' WHERE published_at IS NULL")
+    await connection.execute(
+        "UPDATE outbox SET discarded_at = now() WHERE position = (SELECT max(position) FROM outbox)"
+    )
     await outbox(connection, 2, NOW - timedelta(seconds=30), published=False)
     await progress(connection, "order.created", 1, NOW - timedelta(seconds=90))
     await progress(connection, "order.created", 0, NOW)
     await Maintenance(pool, ALWAYS, lambda: NOW).refresh_gauges()
     low = await connection.fetchval("SELECT count(*) FROM inventory WHERE available <= low_stock_threshold")
-    assert (1, low, 2, 30, 90) == (
+    assert (1, low, 2, 1, 30, 90) == (
         value(metrics.PARKED_EVENTS),
         value(metrics.LOW_STOCK_PRODUCTS),
         value(metrics.OUTBOX_PENDING),
+        value(metrics.OUTBOX_PARKED),
         value(metrics.OUTBOX_OLDEST),
         value(metrics.WATERMARK_LAG),
     )
