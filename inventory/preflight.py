@@ -4,10 +4,14 @@ import asyncio
 import logging
 from typing import Final
 
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
 from inventory import kafka
 from inventory.database import connection, require_migrated, unreachable
 from inventory.errors import OperatorError
 from inventory.settings import Settings
+from inventory.topic_retention import read_retention, retention_warning
 from inventory.topics import size_warning
 from schemas.topics import TOPICS_IN
 from storage.database import connect_worker
@@ -59,7 +63,7 @@ async def check_pooling(settings: Settings) -> None:
 
 
 async def check_topics(settings: Settings) -> None:
-    """Raise OperatorError unless Kafka answers and has every topic that is read; warn of topics out with low limits."""
+    """Raise OperatorError unless Kafka answers and has every topic that is read; warn of low limits, long retention."""
     missing = sorted(TOPICS_IN)
     async with kafka.admin_client(settings) as admin:
         # A topic that was just created is not known to every broker at once.
@@ -67,8 +71,21 @@ async def check_topics(settings: Settings) -> None:
             existing = set(await admin.list_topics())
             missing = sorted(topic for topic in TOPICS_IN if settings.kafka_topic_prefix + topic not in existing)
             if not missing:
+                await _warn_of_long_retention(admin, settings)
                 if warning := await size_warning(admin, settings.kafka_topic_prefix):
                     logger.warning("%s", warning[0].upper() + warning[1:])
                 return
             await asyncio.sleep(SECONDS_BETWEEN_CHECKS)
     raise OperatorError(f"Kafka has no topic {', '.join(missing)}: run `inventory topics create` first")
+
+
+async def _warn_of_long_retention(admin: AIOKafkaAdminClient, settings: Settings) -> None:
+    """Log which topics outlive the inbox; a broker that does not say, or does not allow it, is no reason to stop."""
+    try:
+        topics = [settings.kafka_topic_prefix + topic for topic in TOPICS_IN]
+        warning = retention_warning(await read_retention(admin, topics), settings.inbox_retention)
+    except (KafkaError, OSError, TimeoutError, AttributeError) as error:
+        logger.debug("The retention of the topics is unknown (%s)", error or type(error).__name__)
+        return
+    if warning is not None:
+        logger.warning("%s", warning)
