@@ -130,12 +130,19 @@ def test_a_shortage_is_reported_line_by_line() -> None:
     """It lists every line that is not held in full, with units requested and held; unknown products come first."""
     books = given(cart({"p": 9}, cart_id="other"))
     [outcome] = books.take(cart({"p": 3, "q": 1, "x": 2})).outcomes[:1]
-    assert isinstance(outcome, ReservationOutcome)
     assert (
-        OutcomeKind.CART_SHORTAGE,
-        Reason.UNKNOWN_PRODUCT,
-        (Shortage("x", 2, 0, Reason.UNKNOWN_PRODUCT), Shortage("p", 3, 1, Reason.INSUFFICIENT_STOCK)),
-    ) == (outcome.kind, outcome.reason, outcome.shortages)
+        ReservationOutcome(
+            OutcomeKind.CART_SHORTAGE,
+            ReferenceType.CART,
+            "c",
+            "u",
+            {"p": 1, "q": 1},
+            Reason.UNKNOWN_PRODUCT,
+            (Shortage("x", 2, 0, Reason.UNKNOWN_PRODUCT), Shortage("p", 3, 1, Reason.INSUFFICIENT_STOCK)),
+            Cause("shop", "cart-c-0-None", at(0)),
+        )
+        == outcome
+    )
 
 
 def test_a_cart_without_a_shortage_has_no_outcome() -> None:
@@ -175,9 +182,10 @@ def test_another_carts_hold_does_block_an_order() -> None:
 
 
 def test_the_ledger_shows_the_handover() -> None:
-    """The cart releases its whole hold, then the order reserves its lines; the rest is available again."""
+    """The cart releases its whole hold, then the order reserves its lines; the order's event is the cause of both."""
     books = given(cart({"p": 5, "q": 2}))
     decision = books.take(created({"p": 3}, cart="c", minutes=1))
+    assert {Cause("shop", "created-o", at(1))} == {entry.cause for entry in decision.entries}
     assert [
         ("CART", "c", "RELEASE", "p", 5),
         ("CART", "c", "RELEASE", "q", 2),
