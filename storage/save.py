@@ -151,7 +151,7 @@ ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(s.next_offset, excluded.next_offset),
     watermark = CASE WHEN s.watermark > clock_timestamp() THEN excluded.watermark
         ELSE greatest(s.watermark, excluded.watermark) END,
-    updated_at = CASE excluded.next_offset WHEN 0 THEN s.updated_at ELSE now() END
+    updated_at = now()
 """
 
 
@@ -318,7 +318,7 @@ def _order_row(order: Order) -> tuple[object, ...]:
         order.paid,
         order.refused,
         _json_or_none([_fact(fact) for fact in order.waiting]),
-        orjson.dumps(order.seen).decode() if order.seen else None,
+        _json_or_none(list(order.seen)),
         order.expires_at,
         order.version,
     )
@@ -346,9 +346,8 @@ def _fact(fact: Fact) -> dict[str, object]:
         "occurred_at": fact.cause.occurred_at.isoformat(),
         "traceparent": fact.cause.traceparent,
         "lines": fact.lines,
-        "business_id": fact.business_id,
+        "refund_id": fact.refund_id,
         "restock": fact.restock,
-        "returned": fact.returned,
     }
 
 

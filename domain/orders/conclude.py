@@ -20,7 +20,6 @@ from domain.model import (
 from domain.orders.judge_refund import judge_refund
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
-_NONE: Mapping[str, int] = {}
 _ORDER, _APPLIED, _PENDING = ReferenceType.ORDER, Disposition.APPLIED, OrderStatus.PENDING
 
 
@@ -31,7 +30,7 @@ def conclude(
     cart: Cart | None = None,
     resolved: tuple[ResolvedFact, ...] = (),
     refusal: Reason | None = None,
-    short: Mapping[str, int] = _NONE,
+    short: tuple[str, ...] = (),
 ) -> Decision:
     """Return the decision that the draft has come to: applied, or refused for `refusal`."""
     outcomes: tuple[Outcome, ...] = () if outcome is None else (outcome,)
@@ -72,9 +71,9 @@ def _judge_waiting_refunds(draft: OrderDraft) -> tuple[tuple[ResolvedFact, ...],
     resolved: list[ResolvedFact] = []
     outcomes: list[Outcome] = []
     for fact in draft.waiting:
-        refusal, kind, moved = judge_refund(draft, fact)
+        refusal, kind = judge_refund(draft, fact)
         resolved.append(ResolvedFact(fact.cause, _APPLIED if refusal is None else Disposition.REFUSED, refusal))
         if kind is not None:
-            outcomes.append(order_outcome(kind, draft, fact.cause, moved))
+            outcomes.append(order_outcome(kind, draft, fact.cause, fact.lines or {}))
     draft.waiting = ()
     return tuple(resolved), tuple(outcomes)

@@ -59,12 +59,10 @@ def _events(draw: st.DrawFn) -> Published:  # noqa: PLR0911 - one return a topic
         case "cancelled":
             return cancelled(f"o{name}", minutes)
         case "part":
-            part = cancelled(f"o{name}", minutes, {draw(st.sampled_from(PRODUCTS)): 1}) | {"id": f"part-{number}"}
-            return part | {"data": part["data"] | draw(st.sampled_from(({}, {"cancellation_id": f"c{number % 3}"})))}
+            return cancelled(f"o{name}", minutes, {draw(st.sampled_from(PRODUCTS)): 1}) | {"id": f"part-{number}"}
         case "refund":
             lines = {draw(st.sampled_from(PRODUCTS)): 1}
-            how = {"restock": draw(st.booleans()), "returned": draw(st.booleans()), "refund_id": f"r{number % 3}"}
-            refund = refunded(f"o{name}", lines, minutes, **how)
+            refund = refunded(f"o{name}", lines, minutes, restock=draw(st.booleans()), refund_id=f"r{number % 3}")
             return refund | {"id": f"refund-{name}-{number}"}
         case "cart":
             lines = draw(st.one_of(_lines, st.just({})))

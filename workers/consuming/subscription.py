@@ -83,12 +83,12 @@ class Subscription:
         broker: Broker,
         options: ConsumerOptions,
         on_batch: Callable[[list[Any]], Awaitable[None]],
-        make_client: Callable[..., RecordClient],
+        batch_done: Callable[[], Awaitable[None]],
         listener: ConsumerRebalanceListener,
     ) -> None:
-        """Subscribe to all topics: `on_batch` gets raw records, read by the client that `make_client` returns."""
+        """Subscribe to all topics: `on_batch` gets raw records, `batch_done` paces the client (`RecordClient`)."""
         lenient_headers.install()
-        broker.make_client = make_client
+        broker.make_client = partial(RecordClient, batch_done)
         self._subscriber = broker.subscriber(
             *options.full_topics(),
             group_id=options.group_id,
@@ -98,8 +98,7 @@ class Subscription:
             # We commit offsets ourselves, after the transaction, up to what was applied. FastStream's ack, and a
             # commit without arguments, commit the position, which is ahead of that.
             ack_policy=AckPolicy.MANUAL,
-            # The client is placed (`placement`) before it reads, and again when Kafka lost what comes next.
-            auto_offset_reset="none",
+            auto_offset_reset="earliest",
             isolation_level="read_committed",
             # Partition i of every topic goes to one worker, so that one process sees all events of an order.
             partition_assignment_strategy=(RangePartitionAssignor,),
