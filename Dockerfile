@@ -21,6 +21,6 @@ COPY --from=build /opt/inventory /opt/inventory
 ENV PATH=/opt/inventory/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /tmp
-EXPOSE 8080
+EXPOSE 8080 8000
 ENTRYPOINT ["inventory"]
 CMD ["run"]

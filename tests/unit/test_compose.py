@@ -42,11 +42,11 @@ def test_a_misspelt_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["compose.yaml", "Dockerfile"])
 def test_every_setting_named_exists(file: str) -> None:
     """Every variable with our prefix, also in comments, is a field of Settings."""
-    named = set(re.findall(rf"{PREFIX}[A-Z_]+", (REPOSITORY / file).read_text()))
+    named = set(re.findall(rf"{PREFIX}[A-Z0-9_]+", (REPOSITORY / file).read_text()))
     assert named <= {PREFIX + field.upper() for field in Settings.model_fields}
 
 
-@pytest.mark.parametrize("service", ["setup", "worker"])
+@pytest.mark.parametrize("service", ["setup", "worker", "api"])
 def test_settings_of_our_services_are_valid(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program accepts the file's values, and they lead to the file's own servers."""
     for name in os.environ:
