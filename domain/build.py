@@ -81,7 +81,7 @@ def new_order(  # noqa: PLR0913, PLR0917 - one parameter a field, as fast as can
     paid: bool,  # noqa: FBT001 - same reason
     refused: bool,  # noqa: FBT001 - same reason
     waiting: tuple[Fact, ...],
-    seen: tuple[str, ...],
+    seen: Mapping[str, str],
     expires_at: datetime | None,
     version: int,
 ) -> Order:

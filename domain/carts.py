@@ -1,6 +1,6 @@
 """Carts: the hold follows the newest snapshot, and an order takes over its cart's hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 from domain.commands import CreateOrder, ExpireCart, ExtendCart, ReleaseCart, UpdateCart
@@ -20,6 +20,7 @@ from domain.model import (
     State,
 )
 from domain.movements import Attribution, Movements
+from domain.orders.shortages import missing_units
 
 
 def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
@@ -52,7 +53,7 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
     shortages.sort(key=_is_known)
     if shortages and not command.partial:
         return Decision(
-            Disposition.REFUSED, shortages[0].reason, short=_short_of_stock(shortages), shortages=tuple(shortages)
+            Disposition.REFUSED, shortages[0].reason, short=missing_units(shortages), shortages=tuple(shortages)
         )
     moves.reserve(taken, attribution)
     ttl = policy.cart_ttl if command.expires_in is None else command.expires_in
@@ -77,7 +78,7 @@ def update_cart(state: State, command: UpdateCart, policy: Policy) -> Decision:
         cart=cart,
         entries=tuple(moves.entries),
         outcomes=(*outcomes, *alerts),
-        short=_short_of_stock(shortages),
+        short=missing_units(shortages),
         shortages=tuple(shortages),
     )
 
@@ -197,10 +198,6 @@ def expire_cart(state: State, command: ExpireCart, _policy: Policy) -> Decision:
 def _is_known(shortage: Shortage) -> bool:
     """Sort key: unknown products first, in the order of `Reason`."""
     return shortage.reason is not Reason.UNKNOWN_PRODUCT
-
-
-def _short_of_stock(shortages: Sequence[Shortage]) -> tuple[str, ...]:
-    return tuple(shortage.product_id for shortage in shortages if shortage.reason is Reason.INSUFFICIENT_STOCK)
 
 
 def _is_newer(cart: Cart, at: datetime) -> bool:

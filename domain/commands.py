@@ -28,23 +28,28 @@ class PayOrder:
 
 @dataclass(frozen=True, slots=True)
 class CancelOrder:
-    """Cancel the whole order, or only `lines`."""
+    """Cancel the whole order, or only `lines`; `cancellation_id` identifies such a partial cancellation."""
 
     cause: Cause
     order_id: str
     lines: Mapping[str, int] | None = None
     reason: str | None = None
+    cancellation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RefundOrder:
-    """Put refunded units back on hand; without `restock`, only count them as refunded."""
+    """Put refunded units back on hand; without `restock`, only count them as refunded.
+
+    `returned` are delivered units that the customer sent back. Other refunds may be the money of cancelled units.
+    """
 
     cause: Cause
     order_id: str
     refund_id: str
     lines: Mapping[str, int]
     restock: bool = True
+    returned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """Decide a command, and fold decisions into the state.
 
 `decide` is a pure function of state, command and policy. A batch calls `step` event by event: where a lack of stock
-shaped the decision, `step` expires the due holds on the short products and decides again. So a due hold never blocks
-anybody, even if the sweeper has not reached it yet.
+shaped the decision, `step` expires due holds on the short products, the oldest first and no more than are needed, and
+decides again. So a due hold never blocks anybody, even if the sweeper has not reached it yet.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import assert_never
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, assert_never
 
 from domain import carts, stock
 from domain.commands import (
@@ -27,6 +27,8 @@ from domain.commands import (
     Request,
     UpdateCart,
 )
+from domain.due import DueHolds
+from domain.footprint import footprint
 from domain.model import Decision, Disposition, Policy, State
 from domain.orders.cancel import cancel_order
 from domain.orders.create import create_order
@@ -83,38 +85,67 @@ def evolve(state: State, decision: Decision) -> None:
         state.carts[decision.cart.cart_id] = decision.cart
 
 
-def step(
+class Step(NamedTuple):
+    """A command's decision, the expiries that came before it, and of what it would have run short without them.
+
+    `short` maps products to the units that were missing.
+    """
+
+    decision: Decision
+    expiries: Sequence[Decision]
+    short: Mapping[str, int]
+
+
+def step(state: State, command: Command, policy: Policy, due: DueHolds | None) -> Step:
+    """Decide `command` and fold it into `state`, after the expiries that it needs.
+
+    As long as the command would run short, the oldest due hold with units of a product that is short expires. `due`
+    is kept up to date; None where no due hold is known.
+    """
+    decision = decide(state, command, policy)
+    short = decision.short
+    expiries: list[Decision] = []
+    if due is not None:
+        while decision.short and _expire(state, command, policy, due, decision.short, expiries):
+            decision = decide(state, command, policy)
+        due.add(decision)
+    evolve(state, decision)
+    return Step(decision, expiries, short)
+
+
+def _expire(
     state: State,
     command: Command,
     policy: Policy,
-    due: Mapping[str, Sequence[Expiry]],
-) -> Iterator[Decision]:
-    """Decide `command` and fold it into `state`; yields the expiries it needed, then the command's own decision.
+    due: DueHolds,
+    short: Mapping[str, int],
+    expiries: list[Decision],
+) -> bool:
+    """Expire due holds, the oldest first, until the missing units are there or none is left; say whether any expired.
 
-    `due` maps a product to the expiries of the due holds on it, in the order in which to try them.
+    The command's own cart is the last to expire in one round: its units were counted as available to the command.
     """
-    decision = decide(state, command, policy)
-    if decision.short and due:
-        expired = False
-        for product_id in decision.short:
-            for expiry in due.get(product_id, ()):
-                if not _holds(state, expiry, product_id):
-                    continue
-                expiration = decide(state, expiry, policy)
-                if expiration.disposition is Disposition.APPLIED:
-                    evolve(state, expiration)
-                    expired = True
-                    yield expiration
-        if expired:
-            decision = decide(state, command, policy)
-    evolve(state, decision)
-    yield decision
-
-
-def _holds(state: State, expiry: Expiry, product_id: str) -> bool:
-    """Say whether the hold still includes the product: a cart may have released it since the hold was found due."""
-    if isinstance(expiry, ExpireOrder):
-        order = state.orders.get(expiry.order_id)
-        return order is not None and product_id in order.lines
-    cart = state.carts.get(expiry.cart_id)
-    return cart is not None and product_id in cart.held
+    before = len(expiries)
+    missing = dict(short)
+    while oldest := min(
+        (hold for product_id in missing if (hold := due.oldest(state, product_id)) is not None), default=None
+    ):
+        expiry: Expiry = (
+            ExpireOrder(oldest.owner_id, due.due_before)
+            if oldest.kind == "order"
+            else ExpireCart(oldest.owner_id, due.due_before)
+        )
+        expired = decide(state, expiry, policy)
+        if expired.disposition is not Disposition.APPLIED:
+            message = f"{oldest} is due and did not expire"
+            raise AssertionError(message)
+        for product_id, product in expired.products.items():
+            if product_id in missing:
+                missing[product_id] -= state.products[product_id].reserved - product.reserved
+                if missing[product_id] <= 0:
+                    del missing[product_id]
+        evolve(state, expired)
+        expiries.append(expired)
+        if oldest.kind == "cart" and oldest.owner_id in footprint(command).carts:
+            break
+    return len(expiries) > before

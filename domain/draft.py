@@ -6,21 +6,26 @@ change together. The order that the draft was made from is not modified.
 An open line is a list of counters: building a `Line` for every change would cost several times what the counting does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 from domain.build import new_lines, new_order
 from domain.lines import (
     CANCELLED,
     DEDUCTED,
     NOT_RESTOCKED,
+    REFUNDED,
     RELEASED,
+    REQUESTED,
     RESERVED,
     RESTOCKED,
+    RETURNED,
     LineCounter,
     OpenLine,
+    cancellable_of,
     held_of,
-    returnable_of,
-    reversed_of,
+    refundable_of,
+    surplus_of,
     wanted_of,
 )
 from domain.model import Cause, Order, Product, ReferenceType
@@ -74,7 +79,7 @@ class OrderDraft:
 
     def request(self, lines: Mapping[str, int]) -> None:
         """Set the lines of an order that had none."""
-        self._lines = {product_id: [quantity, 0, 0, 0, 0, 0, 0] for product_id, quantity in lines.items()}
+        self._lines = {product_id: [quantity, 0, 0, 0, 0, 0, 0, 0, 0] for product_id, quantity in lines.items()}
 
     def freeze(self) -> Order:
         """Return the order as it is now, with the next version."""
@@ -95,30 +100,30 @@ class OrderDraft:
     # --- units by product, products without any left out
 
     def wanted(self) -> dict[str, int]:
-        """Return the units that the customer still wants."""
+        """Return the units that the customer still wants, or keeps."""
         return {product_id: units for product_id, line in self._lines.items() if (units := wanted_of(line))}
 
     def held(self) -> dict[str, int]:
         """Return the units that are reserved now."""
         return {product_id: units for product_id, line in self._lines.items() if (units := held_of(line))}
 
-    def returnable(self) -> dict[str, int]:
-        """Return the deducted units that can still be restocked."""
-        return {product_id: units for product_id, line in self._lines.items() if (units := returnable_of(line))}
+    def surplus(self, lines: Iterable[str]) -> dict[str, int]:
+        """Return the units of a paid order's `lines` that its facts put back on hand and that are not yet."""
+        return {product_id: units for product_id in lines if (units := surplus_of(self._lines[product_id])) > 0}
+
+    def excess(self, lines: Iterable[str]) -> dict[str, int]:
+        """Return the units of a paid order's `lines` that are back on hand although its facts keep them off."""
+        return {product_id: -units for product_id in lines if (units := surplus_of(self._lines[product_id])) < 0}
 
     # --- whether the order covers a request
 
-    def is_wanted(self, lines: Mapping[str, int]) -> bool:
-        """Say whether the customer still wants every unit of `lines`."""
-        return self._covers(lines, wanted_of)
+    def is_cancellable(self, lines: Mapping[str, int]) -> bool:
+        """Say whether a cancellation can name every unit of `lines`."""
+        return self._covers(lines, cancellable_of)
 
-    def is_returnable(self, lines: Mapping[str, int]) -> bool:
-        """Say whether every unit of `lines` was deducted and can still be restocked."""
-        return self._covers(lines, returnable_of)
-
-    def is_reversed(self, lines: Mapping[str, int]) -> bool:
-        """Say whether the whole order's cancellation put every unit of `lines` back on hand."""
-        return self._covers(lines, reversed_of)
+    def is_refundable(self, lines: Mapping[str, int], *, returned: bool) -> bool:
+        """Say whether a refund can name every unit of `lines`; `returned` units are among those the customer keeps."""
+        return self._covers(lines, wanted_of if returned else refundable_of)
 
     def _covers(self, lines: Mapping[str, int], units_of: Callable[[Sequence[int]], int]) -> bool:
         return all(
@@ -128,9 +133,9 @@ class OrderDraft:
 
     # --- changes
 
-    def mark_seen(self, identity: str) -> None:
-        """Remember that a partial cancellation or a refund was judged."""
-        self.seen = (*self.seen, identity)
+    def mark_seen(self, identity: str, content: str) -> None:
+        """Remember that the fact with this business identity was judged, and the digest of what it said."""
+        self.seen = {**self.seen, identity: content}
 
     def reserve(self, lines: Mapping[str, int]) -> None:
         """Reserve units that are wanted."""
@@ -152,29 +157,26 @@ class OrderDraft:
         self.moves.receive(lines, self._attributed_to(cause))
         self._count(lines, RESTOCKED)
 
+    def take_off_again(self, lines: Mapping[str, int], cause: Cause) -> None:
+        """Take units off the stock on hand that had been put back or were never deducted, because of `cause`."""
+        self.moves.write_off(lines, self._attributed_to(cause))
+        self._count(lines, RESERVED)
+        self._count(lines, DEDUCTED)
+
     def cancel(self, lines: Mapping[str, int]) -> None:
-        """Count units as no longer wanted; no stock moves."""
+        """Count units as cancelled; no stock moves."""
         self._count(lines, CANCELLED)
 
-    def keep_out_of_stock(self, lines: Mapping[str, int]) -> None:
-        """Count deducted units as refunded without restock; no stock moves."""
-        self._count(lines, NOT_RESTOCKED)
+    def cancel_whole(self) -> None:
+        """Count every unit of a paid order as cancelled; no stock moves."""
+        for line in self._lines.values():
+            line[CANCELLED] = line[REQUESTED]
 
-    def reverse_restock(self, lines: Mapping[str, int], cause: Cause) -> None:
-        """Take units off again that the whole order's cancellation put back, because of `cause`."""
-        self.moves.write_off(lines, self._attributed_to(cause))
-        self._count(lines, CANCELLED, -1)
-        self._count(lines, RESTOCKED, -1)
-        self._count(lines, NOT_RESTOCKED)
-
-    def count_reversed_sale(self) -> None:
-        """Count the sale of an order that was paid and cancelled as if it had been deducted and restocked.
-
-        No stock moves. A later refund is then judged as for an order that really was deducted first.
-        """
-        wanted = self.wanted()
-        for counter in (CANCELLED, RESERVED, DEDUCTED, RESTOCKED):
-            self._count(wanted, counter)
+    def refund(self, lines: Mapping[str, int], *, restock: bool, returned: bool, sign: Literal[1, -1] = 1) -> None:
+        """Count units as refunded, or with `sign` -1 take the count back; no stock moves."""
+        self._count(lines, RETURNED if returned else REFUNDED, sign)
+        if not restock:
+            self._count(lines, NOT_RESTOCKED, sign)
 
     def _count(self, lines: Mapping[str, int], counter: LineCounter, sign: int = 1) -> None:
         for product_id, quantity in lines.items():

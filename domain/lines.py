@@ -1,6 +1,6 @@
 """Order lines: the counters of one product of an order, and their arithmetic.
 
-The functions take a `Line` and the open line of an `OrderDraft` alike: both are the seven counters in the order of
+The functions take a `Line` and the open line of an `OrderDraft` alike: both are the nine counters in the order of
 `LineCounter`.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 # The positions of a line's counters. An enum's member as an index would double the cost of every count.
-LineCounter = Literal[0, 1, 2, 3, 4, 5, 6]
+LineCounter = Literal[0, 1, 2, 3, 4, 5, 6, 7, 8]
 REQUESTED: Final = 0
 CANCELLED: Final = 1
 RESERVED: Final = 2
@@ -16,6 +16,8 @@ RELEASED: Final = 3
 DEDUCTED: Final = 4
 RESTOCKED: Final = 5
 NOT_RESTOCKED: Final = 6
+REFUNDED: Final = 7
+RETURNED: Final = 8
 
 
 OpenLine = list[int]
@@ -25,8 +27,9 @@ OpenLine = list[int]
 class Line(NamedTuple):
     """One product of an order, as counters of units that only the rules change; none ever goes below 0.
 
-    `cancelled` are units cancelled before they were deducted, or restocked because the whole order was cancelled
-    afterwards. `not_restocked` are units that were refunded and do not go back on hand.
+    `reserved`, `released`, `deducted` and `restocked` count movements. The others count what facts name: `cancelled`
+    by cancellations (all units once an order that was paid is cancelled whole), `refunded` by refunds, `returned` by
+    refunds of delivered units that came back, `not_restocked` by refunds of both kinds that put nothing back on hand.
     """
 
     requested: int
@@ -36,6 +39,8 @@ class Line(NamedTuple):
     deducted: int = 0
     restocked: int = 0
     not_restocked: int = 0
+    refunded: int = 0
+    returned: int = 0
 
     @property
     def held(self) -> int:
@@ -44,32 +49,50 @@ class Line(NamedTuple):
 
 
 def wanted_of(line: Sequence[int]) -> int:
-    """Return the units that the customer still wants."""
-    requested, cancelled, _, _, _, _, _ = line
-    return requested - cancelled
+    """Return the units that the customer still wants, or keeps.
+
+    A refund may be the money of cancelled units, so of these two only the larger counts. Returned units are others.
+    """
+    requested, cancelled, _, _, _, _, _, refunded, returned = line
+    given_up = max(cancelled, refunded) + returned
+    return max(0, requested - given_up)
 
 
 def held_of(line: Sequence[int]) -> int:
     """Return the units that are reserved now."""
-    _, _, reserved, released, deducted, _, _ = line
-    return reserved - released - deducted
+    return line[RESERVED] - line[RELEASED] - line[DEDUCTED]
 
 
-def returnable_of(line: Sequence[int]) -> int:
-    """Return the deducted units that can still be restocked."""
-    _, _, _, _, deducted, restocked, not_restocked = line
-    return deducted - restocked - not_restocked
+def cancellable_of(line: Sequence[int]) -> int:
+    """Return the units that a cancellation can still name."""
+    return line[REQUESTED] - line[CANCELLED] - line[RETURNED]
 
 
-def reversed_of(line: Sequence[int]) -> int:
-    """Return the units that the whole order's cancellation put back on hand."""
-    requested, cancelled, _, _, deducted, _, _ = line
-    return deducted - (requested - cancelled)
+def refundable_of(line: Sequence[int]) -> int:
+    """Return the units that a refund can still name, be they cancelled or not."""
+    return line[REQUESTED] - line[REFUNDED] - line[RETURNED]
+
+
+def surplus_of(line: Sequence[int]) -> int:
+    """Return the units of a paid line that its facts put back on hand and that are not yet; negative: too many are.
+
+    Off the stock on hand stay the units that the customer keeps and those that were refunded without restock.
+    """
+    return line[DEDUCTED] - line[RESTOCKED] - wanted_of(line) - line[NOT_RESTOCKED]
 
 
 def is_possible(line: Sequence[int]) -> bool:
     """Say whether the counters can be true: none is negative, and no unit was given back that had not been taken.
 
-    `cancelled <= requested`, `released + deducted <= reserved`, `restocked + not_restocked <= deducted`.
+    `released + deducted <= reserved`, `restocked + not_restocked <= deducted`; facts name no more
+    units than were requested.
     """
-    return min(line) >= 0 and wanted_of(line) >= 0 and held_of(line) >= 0 and returnable_of(line) >= 0
+    requested, cancelled, _, _, deducted, restocked, not_restocked, refunded, returned = line
+    return (
+        min(line) >= 0
+        and held_of(line) >= 0
+        and restocked + not_restocked <= deducted
+        and cancelled <= requested
+        and refunded + returned <= requested
+        and not_restocked <= refunded + returned
+    )

@@ -171,21 +171,26 @@ class FactKind(StrEnum):
 
 
 class Fact(NamedTuple):
-    """A waiting fact. `lines` is None for a payment and for a cancellation of the whole order."""
+    """A fact about an order, as it waits.
+
+    `lines` is None for a payment and for a cancellation of the whole order. `business_id` is the refund's id, or the
+    partial cancellation's if it has one. `restock` and `returned` are those of a refund.
+    """
 
     kind: FactKind
     cause: Cause
     lines: Mapping[str, int] | None = None
-    refund_id: str | None = None
+    business_id: str | None = None
     restock: bool = True
+    returned: bool = False
 
 
 class Order(NamedTuple):
     """Everything known about an order.
 
-    `seen` holds the business identities of partial cancellations and refunds that were judged, so that they count once
-    even after the inbox has dropped their event ids. `refused` stays true for an order that was rejected when it was
-    created.
+    `seen` maps the business identities of partial cancellations and refunds that were judged to digests of what they
+    said: they count once even after the inbox has dropped their event ids, and another content is noticed. `refused`
+    stays true for an order that was rejected when it was created.
     """
 
     order_id: str
@@ -196,7 +201,7 @@ class Order(NamedTuple):
     paid: bool = False
     refused: bool = False
     waiting: tuple[Fact, ...] = ()
-    seen: tuple[str, ...] = ()
+    seen: Mapping[str, str] = {}
     expires_at: datetime | None = None
     version: int = 0
 
@@ -303,8 +308,9 @@ class ResolvedFact(NamedTuple):
 class Decision(NamedTuple):
     """The answer to a command: the new values of what it changes, the ledger entries and the outcomes to publish.
 
-    `resolved` are facts that no longer wait. `short` are the products whose lack of stock shaped the decision:
-    expiring holds on them could change it. `shortages` are the short lines of a refused cart, `parts` the decisions
+    `resolved` are facts that no longer wait. `short` are the products whose lack of stock shaped the decision, with the
+    units that were missing: expiring holds on them could change it.
+    `shortages` are the short lines of a refused cart, `parts` the decisions
     that a command of several adjustments is made of; both are for the caller that waits, not for the books.
     """
 
@@ -317,7 +323,7 @@ class Decision(NamedTuple):
     entries: tuple[LedgerEntry, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     resolved: tuple[ResolvedFact, ...] = ()
-    short: tuple[str, ...] = ()
+    short: Mapping[str, int] = {}
     shortages: tuple[Shortage, ...] = ()
     parts: "tuple[Decision, ...]" = ()
 

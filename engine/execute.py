@@ -23,7 +23,7 @@ from engine.anchor import Anchor, anchor_of
 from engine.dead_letters import build_dead_letter
 from engine.judge import judge
 from engine.tasks import BatchResult, DeadLetterTask, EventTask, StageSeconds, Task
-from engine.working_set import DueHolds, lock_and_load, missed_a_cart, save_changes
+from engine.working_set import DueHoldSearch, lock_and_load, missed_a_cart, save_changes
 from storage import imports, load
 from storage.commit import commit
 from storage.database import Connection, Pool
@@ -189,11 +189,11 @@ async def _with_retries(pool: Pool, batch: _Batch) -> BatchResult:
 
 async def _transact(pool: Pool, connection: Connection, batch: _Batch) -> BatchResult:
     """Run the transaction; start over when rows that were not loaded could change a decision."""
-    due = DueHolds(batch.partitions)
+    search = DueHoldSearch(batch.partitions)
     for _ in range(MAX_RESTARTS):
         try:
             await connection.execute("BEGIN;")
-            result = await _attempt(connection, batch, due)
+            result = await _attempt(connection, batch, search)
             if result is not None:
                 started = time.perf_counter()
                 await commit(pool, connection, batch.on_wait)
@@ -209,19 +209,21 @@ async def _transact(pool: Pool, connection: Connection, batch: _Batch) -> BatchR
     raise _TooManyRestarts
 
 
-async def _attempt(connection: Connection, batch: _Batch, due: DueHolds) -> BatchResult | None:
-    """Load, decide and save; None, and nothing saved, when `due` grew or a cart was missed."""
+async def _attempt(connection: Connection, batch: _Batch, search: DueHoldSearch) -> BatchResult | None:
+    """Load, decide and save; None, and nothing saved, when `search` found more or a cart was missed."""
     started = time.perf_counter()
-    expiries = due.expiries()
     working_set = await lock_and_load(
-        connection, batch.tasks, expiries, skip_locked=batch.skip_locked, anchor=batch.anchor
+        connection, batch.tasks, search.holds, skip_locked=batch.skip_locked, anchor=batch.anchor
     )
     loaded = time.perf_counter()
     state = working_set.state
     now = working_set.clock or batch.now
-    changes = judge(batch.tasks, state, working_set.known, expiries, batch.policy, now, working_set.answers)
+    due = search.in_state(state)
+    changes = judge(batch.tasks, state, working_set.known, due, batch.policy, now, working_set.answers)
     decided = time.perf_counter()
-    if await due.find_more(connection, changes) or await missed_a_cart(connection, working_set, changes, batch.tasks):
+    if await search.find_more(connection, changes, due) or await missed_a_cart(
+        connection, working_set, changes, batch.tasks
+    ):
         return None
     saving = time.perf_counter()
     await save_changes(connection, working_set, changes, batch.progress)

@@ -22,14 +22,12 @@ class Expired(NamedTuple):
 
 
 async def expire_due(pool: Pool, policy: Policy, now: datetime) -> Expired:
-    """Expire at most 500 orders and 500 carts whose holds are due; rows locked by others are skipped."""
+    """Expire at most 500 holds that are due, the oldest; rows locked by others are skipped."""
     async with pool.acquire() as connection:
         due_before = await load.low_watermark(connection)
-        orders = await load.due_orders(connection, due_before, EXPIRY_LIMIT)
-        carts = await load.due_carts(connection, due_before, EXPIRY_LIMIT)
+        holds = await load.due_holds(connection, due_before, EXPIRY_LIMIT)
     tasks: list[Task] = [
-        *(ExpiryTask(ExpireOrder(order_id, due_before)) for order_id in orders),
-        *(ExpiryTask(ExpireCart(cart_id, due_before)) for cart_id in carts),
+        ExpiryTask((ExpireOrder if hold.kind == "order" else ExpireCart)(hold.owner_id, due_before)) for hold in holds
     ]
     result = await execute(pool, tasks, policy, now, skip_locked=True) if tasks else BatchResult(())
-    return Expired(result, due_before, max(len(orders), len(carts)) == EXPIRY_LIMIT)
+    return Expired(result, due_before, len(holds) == EXPIRY_LIMIT)

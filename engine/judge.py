@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import assert_never
 
-from domain.commands import CancelOrder, Command, Expiry, PayOrder, RefundOrder
+from domain.commands import CancelOrder, Command, PayOrder, RefundOrder
 from domain.decide import step
+from domain.due import DueHold, DueHolds
 from domain.model import Cause, Decision, Disposition, LedgerEntry, Policy, ResolvedFact, State
 from engine.dead_letters import build_dead_letter
 from engine.outbox_rows import outbox_row
@@ -28,7 +29,7 @@ from engine.tasks import (
 )
 from storage.answers import Answer
 from storage.dead_letters import DeadLetter, DeadLetterReason, ParkedEvent
-from storage.load import DueHold, EventKey
+from storage.load import EventKey
 from storage.save import InboxRow, OutboxRow
 
 _DISPOSITIONS = {disposition: TaskDisposition(disposition.value) for disposition in Disposition}
@@ -43,7 +44,8 @@ class Changes:
 
     `products`, `orders` and `carts` are the ids of those that changed. `settled` are parked events of earlier batches
     whose fact has been judged, `forgotten` those whose deadline has passed. `short` are the products of which a
-    decision wanted more than was available, `holds` every hold that the batch made, whether or not it still stands.
+    command wanted more than was available before holds expired in its favour, `holds` every hold that the batch made,
+    whether or not it still stands.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
@@ -67,16 +69,16 @@ def judge(  # noqa: PLR0913, PLR0917 - what a batch is decided on
     tasks: Sequence[Task],
     state: State,
     known: dict[EventKey, bytes],
-    due: Mapping[str, Sequence[Expiry]],
+    due: DueHolds | None,
     policy: Policy,
     now: datetime,
     answers: Mapping[EventKey, Answer] | None = None,
 ) -> Changes:
     """Decide the tasks in order and return what changed.
 
-    `known` are the digests of events that were received before, `due` the expiries of holds that are due, by product.
-    `state` and `known` are brought up to date in place. `answers` are those that repeated requests were given; `now` is
-    the time of requests as well.
+    `known` are the digests of events that were received before, `due` the holds that may expire where stock is short.
+    `state`, `known` and `due` are brought up to date in place. `answers` are those that repeated requests were given;
+    `now` is the time of requests as well.
     """
     fold = _Fold(state, known, due, policy, now, answers or {})
     for task in tasks:
@@ -98,7 +100,7 @@ class _Fold:
         self,
         state: State,
         known: dict[EventKey, bytes],
-        due: Mapping[str, Sequence[Expiry]],
+        due: DueHolds | None,
         policy: Policy,
         now: datetime,
         answers: Mapping[EventKey, Answer],
@@ -213,11 +215,12 @@ class _Fold:
 
         Holds that are due may expire first, in favour of the command.
         """
-        *expiries, decision = step(self._state, command, self._policy, self._due)
+        decision, expiries, short = step(self._state, command, self._policy, self._due)
         for expiry in expiries:
             self._collect(expiry)
         self.changes.expired += len(expiries)
         self._collect(decision)
+        self.changes.short.update(short)
         return decision
 
     def _collect(self, decision: Decision) -> None:
@@ -237,7 +240,6 @@ class _Fold:
             changes.outbox.append(outbox_row(outcome))
         for settled in decision.resolved:
             self._settle(settled)
-        changes.short.update(decision.short)
 
     def _receive(self, key: EventKey, digest: bytes, decision: Decision) -> None:
         """Put an event into the inbox, so that a repeat is known from now on."""

@@ -10,10 +10,12 @@
 | `inventory_watermark_lag_seconds` | gauge | | how far the low watermark, by which holds expire, lags |
 | `inventory_outbox_pending` | gauge | | outgoing events that Kafka has not acknowledged yet |
 | `inventory_outbox_oldest_seconds` | gauge | | age of the oldest of them |
+| `inventory_outbox_parked` | gauge | | outgoing events that Kafka will never accept (`inventory outbox list`) |
 | `inventory_dead_letters_total` | counter | topic, reason | dead letters, by the topic of the original record |
 | `inventory_parked_events` | gauge | | payments, cancellations and refunds parked until their order is created |
 | `inventory_reservations_expired_total` | counter | | holds of carts and orders that expired |
 | `inventory_commit_lost_total` | counter | | offset commits lost to a rebalance; harmless, duplicates are suppressed |
+| `inventory_stream_gap_records_total` | counter | topic | records that Kafka deleted before they were read |
 | `inventory_last_poll_timestamp_seconds` | gauge | | Unix time of the consumer's last poll |
 | `inventory_low_stock_products` | gauge | | products at or below their threshold now |
 | `inventory_cache_errors_total` | counter | | failed reads and writes of the cache; stock is not affected |
@@ -57,6 +59,9 @@ OUTBOX_PENDING = Gauge("inventory_outbox_pending", "Outgoing events that Kafka h
 OUTBOX_OLDEST = Gauge(
     "inventory_outbox_oldest_seconds", "Age of the oldest outgoing event that Kafka has not acknowledged yet."
 )
+OUTBOX_PARKED = Gauge(
+    "inventory_outbox_parked", "Outgoing events that Kafka will never accept (`inventory outbox list`)."
+)
 DEAD_LETTERS = Counter(
     "inventory_dead_letters_total", "Dead letters, by the topic of the original record.", ("topic", "reason")
 )
@@ -67,6 +72,9 @@ RESERVATIONS_EXPIRED = Counter("inventory_reservations_expired_total", "Holds of
 COMMIT_LOST = Counter(
     "inventory_commit_lost_total",
     "Offset commits lost to a rebalance; harmless, their events are suppressed as duplicates.",
+)
+GAP_RECORDS = Counter(
+    "inventory_stream_gap_records_total", "Records that Kafka deleted before they were read.", ("topic",)
 )
 LAST_POLL = Gauge("inventory_last_poll_timestamp_seconds", "Unix time of the consumer's last poll.")
 LOW_STOCK_PRODUCTS = Gauge("inventory_low_stock_products", "Products at or below their threshold now.")

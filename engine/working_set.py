@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from domain.commands import ExpireCart, ExpireOrder, Expiry
+from domain.due import DueHold, DueHolds
 from domain.footprint import footprint, products_of_cart, products_of_order
 from domain.model import State, check_order, check_product
 from engine.anchor import Anchor, check_anchor
@@ -15,11 +15,12 @@ from engine.tasks import CommandTask, DeadLetterTask, EventTask, RequestTask, Ta
 from storage import answers, dead_letters, load, save
 from storage.answers import Answer
 from storage.database import Connection
-from storage.load import DueHold, EventKey
+from storage.load import EventKey
 from storage.save import PartitionProgress
 
-# Due holds of orders, and of carts, that a batch expires in favour of commands that want their stock.
-MAX_DUE_HOLDS = 1000
+# How many due holds on short products are loaded, the oldest first: at first, where these did not suffice, and after
+# that. Each step costs the batch one more attempt.
+DUE_HOLDS_LOADED: tuple[int | None, ...] = (1_000, 30_000, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class WorkingSet:
 async def lock_and_load(
     connection: Connection,
     tasks: Sequence[Task],
-    due: Mapping[str, Sequence[Expiry]],
+    due: Iterable[DueHold],
     *,
     skip_locked: bool,
     anchor: Anchor | None = None,
@@ -82,7 +83,7 @@ async def lock_and_load(
     )
 
 
-def _named_by(tasks: Iterable[Task], due: Mapping[str, Sequence[Expiry]]) -> tuple[set[str], set[str], set[str]]:
+def _named_by(tasks: Iterable[Task], due: Iterable[DueHold]) -> tuple[set[str], set[str], set[str]]:
     """Return the ids of the orders, carts and products that the tasks and the due holds name."""
     orders: set[str] = set()
     carts: set[str] = set()
@@ -93,10 +94,8 @@ def _named_by(tasks: Iterable[Task], due: Mapping[str, Sequence[Expiry]]) -> tup
             orders.update(named.orders)
             carts.update(named.carts)
             products.update(named.products)
-    for expiry in {expiry for expiries in due.values() for expiry in expiries}:
-        named = footprint(expiry)
-        orders.update(named.orders)
-        carts.update(named.carts)
+    for hold in due:
+        (orders if hold.kind == "order" else carts).add(hold.owner_id)
     return orders, carts, products
 
 
@@ -104,49 +103,46 @@ def _named_by(tasks: Iterable[Task], due: Mapping[str, Sequence[Expiry]]) -> tup
 
 
 @dataclass(slots=True)
-class DueHolds:
-    """Holds that may expire where a product is short: those found so far, due before `until`, on `products`.
+class DueHoldSearch:
+    """What the attempts of a batch have found out about due holds on products that turned out short.
 
-    `partitions` are those whose progress is recorded with the batch.
+    `partitions` are those whose progress is recorded with the batch. `found_until` is what `domain.due.DueHolds` takes.
     """
 
     partitions: Collection[tuple[str, int]] = ()
-    until: datetime | None = None
-    products: set[str] = field(default_factory=set)
+    due_before: datetime | None = None
     holds: set[DueHold] = field(default_factory=set)
+    found_until: dict[str, DueHold | None] = field(default_factory=dict)
+    _searches: dict[str, int] = field(default_factory=dict)
 
-    def expiries(self) -> Mapping[str, Sequence[Expiry]]:
-        """Return their expiries by product, the oldest first.
+    def in_state(self, state: State) -> DueHolds | None:
+        """Return the due holds in a state that was loaded with `holds`; None where none was looked for."""
+        return None if self.due_before is None else DueHolds(state, self.due_before, self.found_until)
 
-        Each product has all of them: `domain.decide.step` picks those that hold units of it at that moment.
+    async def find_more(self, connection: Connection, changes: Changes, due: DueHolds | None) -> bool:
+        """Look for due holds on more products, and for more on those that need it; say whether to decide again.
+
+        Holds that the batch itself made count too: were the batch cut between such a hold and the shortage, it would be
+        in the tables.
         """
-        until = self.until
-        if until is None or not self.holds:
-            return {}
-        ordered: list[Expiry] = [
-            ExpireOrder(hold.owner_id, until) if hold.kind == "order" else ExpireCart(hold.owner_id, until)
-            for hold in sorted(self.holds)
-        ]
-        return dict.fromkeys(self.products, ordered)
-
-    async def find_more(self, connection: Connection, changes: Changes) -> bool:
-        """Add due holds on the products that turned out short; say whether the batch must be decided again.
-
-        Holds that the batch itself made count too, also on a product that was looked up before. Were the batch cut
-        between such a hold and the shortage, it would be in the tables.
-        """
-        if not changes.short:
+        exhausted = set() if due is None else due.exhausted
+        new = changes.short - self.found_until.keys()
+        if not (new or exhausted):
             return False
-        if self.until is None:
-            self.until = await load.low_watermark(connection, self.partitions)
-        until = self.until
-        known = len(self.holds)
-        new = changes.short - self.products
-        if new:
-            self.products |= new
-            self.holds.update(await load.due_on_products(connection, new, until, MAX_DUE_HOLDS))
-        self.holds.update(hold for hold in changes.holds if hold.expires_at < until)
-        return len(self.holds) > known or bool(new and self.holds)
+        if self.due_before is None:
+            self.due_before = await load.low_watermark(connection, self.partitions)
+        more = bool(exhausted) or any(hold.expires_at < self.due_before for hold in changes.holds)
+        by_limit: dict[int | None, list[str]] = {}
+        for product_id in new | exhausted:
+            search = self._searches.get(product_id, 0)
+            self._searches[product_id] = search + 1
+            by_limit.setdefault(DUE_HOLDS_LOADED[search], []).append(product_id)
+        for limit, product_ids in by_limit.items():
+            holds = await load.due_on_products(connection, product_ids, self.due_before, limit)
+            self.holds.update(holds)
+            self.found_until |= dict.fromkeys(product_ids, holds[-1] if len(holds) == limit else None)
+            more = more or bool(holds)
+        return more
 
 
 async def missed_a_cart(

@@ -12,7 +12,21 @@ import typer
 
 from engine.crash import EXIT_BUG
 from inventory import logs
-from inventory.commands import api, audit, contracts, demo, dlq, migrate, publish, run, settings, stock, token, topics
+from inventory.commands import (
+    api,
+    audit,
+    contracts,
+    demo,
+    dlq,
+    migrate,
+    outbox,
+    publish,
+    run,
+    settings,
+    stock,
+    token,
+    topics,
+)
 from inventory.errors import OperatorError
 
 EXIT_OPERATOR: Final = 2
@@ -41,6 +55,7 @@ app.command("audit")(audit.audit)
 app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(outbox.app, name="outbox")
 
 
 def main() -> None:

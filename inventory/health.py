@@ -3,7 +3,8 @@
 `/livez` is progress: the group has assigned partitions (none, where workers outnumber them), Kafka answers fetches,
 and where there is lag, batches are applied. A worker that waits for its database or was paused by the flood breaker is
 alive: a restart would not help.
-`/readyz` is able to work: partitions assigned, database answering, not paused.
+`/readyz` is able to work: partitions assigned, database answering, not paused, no gap in the stream that nobody has
+acknowledged.
 """
 
 import asyncio
@@ -53,9 +54,19 @@ class Health:
         await self._database.close()
 
 
-def probe_database(url: str) -> "DatabaseProbe":
+# Asks a database for a reason why no work should be done on it.
+FindProblem = Callable[[Connection], Awaitable[str | None]]
+
+
+async def find_none(connection: Connection) -> str | None:
+    """Find no reason, as long as the database answers."""
+    await connection.fetchval("SELECT 1")
+    return None
+
+
+def probe_database(url: str, find_problem: FindProblem = find_none) -> "DatabaseProbe":
     """Return the probe of the database at `url`."""
-    return DatabaseProbe(lambda: connect(url, "inventory-health"))
+    return DatabaseProbe(lambda: connect(url, "inventory-health"), find_problem=find_problem)
 
 
 class DatabaseProbe:
@@ -66,10 +77,14 @@ class DatabaseProbe:
     """
 
     def __init__(
-        self, open_connection: Callable[[], Awaitable[Connection]], monotonic: Callable[[], float] = time.monotonic
+        self,
+        open_connection: Callable[[], Awaitable[Connection]],
+        monotonic: Callable[[], float] = time.monotonic,
+        find_problem: FindProblem = find_none,
     ) -> None:
         self._open_connection = open_connection
         self._monotonic = monotonic
+        self._find_problem = find_problem
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
         self._reason: str | None = None
@@ -95,7 +110,7 @@ class DatabaseProbe:
             async with asyncio.timeout(DATABASE_LIMIT_SECONDS):
                 if self._connection is None:
                     self._connection = await self._open_connection()
-                await self._connection.fetchval("SELECT 1")
+                return await self._find_problem(self._connection)
         except BaseException as error:
             # In whatever state the failure left the connection, it is not used again.
             self._drop()
@@ -103,7 +118,6 @@ class DatabaseProbe:
             if not isinstance(error, Exception):
                 raise
             return f"the database does not answer: {in_words(error)}"
-        return None
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -1,7 +1,8 @@
 """Turns a shop's order history, rows of a CSV file, into events; no clock, no files, no randomness.
 
 The rows are invoice lines with the columns InvoiceNo, StockCode, Quantity, InvoiceDate and CustomerID, in the order
-in which they happened, the lines of one invoice together. The history has less detail than events, so this is assumed:
+in which they happened. The lines of one invoice stand together, or at most `INVOICE_WINDOW` rows apart. The history
+has less detail than events, so this is assumed:
 
 | in the file | becomes |
 |---|---|
@@ -15,7 +16,8 @@ in which they happened, the lines of one invoice together. The history has less 
 | quantity 0 | nothing |
 
 A `C...` invoice does not say what it takes back: its lines are matched to the same customer's newest sales of the
-product that are not taken back yet. Ids of events follow from the file alone, so publishing it twice changes nothing.
+product that are not taken back yet. `C` may be written `c`: read as a sale, the return would take its units a second
+time. Ids of events follow from the file alone, so publishing it twice changes nothing.
 """
 
 import re
@@ -28,6 +30,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
+from inventory.csv_rows import column_names, header_problem, row_problem
 from inventory.errors import OperatorError
 from inventory.identifiers import id_problem
 from schemas.limits import MAX_ID_LENGTH, MAX_LINES, MAX_QUANTITY
@@ -35,6 +38,10 @@ from schemas.limits import MAX_ID_LENGTH, MAX_LINES, MAX_QUANTITY
 COLUMNS: Final = ("InvoiceNo", "StockCode", "Quantity", "InvoiceDate", "CustomerID")
 # Ids of orders and refunds are derived from the invoice's, and must stay within MAX_ID_LENGTH.
 MAX_INVOICE_LENGTH: Final = 100
+# Rows between two lines of one invoice: where several tills write one file, their invoices are interleaved.
+INVOICE_WINDOW: Final = 1_000
+# Rows kept in memory while an invoice is gathered.
+MAX_GATHERED: Final = 100_000
 
 _NAMESPACE: Final = uuid.UUID("5e4eb5d4-6a2c-5f3e-9d0b-2f1f0c7f4f7c")
 
@@ -61,7 +68,7 @@ class InvoiceLine:
     @property
     def cancels(self) -> bool:
         """Whether the row's invoice cancels or refunds earlier ones."""
-        return self.invoice.startswith("C")
+        return self.invoice.startswith(("C", "c"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,30 +105,60 @@ class _Sale:
 
 
 def read_lines(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[InvoiceLine]:
-    """Check numbered rows, the first being the header; raises HistoryError for the first bad one."""
+    """Check numbered rows, the first being the header, and yield them invoice by invoice.
+
+    Raises HistoryError for the first bad one.
+    """
+    return gather(_checked(rows))
+
+
+def gather(lines: Iterable[InvoiceLine], window: int = INVOICE_WINDOW) -> Iterator[InvoiceLine]:
+    """Yield the lines invoice by invoice, the invoices in the order of their first lines.
+
+    An invoice is complete once the `window` rows after its last line have none of it. Raises HistoryError for a line
+    that comes later, and for an invoice of two customers.
+    """
+    gathered: dict[str, list[InvoiceLine]] = {}
+    last: dict[str, int] = {}
+    waiting = 0
+    for position, line in enumerate(lines):
+        invoice = line.invoice
+        if position - last.get(invoice, position) > window:
+            raise HistoryError(
+                line.line,
+                f"invoice {invoice} appears again more than {window:,} rows after its last line; "
+                "the lines of one invoice go together",
+            )
+        rows = gathered.setdefault(invoice, [])
+        if rows and rows[0].customer != line.customer:
+            raise HistoryError(
+                line.line, f"invoice {invoice} has two customers, {rows[0].customer!r} and {line.customer!r}"
+            )
+        rows.append(line)
+        last[invoice] = position
+        waiting += 1
+        if waiting > MAX_GATHERED:
+            first = next(iter(gathered))
+            raise HistoryError(line.line, f"invoice {first} is spread over more than {MAX_GATHERED:,} rows")
+        while gathered and position - last[first := next(iter(gathered))] >= window:
+            complete = gathered.pop(first)
+            waiting -= len(complete)
+            yield from complete
+    for complete in gathered.values():
+        yield from complete
+
+
+def _checked(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[InvoiceLine]:
     numbered = iter(rows)
     number, header = next(numbered, (1, ()))
-    places = _places(number, header)
-    seen: set[str] = set()
-    current = InvoiceLine(0, "", "", 0, datetime.min.replace(tzinfo=UTC), "")
+    names = column_names(header)
+    places = _places(number, names)
     for number, row in numbered:
         if not any(row):
             continue
-        if len(row) < len(header):
-            raise HistoryError(number, f"{len(row)} columns, but the header has {len(header)}")
-        line = _line(number, [row[place].strip() for place in places])
-        if line.invoice != current.invoice:
-            if line.invoice in seen:
-                raise HistoryError(
-                    number, f"invoice {line.invoice} appears again; the lines of one invoice go together"
-                )
-            seen.add(line.invoice)
-        elif line.customer != current.customer:
-            raise HistoryError(
-                number, f"invoice {line.invoice} has two customers, {current.customer!r} and {line.customer!r}"
-            )
-        current = line
-        yield line
+        if problem := row_problem(names, row):
+            raise HistoryError(number, problem)
+        yield _line(number, [row[place] for place in places])
 
 
 def survey(lines: Iterable[InvoiceLine]) -> Survey:
@@ -261,8 +298,9 @@ def _sum_by_product(rows: Iterable[InvoiceLine]) -> dict[str, int]:
     return sums
 
 
-def _places(number: int, header: Sequence[str]) -> list[int]:
-    names = [name.strip() for name in header]
+def _places(number: int, names: Sequence[str]) -> list[int]:
+    if problem := header_problem(names):
+        raise HistoryError(number, problem)
     missing = [column for column in COLUMNS if column not in names]
     if missing:
         wanted = "" if len(missing) == len(COLUMNS) else f"; wanted are {', '.join(COLUMNS)}"
@@ -276,7 +314,9 @@ def _line(number: int, values: list[str]) -> InvoiceLine:
     _check_id(number, "StockCode", product, MAX_ID_LENGTH)
     if customer:
         _check_id(number, "CustomerID", customer, MAX_ID_LENGTH)
-    return InvoiceLine(number, invoice, product, _quantity(number, quantity), _date(number, date), customer)
+    return InvoiceLine(
+        number, invoice, product, _quantity(number, quantity.strip()), _date(number, date.strip()), customer
+    )
 
 
 def _check_id(number: int, column: str, text: str, longest: int) -> None:

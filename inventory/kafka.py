@@ -120,4 +120,5 @@ def topic_layout(settings: Settings) -> TopicLayout:
         settings.kafka_topic_partitions,
         settings.kafka_replication_factor,
         settings.kafka_dlq_retention,
+        settings.inbox_retention,
     )

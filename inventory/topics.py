@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any, Final, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import IncompatibleBrokerVersion, TopicAlreadyExistsError, for_code
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
 
 from inventory.errors import OperatorError
 from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
@@ -24,6 +25,7 @@ DEAD_LETTER_MAX_BYTES: Final = 8 * MIB
 COPIES_FOR_TWO_ACKNOWLEDGEMENTS: Final = 3
 ATTEMPTS: Final = 3
 BACKOFF_SECONDS: Final = 0.5
+CONFIGURATION_TIMEOUT_SECONDS: Final = 5.0
 
 
 # Opens an admin client; raises OperatorError if Kafka cannot be used, also inside the block.
@@ -38,6 +40,7 @@ class TopicLayout:
     partitions: int
     replication_factor: int
     dead_letter_retention: timedelta
+    incoming_retention: timedelta
 
 
 class NoAdminInterfaceError(OperatorError):
@@ -60,10 +63,15 @@ def wanted_topics(layout: TopicLayout) -> list[NewTopic]:
         common["min.insync.replicas"] = "2"
     dead_letter = {
         "max.message.bytes": str(DEAD_LETTER_MAX_BYTES),
-        "retention.ms": str(layout.dead_letter_retention // timedelta(milliseconds=1)),
+        "retention.ms": _milliseconds(layout.dead_letter_retention),
+    }
+    # No longer than the inbox remembers: a group that reads a topic from its beginning would apply older events again.
+    incoming = {
+        "max.message.bytes": str(INCOMING_MAX_BYTES),
+        "retention.ms": _milliseconds(layout.incoming_retention),
     }
     configurations: dict[str, dict[str, str]] = {
-        **{topic: {"max.message.bytes": str(INCOMING_MAX_BYTES)} for topic in TOPICS_IN},
+        **dict.fromkeys(TOPICS_IN, incoming),
         **{topic: {"max.message.bytes": str(OUTGOING_MAX_BYTES)} for topic in TOPICS_OUT},
         **{dlq_topic(topic): dead_letter for topic in TOPICS_IN},
     }
@@ -76,6 +84,10 @@ def wanted_topics(layout: TopicLayout) -> list[NewTopic]:
         )
         for topic, configuration in configurations.items()
     ]
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return str(duration // timedelta(milliseconds=1))
 
 
 async def create_topics(open_admin: OpenAdmin, layout: TopicLayout) -> list[TopicReport]:
@@ -108,6 +120,34 @@ def partition_warning(layout: TopicLayout, reports: Iterable[TopicReport]) -> st
             f"{layout.partitions}; existing topics are not changed"
         )
     return None
+
+
+async def size_warning(client: AIOKafkaAdminClient, prefix: str) -> str | None:
+    """Return which topics out take smaller records than the worker may write, and what to do; None if all is well.
+
+    None also where the broker does not say: it has no admin API, or does not let us read configurations.
+    """
+    needed = {prefix + topic: OUTGOING_MAX_BYTES for topic in TOPICS_OUT}
+    needed |= {prefix + dlq_topic(topic): DEAD_LETTER_MAX_BYTES for topic in TOPICS_IN}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, configs={"max.message.bytes": None}) for name in needed]
+    try:
+        async with asyncio.timeout(CONFIGURATION_TIMEOUT_SECONDS):
+            responses: Any = await client.describe_configs(resources)
+    except (KafkaError, TimeoutError, AttributeError):
+        # AttributeError: as in `_ask_to_create`.
+        return None
+    small = []
+    for response in responses:
+        for code, _, _, name, entries in response.resources:
+            limits = [int(entry[1]) for entry in entries if code == 0 and entry[0] == "max.message.bytes"]
+            small += [f"{name} {limit:,}" for limit in limits if limit < needed[name]]
+    if not small:
+        return None
+    return (
+        f"max.message.bytes is smaller than what the worker may write on {', '.join(sorted(small))} (wanted "
+        f"{OUTGOING_MAX_BYTES:,}, dead letters {DEAD_LETTER_MAX_BYTES:,}): an event above it is never published; "
+        "raise it with kafka-configs.sh, then `inventory outbox retry`"
+    )
 
 
 async def missing_topics(client: AIOKafkaAdminClient, prefix: str) -> list[str]:

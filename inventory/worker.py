@@ -17,7 +17,7 @@ from engine.crash import crash_on_bug
 from engine.reading import close_quietly
 from engine.tasks import BatchResult
 from inventory import telemetry, wiring
-from inventory.health import Health, probe_database
+from inventory.health import Health, find_none, probe_database
 from inventory.http_port import HttpPort
 from inventory.policy import policy_of
 from inventory.preflight import check_database, check_topics
@@ -25,6 +25,7 @@ from inventory.settings import Settings
 from inventory.signals import stop_on_signals
 from inventory.wiring import Role, service_version, utc_now
 from storage.cache import Cache
+from storage.stream import unaccepted_gap
 from workers.cache import CacheRefresher
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ class Worker:
         if Role.CONSUMER in self._roles:
             self.consumer = wiring.make_consumer(settings, pool, policy, self._after_commit)
         self._broker = broker = wiring.make_broker(settings)
-        self._health = health = Health(probe_database(settings.database_url), self.consumer)
+        find_problem = find_none if self.consumer is None else unaccepted_gap
+        self._health = health = Health(probe_database(settings.database_url, find_problem), self.consumer)
         await self._http.open(broker, health, service_version())
         if self.consumer is not None:
             self.consumer.subscribe(broker)

@@ -114,6 +114,7 @@ class OrderCancelled(Contract):
             "examples": [
                 {
                     "order_id": "order-1001",
+                    "cancellation_id": "cancellation-9",
                     "reason": "changed their mind",
                     "items": [{"product_id": "tea-green", "quantity": 1}],
                 }
@@ -122,10 +123,16 @@ class OrderCancelled(Contract):
     )
 
     order_id: Identifier = Field(description="The order's id; also the record's key.")
+    cancellation_id: Identifier | None = Field(
+        default=None,
+        description="Identifies a partial cancellation, so it counts once however often it is published. With other "
+        "lines, the same id is a conflict. If absent, the event's id takes its place.",
+    )
     reason: Text | None = Field(default=None, description="Why, in the shop's words; recorded in the ledger.")
     items: SomeItems | None = Field(
         default=None,
-        description="The lines and quantities to cancel. If absent, the whole order is cancelled.",
+        description="The lines and quantities to cancel. If absent, the whole order is cancelled. Units that were "
+        "refunded before are not restocked again: see `returned` in payment.refunded.",
     )
 
 
@@ -146,9 +153,17 @@ class PaymentRefunded(Contract):
     )
 
     order_id: Identifier = Field(description="The order's id; also the record's key.")
-    refund_id: Identifier = Field(description="The refund's id. Another event with the same id is a duplicate.")
-    items: SomeItems = Field(description="The lines refunded; never more than was deducted for the order.")
+    refund_id: Identifier = Field(
+        description="The refund's id. Another event with the same id is a duplicate, or with other content a conflict."
+    )
+    items: SomeItems = Field(description="The lines refunded; all refunds of an order name no more than was ordered.")
     restock: bool = Field(default=True, description="Whether the units can be sold again; false for damaged goods.")
+    returned: bool = Field(
+        default=False,
+        description="Whether the customer sent delivered units back. If false, the refund may be the money of units "
+        "that were cancelled: of a product's cancelled and refunded units, only the larger number is put back on hand, "
+        "in whatever order the events come. If true, its units are put back in addition to the cancelled ones.",
+    )
 
 
 class ProductCreated(Contract):

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import asyncpg
 import orjson
 
 from storage.database import Connection
@@ -103,17 +104,18 @@ SELECT name, total, product_id, order_id, cart_id, numbers FROM (
 ) numbered WHERE place <= $1
 """
 
-# Counters are read as text first: a line that is not seven integers is a violation, and must not fail the statement.
+# Counters are read as text first: a line that is not nine integers is a violation, and must not fail the statement.
 _ORDER_LINES = r"""
 order_lines AS (
     SELECT order_id, status, product_id, text, sound, c[1] AS requested, c[2] AS cancelled, c[3] AS reserved,
-        c[4] AS released, c[5] AS deducted, c[6] AS restocked, c[7] AS withheld, c[3] - c[4] - c[5] AS held
+        c[4] AS released, c[5] AS deducted, c[6] AS restocked, c[7] AS withheld,
+        c[8] AS refunded, c[9] AS returned, c[3] - c[4] - c[5] AS held
     FROM (
         SELECT order_id, status, product_id, text, sound,
-            CASE WHEN sound THEN translate(text, '[]', '{}')::bigint[] ELSE '{0,0,0,0,0,0,0}' END AS c
+            CASE WHEN sound THEN translate(text, '[]', '{}')::bigint[] ELSE '{0,0,0,0,0,0,0,0,0}' END AS c
         FROM (
             SELECT o.order_id, o.status, l.key AS product_id, l.value::text AS text,
-                l.value::text ~ '^\s*\[(\s*-?\d{1,18}\s*,){6}\s*-?\d{1,18}\s*\]\s*$' AS sound
+                l.value::text ~ '^\s*\[(\s*-?\d{1,18}\s*,){8}\s*-?\d{1,18}\s*\]\s*$' AS sound
             FROM orders o CROSS JOIN LATERAL
                 json_each(CASE WHEN json_typeof(o.lines) = 'object' THEN o.lines ELSE '{}' END) l
         ) texts
@@ -227,7 +229,9 @@ WITH {_ORDER_LINES}
 SELECT 'order-lines', product_id, order_id, NULL::text, json_build_object('counters', text)
 FROM order_lines
 WHERE NOT (sound AND least(requested, cancelled, reserved, released, deducted, restocked, withheld) >= 0
-    AND cancelled <= requested AND released + deducted <= reserved AND restocked + withheld <= deducted)
+    AND least(refunded, returned) >= 0
+    AND cancelled <= requested AND released + deducted <= reserved AND restocked + withheld <= deducted
+    AND refunded + returned <= requested AND withheld <= refunded + returned)
 UNION ALL
 SELECT 'order-lines', NULL, order_id, NULL, json_build_object('lines', left(lines::text, 200))
 FROM orders WHERE json_typeof(lines) <> 'object'
@@ -242,9 +246,8 @@ WHERE (status = 'reserved') <> (expires_at IS NOT NULL) OR (status IN ('deducted
     OR (status = 'rejected' AND NOT refused)
 """  # noqa: S608 - constants
 
-# The difference between restocked and deducted is exact for every order. Units that are taken off again after a
-# cancellation restocked them are subtracted from `restocked`. An order that was cancelled and paid before it was
-# created counts its units both as deducted and as restocked, and moved none.
+# Units that a refund without restock takes off again count as deducted once more, and as reserved, though no entry
+# reserves them. So only what is held is compared with the ledger, and the difference between restocked and deducted.
 _ORDER_LEDGER = f"""
 WITH {_ORDER_LINES}, moved AS (
     SELECT reference_id AS order_id, product_id, sum(on_hand_after - on_hand_before)::bigint AS on_hand,
@@ -337,6 +340,10 @@ class CheckResult(NamedTuple):
     examples: tuple[Violation, ...]
 
 
+class AuditTimeoutError(Exception):
+    """A statement of the audit did not end in time."""
+
+
 class AuditResult(NamedTuple):
     """What an audit found, per check."""
 
@@ -376,12 +383,19 @@ async def audit(connection: Connection, alerts_since: datetime, progress: Progre
 
 
 async def quick_audit(connection: Connection) -> AuditResult:
-    """Check the stock against the holds and each product's newest ledger entry, without scanning the ledger."""
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(_SETTINGS.format(timeout=int(QUICK_STATEMENT_TIMEOUT_SECONDS)))
-        findings = _Findings(QUICK_CHECKS, await connection.fetchrow(_QUICK_COUNTS))
-        for statement in (_STOCK, _HOLDS, _LAST_ENTRY_STOCK):
-            await findings.collect(connection, statement, (), QUICK_STATEMENT_TIMEOUT_SECONDS)
+    """Check the stock against the holds and each product's newest ledger entry, without scanning the ledger.
+
+    Raises AuditTimeoutError where a statement does not end in time.
+    """
+    timeout = QUICK_STATEMENT_TIMEOUT_SECONDS
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(_SETTINGS.format(timeout=int(timeout)))
+            findings = _Findings(QUICK_CHECKS, await connection.fetchrow(_QUICK_COUNTS, timeout=timeout))
+            for statement in (_STOCK, _HOLDS, _LAST_ENTRY_STOCK):
+                await findings.collect(connection, statement, (), timeout)
+    except (TimeoutError, asyncpg.QueryCanceledError) as error:
+        raise AuditTimeoutError from error
     return findings.result()
 
 

@@ -114,7 +114,8 @@ SELECT position, id, topic, partition, "offset", key, value, headers, record_tim
 FROM (
     SELECT *, sum(coalesce(octet_length(value), 0)) OVER (ORDER BY position) AS bytes_so_far,
         row_number() OVER (ORDER BY position) AS number
-    FROM dead_letters WHERE published_at IS NULL AND publish_error IS NULL ORDER BY position LIMIT $1
+    FROM dead_letters WHERE published_at IS NULL AND publish_error IS NULL AND topic <> ALL($3::text[])
+    ORDER BY position LIMIT $1
 ) waiting
 WHERE number = 1 OR bytes_so_far <= $2 ORDER BY position
 """
@@ -153,12 +154,14 @@ async def overdue(connection: Connection, until: datetime, limit: int) -> list[P
     return [ParkedEvent(row[0], row[1], row[2], row[3], record_of(row, 4), row[11], row[12]) for row in rows]
 
 
-async def pending_dead_letters(connection: Connection, limit: int, max_bytes: int) -> list[tuple[int, DeadLetter]]:
+async def pending_dead_letters(
+    connection: Connection, limit: int, max_bytes: int, *, without_topics: Sequence[str] = ()
+) -> list[tuple[int, DeadLetter]]:
     """Return the oldest dead letters that the broker has not acknowledged, with their positions.
 
     At most `limit`, and no more than `max_bytes` of record values in all; the first comes whatever its size.
     """
-    rows = await connection.fetch(_PENDING, limit, max_bytes)
+    rows = await connection.fetch(_PENDING, limit, max_bytes, without_topics)
     return [(row[0], DeadLetter(row[1], record_of(row, 2), DeadLetterReason(row[9]), *tuple(row)[10:])) for row in rows]
 
 

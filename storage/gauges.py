@@ -7,7 +7,8 @@ from storage import outbox
 from storage.database import Connection
 
 _COUNTS = """
-SELECT (SELECT count(*) FROM parked_events), (SELECT count(*) FROM inventory WHERE stock_status <> 'ok')
+SELECT (SELECT count(*) FROM parked_events), (SELECT count(*) FROM inventory WHERE stock_status <> 'ok'),
+    (SELECT count(*) FROM outbox WHERE published_at IS NULL AND publish_error IS NOT NULL AND discarded_at IS NULL)
 """
 _SLOWEST = """
 SELECT topic, partition, watermark FROM stream_progress ORDER BY watermark, topic, partition LIMIT 1
@@ -29,12 +30,13 @@ class Gauges(NamedTuple):
     low_stock_products: int
     outbox_pending: int
     outbox_oldest: datetime | None
+    outbox_unpublishable: int
     slowest: Partition | None
 
 
 async def read_gauges(connection: Connection) -> Gauges:
     """Read all of them."""
-    parked, low = await connection.fetchrow(_COUNTS)
+    parked, low, unpublishable = await connection.fetchrow(_COUNTS)
     pending, oldest = await outbox.backlog(connection)
     slowest = await connection.fetchrow(_SLOWEST)
-    return Gauges(parked, low, pending, oldest, None if slowest is None else Partition(*slowest))
+    return Gauges(parked, low, pending, oldest, unpublishable, None if slowest is None else Partition(*slowest))

@@ -6,10 +6,11 @@ they can wait for each other but not deadlock.
 
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import orjson
 
+from domain.due import DueHold
 from domain.lines import Line
 from domain.model import (
     Cart,
@@ -26,14 +27,6 @@ from storage.database import Connection
 
 EventKey = tuple[str, str]
 """The identity of an event: (source, event_id)."""
-
-
-class DueHold(NamedTuple):
-    """A hold and its deadline. Sorted, the oldest is first."""
-
-    expires_at: datetime
-    kind: Literal["order", "cart"]
-    owner_id: str
 
 
 _KNOWN_EVENTS = """
@@ -75,14 +68,12 @@ SELECT least(min(watermark), clock_timestamp()) FROM (
 ) AS known
 """
 
-_DUE_ORDERS = """
-SELECT order_id FROM orders
-WHERE status = 'reserved' AND expires_at < $1 ORDER BY expires_at LIMIT $2
-"""
-
-_DUE_CARTS = """
-SELECT cart_id FROM carts
-WHERE status = 'active' AND expires_at < $1 ORDER BY expires_at LIMIT $2
+_DUE = """
+(SELECT expires_at, 'cart' AS kind, cart_id AS id FROM carts
+ WHERE status = 'active' AND expires_at < $1 ORDER BY expires_at, cart_id LIMIT $2)
+UNION ALL
+(SELECT expires_at, 'order', order_id FROM orders
+ WHERE status = 'reserved' AND expires_at < $1 ORDER BY expires_at, order_id LIMIT $2)
 """
 
 _DUE_ON_PRODUCTS = """
@@ -173,25 +164,20 @@ async def low_watermark(connection: Connection, partitions: Collection[tuple[str
     return value
 
 
-async def due_orders(connection: Connection, until: datetime, limit: int) -> list[str]:
-    """Return the ids of at most `limit` orders whose holds are due, the oldest first, without locking them."""
-    return [row[0] for row in await connection.fetch(_DUE_ORDERS, until, limit)]
-
-
-async def due_carts(connection: Connection, until: datetime, limit: int) -> list[str]:
-    """Return the ids of at most `limit` carts whose holds are due, the oldest first, without locking them."""
-    return [row[0] for row in await connection.fetch(_DUE_CARTS, until, limit)]
+async def due_holds(connection: Connection, until: datetime, limit: int) -> list[DueHold]:
+    """Return the oldest `limit` holds that are due at `until`, sorted, without locking them."""
+    return sorted(DueHold(*row) for row in await connection.fetch(_DUE, until, limit))[:limit]
 
 
 async def due_on_products(
-    connection: Connection, product_ids: Collection[str], until: datetime, limit: int
+    connection: Connection, product_ids: Collection[str], until: datetime, limit: int | None
 ) -> list[DueHold]:
-    """Return holds on the products that are due at `until`, without locking them.
+    """Return the oldest `limit` holds on any of the products that are due at `until`, sorted, without locking them.
 
-    At most the oldest `limit` of orders and the oldest `limit` of carts.
+    With None as the limit, all of them.
     """
     rows = await connection.fetch(_DUE_ON_PRODUCTS, until, list(product_ids), limit)
-    return [DueHold(*row) for row in rows]
+    return sorted(DueHold(*row) for row in rows)[:limit]
 
 
 def _skipping(statement: str, *, skip_locked: bool) -> str:
@@ -210,7 +196,7 @@ def _order(row: Any) -> Order:  # noqa: ANN401 - asyncpg's Record is untyped
         row[5],
         row[6],
         () if waiting is None else tuple(_fact(fact) for fact in orjson.loads(waiting)),
-        () if seen is None else tuple(orjson.loads(seen)),
+        {} if seen is None else orjson.loads(seen),
         row[9],
         row[10],
     )
@@ -222,8 +208,9 @@ def _fact(fact: dict[str, Any]) -> Fact:
         FactKind(fact["kind"]),
         Cause(fact["source"], fact["event_id"], at, fact.get("traceparent")),
         fact["lines"],
-        fact["refund_id"],
+        fact["business_id"],
         fact["restock"],
+        fact["returned"],
     )
 
 

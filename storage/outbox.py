@@ -5,7 +5,7 @@ events of a key are published by one relay at a time and in order; the locks of 
 with its session.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from zlib import crc32
@@ -29,24 +29,42 @@ WHERE locktype = 'advisory' AND classid = {_ROLL_CALL} AND objid = 0 AND granted
 _TRY = f"SELECT pg_try_advisory_lock({_SHARD_LOCKS}, $1)"
 _GIVE_BACK = f"SELECT pg_advisory_unlock({_SHARD_LOCKS}, $1)"
 
+_COLUMNS = "position, id::text, aggregatetype, aggregateid, type, payload, headers, occurred_at"
+
 # Mark and fetch in one statement and one commit. Its snapshot predates the UPDATE, so the marked rows are excluded:
 # by a subquery, which is hashed whatever the plan, where `<> ALL` would compare each row with each mark.
-_MARK_AND_FETCH = """
+_MARK_AND_FETCH = f"""
 WITH marked AS (UPDATE outbox SET published_at = $5 WHERE position = ANY($4::bigint[]))
-SELECT position, id::text, aggregatetype, aggregateid, type, payload, headers, occurred_at
-FROM outbox WHERE published_at IS NULL AND position >= $2 AND shard = ANY($1::smallint[])
+SELECT {_COLUMNS}
+FROM outbox WHERE published_at IS NULL AND publish_error IS NULL AND position >= $2 AND shard = ANY($1::smallint[])
     AND position NOT IN (SELECT unnest($4::bigint[]))
 ORDER BY position LIMIT $3
-"""
+"""  # noqa: S608 - constants
+# The same without what is set aside. A statement of its own, so that the usual one does not pay for the comparison.
+_MARK_AND_FETCH_OTHERS = _MARK_AND_FETCH.replace(
+    "ORDER BY",
+    """AND aggregatetype <> ALL($6::text[])
+    AND (aggregatetype, aggregateid) NOT IN (SELECT * FROM unnest($7::text[], $8::text[]))
+ORDER BY""",
+)
+_FIRST_OF = f"""
+SELECT {_COLUMNS}
+FROM outbox WHERE published_at IS NULL AND publish_error IS NULL AND position >= $2 AND shard = ANY($1::smallint[])
+    AND aggregatetype = $3 AND ($4::text[] IS NULL OR aggregateid = ANY($4))
+ORDER BY position LIMIT 1
+"""  # noqa: S608 - constants
 # Before its first use a sequence's last_value is 1 as well, though no row has position 1 yet.
 _LAST_POSITION = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_position_seq"
 _TRANSACTIONS = """
 SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s
 """
 _PUBLISHED = "UPDATE outbox SET published_at = $2 WHERE position = ANY($1::bigint[])"
+_UNPUBLISHABLE = """
+UPDATE outbox SET publish_error = $2 WHERE position = $1 AND published_at IS NULL AND publish_error IS NULL
+"""
 _BACKLOG = """
 SELECT count(*), min(created_at) FROM (
-    SELECT created_at FROM outbox WHERE published_at IS NULL LIMIT 100000
+    SELECT created_at FROM outbox WHERE published_at IS NULL AND publish_error IS NULL LIMIT 100000
 ) pending
 """
 
@@ -91,7 +109,7 @@ async def give_back_shard(connection: asyncpg.Connection, shard: int) -> None:
     await connection.execute(_GIVE_BACK, shard)
 
 
-async def pending(
+async def pending(  # noqa: PLR0913 - one parameter per condition
     connection: asyncpg.Connection,
     shards: list[int],
     from_position: int,
@@ -99,13 +117,29 @@ async def pending(
     *,
     published: Sequence[int] = (),
     now: datetime,
+    without_topics: Sequence[str] = (),
+    without_keys: Sequence[tuple[str, str]] = (),
 ) -> list[PendingEvent]:
     """Mark the events `published`, and return the pending ones that remain.
 
-    At most `limit` of `shards`, from `from_position` on, in the order in which they were written.
+    At most `limit` of `shards`, from `from_position` on, in the order in which they were written. `without_keys` are
+    (topic, key) pairs.
     """
-    rows = await connection.fetch(_MARK_AND_FETCH, shards, from_position, limit, published, now)
+    arguments = (shards, from_position, limit, published, now)
+    if without_topics or without_keys:
+        topics, keys = [pair[0] for pair in without_keys], [pair[1] for pair in without_keys]
+        rows = await connection.fetch(_MARK_AND_FETCH_OTHERS, *arguments, without_topics, topics, keys)
+    else:
+        rows = await connection.fetch(_MARK_AND_FETCH, *arguments)
     return [PendingEvent(*row) for row in rows]
+
+
+async def first_pending(
+    connection: asyncpg.Connection, shards: list[int], from_position: int, topic: str, keys: Collection[str] | None
+) -> PendingEvent | None:
+    """Return the first pending event of a topic, of any key or of one of `keys`, from `from_position` on."""
+    row = await connection.fetchrow(_FIRST_OF, shards, from_position, topic, None if keys is None else list(keys))
+    return None if row is None else PendingEvent(*row)
 
 
 async def transactions(connection: asyncpg.Connection) -> tuple[int, int]:
@@ -125,7 +159,15 @@ async def mark_published(connection: asyncpg.Connection, positions: Sequence[int
     await connection.execute(_PUBLISHED, positions, now)
 
 
+async def mark_unpublishable(connection: asyncpg.Connection, position: int, error: str) -> None:
+    """Record that the broker will never accept the event: it stays in the table until an operator decides."""
+    await connection.execute(_UNPUBLISHABLE, position, error)
+
+
 async def backlog(connection: asyncpg.Connection) -> tuple[int, datetime | None]:
-    """Return how many events are pending (counted up to 100,000), and when the oldest was written."""
+    """Return how many events are pending (counted up to 100,000), and when the oldest was written.
+
+    Unpublishable ones are not pending.
+    """
     row = await connection.fetchrow(_BACKLOG)
     return (0, None) if row is None else (row[0], row[1])

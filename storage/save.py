@@ -151,7 +151,7 @@ ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(s.next_offset, excluded.next_offset),
     watermark = CASE WHEN s.watermark > clock_timestamp() THEN excluded.watermark
         ELSE greatest(s.watermark, excluded.watermark) END,
-    updated_at = now()
+    updated_at = CASE excluded.next_offset WHEN 0 THEN s.updated_at ELSE now() END
 """
 
 
@@ -318,7 +318,7 @@ def _order_row(order: Order) -> tuple[object, ...]:
         order.paid,
         order.refused,
         _json_or_none([_fact(fact) for fact in order.waiting]),
-        _json_or_none(list(order.seen)),
+        orjson.dumps(order.seen).decode() if order.seen else None,
         order.expires_at,
         order.version,
     )
@@ -346,8 +346,9 @@ def _fact(fact: Fact) -> dict[str, object]:
         "occurred_at": fact.cause.occurred_at.isoformat(),
         "traceparent": fact.cause.traceparent,
         "lines": fact.lines,
-        "refund_id": fact.refund_id,
+        "business_id": fact.business_id,
         "restock": fact.restock,
+        "returned": fact.returned,
     }
 
 

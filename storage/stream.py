@@ -1,6 +1,8 @@
-"""Positions of the stream, and whether the database still has what a consumer committed to it."""
+"""Positions and gaps of the stream, and whether the database still has what a consumer committed to it."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
@@ -46,3 +48,91 @@ async def is_behind(connection: Connection, positions: Sequence[Position]) -> bo
     """Say whether a stored position is lower than the one given here, or gone."""
     behind: bool = await connection.fetchval(_BEHIND, *map(list, zip(*positions, strict=True)))
     return behind
+
+
+# --- where reading starts ------------------------------------------------------------------------
+
+
+class StoredPosition(NamedTuple):
+    """How far a partition was read, and when that was written."""
+
+    next_offset: int
+    updated_at: datetime
+
+
+class Gap(NamedTuple):
+    """Records of a partition that were not read: from one offset up to and without another."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    to_offset: int
+
+
+class GapCause(StrEnum):
+    """Why records were not read: Kafka no longer has them, or an operator skipped them."""
+
+    DELETED = "deleted"
+    SKIPPED = "skipped"
+
+
+_POSITIONS = "SELECT topic, partition, next_offset, updated_at FROM stream_progress ORDER BY topic, partition"
+
+_RAISE = """
+INSERT INTO stream_progress AS s (topic, partition, next_offset, watermark)
+SELECT u.topic, u.partition, u.next_offset, 'epoch'
+FROM unnest($1::text[], $2::int[], $3::bigint[]) AS u (topic, partition, next_offset)
+ON CONFLICT (topic, partition) DO UPDATE SET
+    next_offset = greatest(s.next_offset, excluded.next_offset), updated_at = now()
+"""
+
+# The one case in which a position goes back.
+_SET_BACK = """
+UPDATE stream_progress SET next_offset = u.next_offset, updated_at = now()
+FROM unnest($1::text[], $2::int[], $3::bigint[]) AS u (topic, partition, next_offset)
+WHERE stream_progress.topic = u.topic AND stream_progress.partition = u.partition
+"""
+
+_ADD_GAPS = """
+INSERT INTO stream_gaps (topic, partition, from_offset, to_offset, cause, accepted_at, accepted_by)
+SELECT u.topic, u.partition, u.from_offset, u.to_offset, $5, CASE WHEN $6::text IS NOT NULL THEN now() END, $6
+FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS u (topic, partition, from_offset, to_offset)
+"""
+
+_OPEN_GAP = """
+SELECT format('records %s to %s of %s, partition %s, were deleted before they were read; see `inventory recover`',
+    from_offset, to_offset - 1, topic, partition)
+FROM stream_gaps WHERE accepted_at IS NULL ORDER BY position LIMIT 1
+"""
+
+
+async def positions(connection: Connection) -> dict[tuple[str, int], StoredPosition]:
+    """Return the stored position of every partition, by topic (without its prefix) and number."""
+    rows = await connection.fetch(_POSITIONS)
+    return {(row[0], row[1]): StoredPosition(row[2], row[3]) for row in rows}
+
+
+async def raise_positions(connection: Connection, raised: Sequence[Position]) -> None:
+    """Make sure that positions are stored which are no lower than these."""
+    if raised:
+        await connection.execute(_RAISE, *map(list, zip(*raised, strict=True)))
+
+
+async def set_back(connection: Connection, lowered: Sequence[Position]) -> None:
+    """Store lower positions, of partitions whose topic was deleted and created again."""
+    if lowered:
+        await connection.execute(_SET_BACK, *map(list, zip(*lowered, strict=True)))
+
+
+async def add_gaps(
+    connection: Connection, gaps: Sequence[Gap], cause: GapCause, accepted_by: str | None = None
+) -> None:
+    """Record gaps; with `accepted_by` they are acknowledged at once."""
+    if gaps:
+        await connection.execute(_ADD_GAPS, *map(list, zip(*gaps, strict=True)), cause.value, accepted_by)
+
+
+async def unaccepted_gap(connection: Connection) -> str | None:
+    """Return in words the oldest gap that nobody has acknowledged, or None."""
+    found: str | None = await connection.fetchval(_OPEN_GAP)
+    return found

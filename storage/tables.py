@@ -173,6 +173,8 @@ outbox = Table(
     Column("shard", SmallInteger, nullable=False),
     Column("created_at", _TIME, server_default=_NOW, nullable=False),
     Column("published_at", _TIME),
+    Column("publish_error", Text),
+    Column("discarded_at", _TIME),
     PrimaryKeyConstraint("position", name="pk_outbox"),
 )
 Index(
@@ -265,3 +267,22 @@ imports = Table(
     CheckConstraint("0 <= rows_applied AND rows_applied <= row_count", name="ck_imports_rows_applied"),
 )
 Index("ix_imports_content", imports.c.content_digest, imports.c.started_at)
+
+stream_gaps = Table(
+    "stream_gaps",
+    metadata,
+    Column("position", BigInteger, Identity(always=True)),
+    Column("topic", _KEY, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("from_offset", BigInteger, nullable=False),
+    Column("to_offset", BigInteger, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("noticed_at", _TIME, server_default=_NOW, nullable=False),
+    Column("accepted_at", _TIME),
+    Column("accepted_by", Text),
+    PrimaryKeyConstraint("position", name="pk_stream_gaps"),
+    CheckConstraint("from_offset < to_offset", name="ck_stream_gaps_offsets"),
+    CheckConstraint("cause IN ('deleted', 'skipped')", name="ck_stream_gaps_cause"),
+    CheckConstraint("(accepted_at IS NULL) = (accepted_by IS NULL)", name="ck_stream_gaps_accepted"),
+)
+Index("ix_stream_gaps_open", stream_gaps.c.position, postgresql_where=text("accepted_at IS NULL"))

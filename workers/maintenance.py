@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from engine import metrics
 from engine.backoff import Backoff
 from storage import answers, gauges, load, retention
-from storage.audit import AuditResult, quick_audit
+from storage.audit import QUICK_STATEMENT_TIMEOUT_SECONDS, AuditResult, AuditTimeoutError, quick_audit
 from storage.database import Connection, Pool
 from storage.errors import in_words, is_contention, is_unavailable
 from storage.gauges import Partition
@@ -72,6 +72,8 @@ class Maintenance:
         # Workers that start together do not prune and audit together.
         self._retention_due = now + options.retention_interval_seconds * random.random()  # noqa: S311 - jitter
         self._audit_due = now + options.audit_interval_seconds * random.random()  # noqa: S311 - jitter
+        # Where pruning the outbox goes on: old rows before it are not published and stay. 0 is the beginning.
+        self._outbox_pruned_to = 0
         self._watermark: datetime | None = None
         self._watermark_since = now
         self._standstill_reported = False
@@ -107,14 +109,14 @@ class Maintenance:
             forgotten_before = await self._low_watermark() - options.inbox_retention
             inbox_pruned = await self._prune(retention.prune_inbox, forgotten_before)
             await self._prune(answers.prune_answers, forgotten_before)
-            outbox_pruned = await self._prune(retention.prune_outbox, self._clock() - options.outbox_retention)
-            if max(inbox_pruned, outbox_pruned) == PRUNE_STEP * MAX_PRUNE_STEPS:
+            outbox_pruned = await self._prune_outbox(self._clock() - options.outbox_retention)
+            if inbox_pruned == PRUNE_STEP * MAX_PRUNE_STEPS or self._outbox_pruned_to:
                 self._retention_due = now
             if inbox_pruned or outbox_pruned:
                 logger.info("Pruned %d inbox rows and %d outbox rows", inbox_pruned, outbox_pruned)
         if now >= self._audit_due:
             self._audit_due = now + options.audit_interval_seconds
-            violations = (await self.audit()).violations
+            violations = await self._scheduled_audit()
         return Maintained(inbox_pruned, outbox_pruned, violations)
 
     async def refresh_gauges(self) -> None:
@@ -125,10 +127,25 @@ class Maintenance:
         metrics.PARKED_EVENTS.set(read.parked_events)
         metrics.LOW_STOCK_PRODUCTS.set(read.low_stock_products)
         metrics.OUTBOX_PENDING.set(read.outbox_pending)
+        metrics.OUTBOX_PARKED.set(read.outbox_unpublishable)
         metrics.OUTBOX_OLDEST.set(_age(read.outbox_oldest, now))
         metrics.WATERMARK_LAG.set(_age(read.slowest and read.slowest.watermark, now))
         if read.slowest is not None:
             self._watch_low_watermark(read.slowest, now)
+
+    async def _scheduled_audit(self) -> int | None:
+        """Run the audit and return the violations; None, and a warning, where it does not end in time."""
+        try:
+            return (await self.audit()).violations
+        except AuditTimeoutError:
+            logger.warning(
+                "The audit did not end within %.0f s, so stock, ledger and reservations were not checked; it is tried "
+                "again in %.0f s. If this repeats, run `inventory audit`, which has an hour for each statement, and "
+                "check that the database is vacuumed and not overloaded",
+                QUICK_STATEMENT_TIMEOUT_SECONDS,
+                self._options.audit_interval_seconds,
+            )
+            return None
 
     async def audit(self) -> AuditResult:
         """Run the quick audit; each violation is logged as an error."""
@@ -164,6 +181,20 @@ class Maintenance:
                 step = await prune(connection, before, PRUNE_STEP)
             pruned += step
             if step < PRUNE_STEP:
+                break
+        return pruned
+
+    async def _prune_outbox(self, before: datetime) -> int:
+        """Prune a bounded number of slices of the outbox; the next run goes on behind them, until none is old."""
+        pruned = 0
+        for _ in range(MAX_PRUNE_STEPS):
+            async with self._pool.acquire() as connection:
+                step, next_position = await retention.prune_outbox(
+                    connection, before, PRUNE_STEP, self._outbox_pruned_to
+                )
+            pruned += step
+            self._outbox_pruned_to = next_position or 0
+            if next_position is None:
                 break
         return pruned
 

@@ -37,7 +37,7 @@ class Swept(NamedTuple):
 
 
 class Sweeper:
-    """Sweeps every `interval_seconds`; one sweep takes at most 500 orders, 500 carts and 500 facts."""
+    """Sweeps every `interval_seconds`; one sweep takes at most 500 holds, the oldest, and 500 facts."""
 
     def __init__(
         self,
@@ -76,12 +76,13 @@ class Sweeper:
         """Expire and dead-letter what is due now."""
         async with self._pool.acquire() as connection:
             due_before = await load.low_watermark(connection)
-            orders = await load.due_orders(connection, due_before, SWEEP_LIMIT)
-            carts = await load.due_carts(connection, due_before, SWEEP_LIMIT)
+            holds = await load.due_holds(connection, due_before, SWEEP_LIMIT)
             facts = await dead_letters.overdue(connection, due_before, SWEEP_LIMIT)
         tasks: list[Task] = [
-            *(ExpiryTask(ExpireOrder(order_id, due_before)) for order_id in orders),
-            *(ExpiryTask(ExpireCart(cart_id, due_before)) for cart_id in carts),
+            *(
+                ExpiryTask((ExpireOrder if hold.kind == "order" else ExpireCart)(hold.owner_id, due_before))
+                for hold in holds
+            ),
             *(
                 DeadlineTask(ForgetFact(fact.order_id, fact.source, fact.event_id), fact.record, fact.event_type)
                 for fact in facts

@@ -202,7 +202,7 @@ def _write_state(
         session.add(order)
         order.status, order.user_id, order.cart_id = facts.status.value, facts.user_id, facts.cart_id
         order.lines = {product_id: list(line) for product_id, line in facts.lines.items()}
-        order.paid, order.refused, order.seen = facts.paid, facts.refused, list(facts.seen) or None
+        order.paid, order.refused, order.seen = facts.paid, facts.refused, dict(facts.seen) or None
         order.waiting = [_written(fact) for fact in facts.waiting] or None
         order.expires_at, order.version, order.updated_at = facts.expires_at, facts.version, now
     if decision.cart is not None:
@@ -236,7 +236,7 @@ def _order(row: Any) -> Order:  # noqa: ANN401 - same reason
         row.paid,
         row.refused,
         tuple(_read(fact) for fact in row.waiting or ()),
-        tuple(row.seen or ()),
+        row.seen or {},
         row.expires_at,
         row.version,
     )
@@ -267,8 +267,9 @@ def _read(fact: dict[str, Any]) -> Fact:
         FactKind(fact["kind"]),
         Cause(cause["source"], cause["event_id"], datetime.fromisoformat(cause["occurred_at"])),
         fact["lines"],
-        fact["refund_id"],
+        fact["business_id"],
         fact["restock"],
+        fact["returned"],
     )
 
 

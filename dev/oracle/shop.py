@@ -112,8 +112,9 @@ class Product:
 class OrderFacts:
     """The facts known about one order, and the answers that depended on stock: `rejected`, `expired`, `deducted`.
 
-    `reversed_sale` marks an order that was paid and cancelled without being deducted. `placed` are the units held and
-    deducted now, by product.
+    `refunded` and `returned` are the units that refunds name: those that may be the money of cancelled units, and those
+    that were delivered and came back. `not_restocked` are the units of both that stay off the stock. `placed` are the
+    units held and deducted now, by product.
     """
 
     order_id: str
@@ -123,13 +124,13 @@ class OrderFacts:
     expired: bool = False
     paid: bool = False
     deducted: bool = False
-    reversed_sale: bool = False
     cancelled: bool = False
     cancelled_lines: Counter[str] = field(default_factory=Counter)
     refunded: Counter[str] = field(default_factory=Counter)
+    returned: Counter[str] = field(default_factory=Counter)
     not_restocked: Counter[str] = field(default_factory=Counter)
     waiting: list[Event] = field(default_factory=list)
-    judged: set[object] = field(default_factory=set)
+    judged: dict[object, Event] = field(default_factory=dict)
     placed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> "OrderFacts":
@@ -139,16 +140,28 @@ class OrderFacts:
             requested=None if self.requested is None else dict(self.requested),
             cancelled_lines=Counter(self.cancelled_lines),
             refunded=Counter(self.refunded),
+            returned=Counter(self.returned),
             not_restocked=Counter(self.not_restocked),
             waiting=list(self.waiting),
-            judged=set(self.judged),
+            judged=dict(self.judged),
             placed=dict(self.placed),
         )
 
     def remaining(self) -> dict[str, int]:
-        """Return the units by product that were neither cancelled by line nor refunded."""
+        """Return the units by product that the customer did not give up, by cancelling lines or by refunds.
+
+        A refund may be the money of a cancellation, so of the two only the larger number was given up.
+        """
         asked = self.requested or {}
-        return {p: n - self.cancelled_lines[p] - self.refunded[p] - self.not_restocked[p] for p, n in asked.items()}
+        return {p: n - max(self.cancelled_lines[p], self.refunded[p]) - self.returned[p] for p, n in asked.items()}
+
+    def cancellable(self) -> dict[str, int]:
+        """Return the units by product that a cancellation can still name."""
+        return {p: n - self.cancelled_lines[p] - self.returned[p] for p, n in (self.requested or {}).items()}
+
+    def refundable(self) -> dict[str, int]:
+        """Return the units by product that a refund can still name."""
+        return {p: n - self.refunded[p] - self.returned[p] for p, n in (self.requested or {}).items()}
 
     @property
     def status(self) -> str:
@@ -216,8 +229,8 @@ class Shop:
     def apply(self, published: PublishedEvent, due_before: datetime | None = None) -> Verdict:
         """Apply one event and return what it must lead to.
 
-        With `due_before`, holds due before then on a product that would run short expire first, and the event is judged
-        on the stock after that.
+        With `due_before`, as long as the event would run short of a product, the oldest hold on it that is due before
+        then expires first: by deadline, then kind, then id.
         """
         event = read(published)
         if self.suppress_repeats and event.identity in self._applied:
@@ -295,19 +308,27 @@ class Shop:
         return verdict
 
     def _expire_due_holds(self, event: Event, due_before: datetime) -> Iterator[Verdict]:
-        short_of = self._would_run_short(event)
-        holders = [
-            (order.expires_at, "order", order.order_id)
-            for order in self.orders.values()
-            if order.status == "reserved" and order.expires_at and short_of & order.remaining().keys()
-        ] + [
-            (cart.expires_at, "cart", cart.cart_id)
-            for cart in self.carts.values()
-            if cart.status == "active" and cart.expires_at and short_of & cart.held.keys()
-        ]
-        for due, kind, owner in sorted(holders):
-            if due < due_before:
-                yield self.expire_order(owner, due_before) if kind == "order" else self.expire_cart(owner, due_before)
+        """Expire the oldest due hold with units of what the event is short of, and judge again, until nothing helps."""
+        while short_of := self._would_run_short(event):
+            due = [
+                (order.expires_at, "order", order.order_id)
+                for order in self.orders.values()
+                if order.status == "reserved"
+                and order.expires_at
+                and order.expires_at < due_before
+                and any(order.remaining().get(product_id) for product_id in short_of)
+            ] + [
+                (cart.expires_at, "cart", cart.cart_id)
+                for cart in self.carts.values()
+                if cart.status == "active"
+                and cart.expires_at
+                and cart.expires_at < due_before
+                and short_of & cart.held.keys()
+            ]
+            if not due:
+                return
+            _, kind, owner = min(due)
+            yield self.expire_order(owner, due_before) if kind == "order" else self.expire_cart(owner, due_before)
 
     def _would_run_short(self, event: Event) -> set[str]:
         """Return the products of which the event would find too little, by applying it to a copy of this shop."""
@@ -414,7 +435,6 @@ class Shop:
         cart_id = event.data.get("cart_id")
         if cancelled_early or not any(order.remaining().values()):
             order.cancelled = cancelled_early
-            order.reversed_sale = paid_early
             order.paid = paid_early
             self._convert_cart(cart_id, event.at)
             verdict.outcomes.append(_about_order("released", order, event.id, {}))
@@ -439,13 +459,12 @@ class Shop:
 
     def _apply_early_facts(self, order: OrderFacts, verdict: Verdict) -> tuple[bool, bool]:
         """Apply the facts that arrived before the order; returns whether it is paid, and whether cancelled whole."""
+        asked = order.requested or {}
         paid, cancelled = order.paid, order.cancelled
         for event in order.waiting:
             if event.topic == "order.cancelled" and event.lines is not None:
                 self._cancel_units(order, event)
-                fits = (
-                    all(n >= 0 for n in order.remaining().values()) and event.lines.keys() <= order.remaining().keys()
-                )
+                fits = all(n >= 0 for n in order.cancellable().values()) and event.lines.keys() <= asked.keys()
                 if not fits:
                     order.cancelled_lines.subtract(event.lines)
                 reason = None if fits else "cancellation_exceeds_order"
@@ -482,7 +501,6 @@ class Shop:
         else:
             reasons = {"rejected": "order_rejected", "expired": "reservation_expired"}
             self._refuse_payment(order, verdict, event.id, reasons.get(order.status, "order_cancelled"), [])
-            order.reversed_sale = order.status == "released" and not order.rejected
         return self._judge_waiting_refunds(order, verdict)
 
     @staticmethod
@@ -520,32 +538,32 @@ class Shop:
 
     def _cancelled_lines(self, order: OrderFacts, event: Event) -> Verdict:
         lines = event.lines or {}
-        again = event.identity in order.judged or any(event.identity == fact.identity for fact in order.waiting)
-        if again or order.status in {"released", "restocked"}:
+        if (again := _repeat(order, event)) is not None:
+            return Verdict(again)
+        if order.status in {"released", "restocked"}:
             return Verdict("duplicate")
         if order.status == "pending":
             order.waiting.append(event)
             return Verdict("parked")
-        order.judged.add(event.identity)
-        if any(n > order.remaining().get(p, 0) for p, n in lines.items()):
+        order.judged[_identity(event)] = event
+        if any(n > order.cancellable().get(p, 0) for p, n in lines.items()):
             return Verdict("refused", "cancellation_exceeds_order")
-        status = order.status
+        kind = "restocked" if order.status == "deducted" else "released"
+        placed = dict(order.placed)
         self._cancel_units(order, event)
         self._move_to_required(order)
-        kind = "restocked" if status == "deducted" else "released"
-        moved = lines if status in {"deducted", "reserved"} else {}
+        moved = {p: sum(placed.get(p, (0, 0))) - sum(order.placed.get(p, (0, 0))) for p in lines}
         return Verdict("applied", None, [_about_order(kind, order, event.id, moved)])
 
     @staticmethod
     def _cancel_units(order: OrderFacts, event: Event) -> None:
-        order.judged.add(event.identity)
+        order.judged[_identity(event)] = event
         order.cancelled_lines.update(event.lines or {})
 
     def _refunded(self, event: Event) -> Verdict:
         order = self._order(event)
-        refund_id = event.data["refund_id"]
-        if refund_id in order.judged or any(fact.data.get("refund_id") == refund_id for fact in order.waiting):
-            return Verdict("duplicate")
+        if (again := _repeat(order, event)) is not None:
+            return Verdict(again)
         if order.status == "pending" or not (order.paid or order.rejected):
             order.waiting.append(event)
             return Verdict("parked")
@@ -564,24 +582,30 @@ class Shop:
 
     def _apply_refund(self, order: OrderFacts, event: Event, verdict: Verdict) -> str | None:
         """Apply a refund to an order that is created and paid; returns the reason if it is refused."""
-        order.judged.add(event.data["refund_id"])
+        order.judged[_identity(event)] = event
         lines, restock = event.lines or {}, event.data.get("restock", True)
         if order.rejected:
             return "order_rejected"
         if order.status == "expired":
             return "reservation_expired"
-        given = order.deducted or order.reversed_sale
-        all_back = order.status != "deducted"
-        if not given or (restock and all_back) or any(n > order.remaining().get(p, 0) for p, n in lines.items()):
+        # Whatever comes back after the whole order was cancelled is among its units.
+        returned = event.data.get("returned", False) and order.status == "deducted"
+        room = order.remaining() if returned else order.refundable()
+        if any(n > room.get(p, 0) for p, n in lines.items()):
             return "refund_exceeds_deducted"
-        if all_back and not self.is_enough(lines):
+        counters = [order.returned if returned else order.refunded] + [order.not_restocked] * (not restock)
+        for counter in counters:
+            counter.update(lines)
+        gone = {p: order.required()[p][1] - order.placed.get(p, (0, 0))[1] for p in lines}
+        taken = {p: n for p, n in gone.items() if n > 0}
+        if taken and not self.is_enough(taken):
+            for counter in counters:
+                counter.subtract(lines)
             return "insufficient_stock"
-        (order.refunded if restock else order.not_restocked).update(lines)
         self._move_to_required(order)
-        if restock:
-            verdict.outcomes.append(_about_order("restocked", order, event.id, lines))
-        elif all_back:
-            verdict.outcomes.append(_about_order("deducted", order, event.id, lines))
+        back = {p: -n for p, n in gone.items() if n < 0}
+        if back or taken:
+            verdict.outcomes.append(_about_order("restocked" if back else "deducted", order, event.id, back or taken))
         return None
 
     # --- stock -----------------------------------------------------------------------------------
@@ -652,6 +676,23 @@ def _is_stale(cart: Cart, at: datetime, version: int | None) -> bool:
     if cart.version is not None and version is not None:
         return version <= cart.version
     return cart.as_of is not None and at < cart.as_of
+
+
+def _identity(event: Event) -> object:
+    """Return what identifies a refund or a partial cancellation to the shop."""
+    if event.topic == "payment.refunded":
+        return ("refund", event.data["refund_id"])
+    return ("cancellation", event.data.get("cancellation_id") or event.identity)
+
+
+def _repeat(order: OrderFacts, event: Event) -> str | None:
+    """Say whether a refund or partial cancellation was known before, with the same content or with another."""
+    known = {_identity(waits): waits for waits in order.waiting if waits.lines is not None} | order.judged
+    before = known.get(_identity(event))
+    if before is None:
+        return None
+    said = [(e.lines, e.data.get("restock", True), e.data.get("returned", False)) for e in (before, event)]
+    return "duplicate" if said[0] == said[1] else "conflict"
 
 
 def _is_cancelled_early(order: OrderFacts) -> bool:

@@ -3,6 +3,7 @@
 Refusals are values, and they are final: a redelivered event is not judged again. Facts that arrive before they can be
 applied wait in `Order.waiting`, and are judged when they can be.
 
-Units refunded without restock never go back on hand, whether the refund or the cancellation of the whole order is read
-first. If the refund is read last, it takes the units off again (see the decision record on refunds without restock).
+A refund may be the money of cancelled units: of the two, only the larger number goes back on hand, whichever is read
+first (see the decision record on cancellations and refunds). Units refunded without restock never go back. If such a
+refund is read after the cancellation, it takes the units off again.
 """

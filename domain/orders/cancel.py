@@ -6,7 +6,14 @@ from domain.commands import CancelOrder
 from domain.draft import OrderDraft
 from domain.model import Decision, Disposition, Fact, FactKind, Order, OrderStatus, OutcomeKind, Policy, Reason, State
 from domain.orders.conclude import conclude, order_outcome
-from domain.orders.waiting import cancellation_identity, is_cancelled_early, park
+from domain.orders.waiting import (
+    content_of,
+    identity_of,
+    is_cancelled_early,
+    judge_repeat,
+    judged_too_many,
+    park,
+)
 
 _CANCELLED_WHOLE = (OrderStatus.RELEASED, OrderStatus.RESTOCKED)
 
@@ -21,10 +28,11 @@ def cancel_order(state: State, command: CancelOrder, _policy: Policy) -> Decisio
     if order.status is OrderStatus.PENDING:
         return park(order, Fact(FactKind.CANCELLED, command.cause))
     draft = OrderDraft(order, state.products, command.cause, command.reason)
+    if order.paid and not order.refused:
+        draft.cancel_whole()
     if order.status is OrderStatus.DEDUCTED:
-        back = draft.returnable()
+        back = draft.surplus(order.lines)
         draft.restock(back, command.cause)
-        draft.cancel(back)
         draft.status = OrderStatus.RESTOCKED
         return conclude(draft, order_outcome(OutcomeKind.RESTOCKED, draft, command.cause, back))
     held = draft.held()
@@ -34,25 +42,35 @@ def cancel_order(state: State, command: CancelOrder, _policy: Policy) -> Decisio
 
 
 def _cancel_lines(state: State, order: Order, command: CancelOrder, lines: Mapping[str, int]) -> Decision:
-    """Cancel exactly these units, or refuse the cancellation whole; an order without wanted units is released."""
-    cause = command.cause
-    identity = cancellation_identity(cause)
-    waits = any(cancellation_identity(fact.cause) == identity for fact in order.waiting)
-    if waits or identity in order.seen or order.status in _CANCELLED_WHOLE:
+    fact = Fact(FactKind.CANCELLED, command.cause, lines, command.cancellation_id)
+    repeat = judge_repeat(order, fact)
+    if repeat is not None:
+        return repeat
+    if order.status in _CANCELLED_WHOLE:
         return Decision(Disposition.DUPLICATE)
     if order.status is OrderStatus.PENDING:
-        return park(order, Fact(FactKind.CANCELLED, cause, lines))
-    draft = OrderDraft(order, state.products, cause, command.reason)
-    draft.mark_seen(identity)
-    deducted = order.status is OrderStatus.DEDUCTED
-    if not (draft.is_returnable(lines) if deducted else draft.is_wanted(lines)):
+        return park(order, fact)
+    if (conflict := judged_too_many(order)) is not None:
+        return conflict
+    return _judge_lines(OrderDraft(order, state.products, command.cause, command.reason), fact, lines)
+
+
+def _judge_lines(draft: OrderDraft, fact: Fact, lines: Mapping[str, int]) -> Decision:
+    """Cancel exactly these units, or refuse the cancellation whole; an order without wanted units is released.
+
+    Of a paid order, those units go back on hand that no refund has put there before.
+    """
+    cause = fact.cause
+    draft.mark_seen(identity_of(fact), content_of(fact))
+    if not draft.is_cancellable(lines):
         return conclude(draft, None, refusal=Reason.CANCELLATION_EXCEEDS_ORDER)
-    if deducted:
-        draft.restock(lines, cause)
-        return conclude(draft, order_outcome(OutcomeKind.RESTOCKED, draft, cause, lines))
-    released = lines if order.status is OrderStatus.RESERVED else {}
-    draft.release(released)
     draft.cancel(lines)
+    if draft.status is OrderStatus.DEDUCTED:
+        back = draft.surplus(lines)
+        draft.restock(back, cause)
+        return conclude(draft, order_outcome(OutcomeKind.RESTOCKED, draft, cause, back))
+    released = lines if draft.status is OrderStatus.RESERVED else {}
+    draft.release(released)
     if not draft.wanted():
         draft.status, draft.expires_at = OrderStatus.RELEASED, None
     return conclude(draft, order_outcome(OutcomeKind.RELEASED, draft, cause, released))

@@ -20,6 +20,7 @@ from domain.model import (
 from domain.orders.judge_refund import judge_refund
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
+_NONE: Mapping[str, int] = {}
 _ORDER, _APPLIED, _PENDING = ReferenceType.ORDER, Disposition.APPLIED, OrderStatus.PENDING
 
 
@@ -30,7 +31,7 @@ def conclude(
     cart: Cart | None = None,
     resolved: tuple[ResolvedFact, ...] = (),
     refusal: Reason | None = None,
-    short: tuple[str, ...] = (),
+    short: Mapping[str, int] = _NONE,
 ) -> Decision:
     """Return the decision that the draft has come to: applied, or refused for `refusal`."""
     outcomes: tuple[Outcome, ...] = () if outcome is None else (outcome,)
@@ -71,9 +72,9 @@ def _judge_waiting_refunds(draft: OrderDraft) -> tuple[tuple[ResolvedFact, ...],
     resolved: list[ResolvedFact] = []
     outcomes: list[Outcome] = []
     for fact in draft.waiting:
-        refusal, kind = judge_refund(draft, fact)
+        refusal, kind, moved = judge_refund(draft, fact)
         resolved.append(ResolvedFact(fact.cause, _APPLIED if refusal is None else Disposition.REFUSED, refusal))
         if kind is not None:
-            outcomes.append(order_outcome(kind, draft, fact.cause, fact.lines or {}))
+            outcomes.append(order_outcome(kind, draft, fact.cause, moved))
     draft.waiting = ()
     return tuple(resolved), tuple(outcomes)

@@ -7,9 +7,9 @@ from domain.carts import convert_cart, hold_for_order
 from domain.commands import CreateOrder
 from domain.draft import OrderDraft
 from domain.model import (
-    Cause,
     Decision,
     Disposition,
+    Fact,
     FactKind,
     Order,
     OrderStatus,
@@ -22,8 +22,8 @@ from domain.model import (
 )
 from domain.orders.conclude import conclude, order_outcome
 from domain.orders.pay import deduct
-from domain.orders.shortages import find_shortages, short_products
-from domain.orders.waiting import cancellation_identity
+from domain.orders.shortages import find_shortages, missing_units
+from domain.orders.waiting import content_of, identity_of
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
 _PENDING, _RESERVED = OrderStatus.PENDING, OrderStatus.RESERVED
@@ -52,7 +52,7 @@ def create_order(state: State, command: CreateOrder, policy: Policy) -> Decision
     if cancelled or not wanted:
         draft.status = OrderStatus.RELEASED
         if draft.paid:
-            draft.count_reversed_sale()
+            draft.cancel_whole()
         converted = convert_cart(draft.moves, cart, command)
         outcome = order_outcome(OutcomeKind.RELEASED, draft, cause, {})
         return conclude(draft, outcome, cart=converted, resolved=resolved)
@@ -93,7 +93,7 @@ def _apply_early_facts(draft: OrderDraft) -> tuple[bool, tuple[ResolvedFact, ...
             case FactKind.CANCELLED if fact.lines is None:
                 cancelled = True
             case FactKind.CANCELLED:
-                refusal = _cancel_lines_early(draft, fact.cause, fact.lines)
+                refusal = _cancel_lines_early(draft, fact, fact.lines)
             case _:
                 assert_never(fact.kind)
         resolved.append(
@@ -103,9 +103,9 @@ def _apply_early_facts(draft: OrderDraft) -> tuple[bool, tuple[ResolvedFact, ...
     return cancelled, tuple(resolved)
 
 
-def _cancel_lines_early(draft: OrderDraft, cause: Cause, lines: Mapping[str, int]) -> Reason | None:
-    draft.mark_seen(cancellation_identity(cause))
-    if not draft.is_wanted(lines):
+def _cancel_lines_early(draft: OrderDraft, fact: Fact, lines: Mapping[str, int]) -> Reason | None:
+    draft.mark_seen(identity_of(fact), content_of(fact))
+    if not draft.is_cancellable(lines):
         return Reason.CANCELLATION_EXCEEDS_ORDER
     draft.cancel(lines)
     return None
@@ -117,4 +117,4 @@ def _reject(draft: OrderDraft, shortages: tuple[Shortage, ...], resolved: tuple[
     kind = OutcomeKind.SHORTFALL if draft.paid else OutcomeKind.REJECTED
     reason = shortages[0].reason
     outcome = order_outcome(kind, draft, draft.cause, {}, reason, shortages)
-    return conclude(draft, outcome, resolved=resolved, refusal=reason, short=short_products(shortages))
+    return conclude(draft, outcome, resolved=resolved, refusal=reason, short=missing_units(shortages))

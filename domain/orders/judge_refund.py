@@ -4,40 +4,36 @@ from collections.abc import Mapping
 
 from domain.draft import OrderDraft
 from domain.model import Fact, OrderStatus, OutcomeKind, Reason
-from domain.orders.waiting import refund_identity
+from domain.orders.waiting import content_of, identity_of
 
-_DEDUCTED = OrderStatus.DEDUCTED
+# What was decided about a refund: why it was refused, or which outcome to publish about which units, if any moved.
+Judgement = tuple[Reason | None, OutcomeKind | None, Mapping[str, int]]
 
 
-def judge_refund(draft: OrderDraft, fact: Fact) -> tuple[Reason | None, OutcomeKind | None]:
-    """Apply a refund to the draft, or refuse it whole; returns the refusal and the kind of outcome to publish.
+def judge_refund(draft: OrderDraft, fact: Fact) -> Judgement:
+    """Apply a refund to the draft, or refuse it whole.
 
-    With `restock` the units go back on hand. Without, they are only counted; but where the whole order's cancellation
-    has already put them back, they are taken off again.
+    With `restock`, the units that no cancellation has put back on hand before go back. Without, they are only counted;
+    but where a cancellation has already put them back, they are taken off again.
     """
     lines = fact.lines or {}
-    draft.mark_seen(refund_identity(fact.refund_id or ""))
-    refusal = _refusal(draft, fact, lines)
-    if refusal is not None:
-        return refusal, None
-    if fact.restock:
-        draft.restock(lines, fact.cause)
-        return None, OutcomeKind.RESTOCKED
-    if draft.status is _DEDUCTED:
-        draft.keep_out_of_stock(lines)
-        return None, None
-    draft.reverse_restock(lines, fact.cause)
-    return None, OutcomeKind.DEDUCTED
-
-
-def _refusal(draft: OrderDraft, fact: Fact, lines: Mapping[str, int]) -> Reason | None:
+    draft.mark_seen(identity_of(fact), content_of(fact))
+    # Whatever comes back after the whole order was cancelled is among its units.
+    returned = fact.returned and draft.status is OrderStatus.DEDUCTED
     if draft.refused:
-        return Reason.ORDER_REJECTED
+        return Reason.ORDER_REJECTED, None, {}
     if draft.status is OrderStatus.EXPIRED:
-        return Reason.RESERVATION_EXPIRED
-    takes_stock = not fact.restock and draft.status is not _DEDUCTED
-    if not (draft.is_reversed(lines) if takes_stock else draft.is_returnable(lines)):
-        return Reason.REFUND_EXCEEDS_DEDUCTED
-    if takes_stock and any(draft.moves.available(product_id) < quantity for product_id, quantity in lines.items()):
-        return Reason.INSUFFICIENT_STOCK
-    return None
+        return Reason.RESERVATION_EXPIRED, None, {}
+    if not draft.is_refundable(lines, returned=returned):
+        return Reason.REFUND_EXCEEDS_DEDUCTED, None, {}
+    draft.refund(lines, restock=fact.restock, returned=returned)
+    if fact.restock:
+        back = draft.surplus(lines)
+        draft.restock(back, fact.cause)
+        return None, OutcomeKind.RESTOCKED if back else None, back
+    excess = draft.excess(lines)
+    if any(draft.moves.available(product_id) < quantity for product_id, quantity in excess.items()):
+        draft.refund(lines, restock=False, returned=returned, sign=-1)
+        return Reason.INSUFFICIENT_STOCK, None, {}
+    draft.take_off_again(excess, fact.cause)
+    return None, OutcomeKind.DEDUCTED if excess else None, excess

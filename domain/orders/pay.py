@@ -21,7 +21,7 @@ from domain.model import (
     State,
 )
 from domain.orders.conclude import conclude, order_outcome
-from domain.orders.shortages import find_shortages, short_products
+from domain.orders.shortages import find_shortages, missing_units
 from domain.orders.waiting import has_waiting, is_cancelled_early, park, settle_early_cancellation
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
@@ -81,5 +81,5 @@ def _shortfall(
     )
     outcome = order_outcome(OutcomeKind.SHORTFALL, draft, draft.cause, {}, reason, reported)
     if reason is Reason.ORDER_CANCELLED and not draft.refused:
-        draft.count_reversed_sale()
-    return conclude(draft, outcome, resolved=resolved, refusal=reason, short=short_products(shortages))
+        draft.cancel_whole()
+    return conclude(draft, outcome, resolved=resolved, refusal=reason, short=missing_units(shortages))

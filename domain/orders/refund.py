@@ -2,22 +2,24 @@
 
 from domain.commands import RefundOrder
 from domain.draft import OrderDraft
-from domain.model import Decision, Disposition, Fact, FactKind, Order, OrderStatus, Policy, State
+from domain.model import Decision, Fact, FactKind, Order, OrderStatus, Policy, State
 from domain.orders.conclude import conclude, order_outcome
 from domain.orders.judge_refund import judge_refund
-from domain.orders.waiting import park, refund_identity
+from domain.orders.waiting import judge_repeat, judged_too_many, park
 
 
 def refund_order(state: State, command: RefundOrder, _policy: Policy) -> Decision:
     """Refund lines of an order; a refund counts once, by its refund id."""
     order = state.orders.get(command.order_id) or Order(command.order_id)
-    waits = any(fact.refund_id == command.refund_id for fact in order.waiting)
-    if waits or refund_identity(command.refund_id) in order.seen:
-        return Decision(Disposition.DUPLICATE)
-    fact = Fact(FactKind.REFUNDED, command.cause, command.lines, command.refund_id, command.restock)
+    fact = Fact(FactKind.REFUNDED, command.cause, command.lines, command.refund_id, command.restock, command.returned)
+    repeat = judge_repeat(order, fact)
+    if repeat is not None:
+        return repeat
     if order.status is OrderStatus.PENDING or not (order.paid or order.refused):
         return park(order, fact)
+    if (conflict := judged_too_many(order)) is not None:
+        return conflict
     draft = OrderDraft(order, state.products, command.cause)
-    refusal, kind = judge_refund(draft, fact)
-    outcome = None if kind is None else order_outcome(kind, draft, command.cause, command.lines)
+    refusal, kind, moved = judge_refund(draft, fact)
+    outcome = None if kind is None else order_outcome(kind, draft, command.cause, moved)
     return conclude(draft, outcome, refusal=refusal)

@@ -1,6 +1,6 @@
 """Which lines of an order the stock does not cover."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from domain.model import Reason, Shortage, State
 
@@ -23,6 +23,10 @@ def find_shortages(state: State, wanted: Mapping[str, int], own: Mapping[str, in
     return (*unknown, *short)
 
 
-def short_products(shortages: tuple[Shortage, ...]) -> tuple[str, ...]:
-    """Return the products that more stock would have helped, which leaves out unknown ones."""
-    return tuple(shortage.product_id for shortage in shortages if shortage.reason is Reason.INSUFFICIENT_STOCK)
+def missing_units(shortages: Sequence[Shortage]) -> dict[str, int]:
+    """Return the units that were missing of each product that more stock would have helped: not of unknown ones."""
+    return {
+        shortage.product_id: shortage.requested - shortage.available
+        for shortage in shortages
+        if shortage.reason is Reason.INSUFFICIENT_STOCK
+    }

@@ -1,9 +1,10 @@
 """Waiting facts: keep what arrives before it can be applied, and recognize what was judged before."""
 
+import hashlib
+
 from domain.commands import ForgetFact
 from domain.draft import OrderDraft
 from domain.model import (
-    Cause,
     Decision,
     Disposition,
     Fact,
@@ -15,9 +16,24 @@ from domain.model import (
     State,
 )
 
+# An order is one row, read and written whole by each of its events, so what it keeps is bounded.
+MAX_WAITING_FACTS = 100
+MAX_WAITING_LINES = 5_000
+MAX_JUDGED = 1_000
+
 
 def park(order: Order, fact: Fact) -> Decision:
-    """Keep a fact with its order until it can be judged."""
+    """Keep a fact with its order until it can be judged; beyond the bounds it is in conflict, which can be redriven.
+
+    A payment and a cancellation of the whole order wait once each, whatever else waits.
+    """
+    if fact.lines is not None:
+        partial = [waiting.lines for waiting in order.waiting if waiting.lines is not None]
+        if len(partial) >= MAX_WAITING_FACTS or sum(map(len, partial)) + len(fact.lines) > MAX_WAITING_LINES:
+            return _beyond_bounds(
+                f"more than {MAX_WAITING_FACTS} partial cancellations and refunds, or {MAX_WAITING_LINES} of their "
+                f"lines, would wait for order {order.order_id}"
+            )
     return Decision(Disposition.PARKED, order=_with_waiting(order, (*order.waiting, fact)))
 
 
@@ -31,6 +47,20 @@ def forget_fact(state: State, command: ForgetFact, _policy: Policy) -> Decision:
     if len(kept) == len(order.waiting):
         return Decision(Disposition.DUPLICATE)
     return Decision(Disposition.APPLIED, order=_with_waiting(order, kept))
+
+
+def judged_too_many(order: Order) -> Decision | None:
+    """Return the conflict of one more partial cancellation or refund than an order can have, or None below the bound.
+
+    Their identities are kept for as long as the order, so that each counts once.
+    """
+    if len(order.seen) < MAX_JUDGED:
+        return None
+    return _beyond_bounds(f"order {order.order_id} already has {MAX_JUDGED} partial cancellations and refunds")
+
+
+def _beyond_bounds(message: str) -> Decision:
+    return Decision(Disposition.CONFLICT, message=message)
 
 
 def has_waiting(order: Order, kind: FactKind) -> bool:
@@ -56,14 +86,40 @@ def settle_early_cancellation(draft: OrderDraft) -> tuple[ResolvedFact, ...]:
     return tuple(ResolvedFact(fact.cause, Disposition.APPLIED) for fact in settled)
 
 
-def refund_identity(refund_id: str) -> str:
-    """Return the business identity of a refund, as `Order.seen` keeps it."""
-    return f"refund:{refund_id}"
+def identity_of(fact: Fact) -> str:
+    """Return the business identity of a refund or a partial cancellation, as `Order.seen` keeps it."""
+    if fact.kind is FactKind.REFUNDED:
+        return f"refund:{fact.business_id}"
+    if fact.business_id is not None:
+        return f"cancellation_id:{fact.business_id}"
+    return f"cancellation:{fact.cause.source}:{fact.cause.event_id}"
 
 
-def cancellation_identity(cause: Cause) -> str:
-    """Return the business identity of a partial cancellation, as `Order.seen` keeps it."""
-    return f"cancellation:{cause.source}:{cause.event_id}"
+def content_of(fact: Fact) -> str:
+    """Return a digest of what a refund or a partial cancellation says, as `Order.seen` keeps it."""
+    said = (sorted((fact.lines or {}).items()), fact.restock, fact.returned)
+    return hashlib.blake2b(repr(said).encode(), digest_size=8).hexdigest()
+
+
+def judge_repeat(order: Order, fact: Fact) -> Decision | None:
+    """Return the decision about a fact whose business identity is known: a duplicate, or a conflict; else None."""
+    identity = identity_of(fact)
+    known = order.seen.get(identity)
+    if known is None:
+        known = next((content_of(waits) for waits in order.waiting if _is_named(waits, identity)), None)
+    if known is None:
+        return None
+    if known == content_of(fact):
+        return Decision(Disposition.DUPLICATE)
+    kind = "refund" if fact.kind is FactKind.REFUNDED else "cancellation"
+    name = fact.business_id or fact.cause.event_id
+    return Decision(
+        Disposition.CONFLICT, message=f"{kind} {name} of order {order.order_id} was received before with other content"
+    )
+
+
+def _is_named(fact: Fact, identity: str) -> bool:
+    return fact.lines is not None and identity_of(fact) == identity
 
 
 def _is_whole_cancellation(fact: Fact) -> bool:

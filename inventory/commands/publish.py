@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from inventory.settings import Settings
 
 ENOUGH = "enough"
+EXISTING_PRODUCTS = (
+    "products that existed before keep their stock, product.created adds none: if orders of this file are rejected "
+    "for lack of stock, add it with `inventory stock adjust` before publishing"
+)
 
 
 def publish(  # noqa: PLR0913 - one parameter per option
@@ -104,13 +108,14 @@ def _print_events(plan: "Plan") -> None:
 
 
 def _print_summary(summary: "Summary", *, as_json: bool) -> None:
-    from inventory.console import print_json, print_table
+    from inventory.console import print_json, print_line, print_table
 
     numbers = summary.as_dict()
     if as_json:
         print_json(numbers)
     else:
         print_table(("what", "count"), [(name.replace("_", " "), number) for name, number in numbers.items()])
+        print_line(EXISTING_PRODUCTS)
 
 
 def _stock(text: str) -> int | None:

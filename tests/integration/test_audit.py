@@ -141,17 +141,17 @@ CORRUPTIONS = {
         {"order-status"},
     ),
     "order: more deducted than the ledger has": (
-        """UPDATE orders SET lines = '{"apple":[3,0,6,0,6,0,0],"cheese":[1,0,1,0,1,0,0]}'
+        """UPDATE orders SET lines = '{"apple":[3,0,6,0,6,0,0,0,0],"cheese":[1,0,1,0,1,0,0,0,0]}'
         WHERE order_id = 'deducted'""",
         {"order-ledger"},
     ),
     "order: restocked more than deducted": (
-        """UPDATE orders SET lines = '{"apple":[3,0,3,0,3,4,0],"cheese":[1,0,1,0,1,0,0]}'
+        """UPDATE orders SET lines = '{"apple":[3,0,3,0,3,4,0,0,0],"cheese":[1,0,1,0,1,0,0,0,0]}'
         WHERE order_id = 'deducted'""",
         {"order-lines", "order-ledger"},
     ),
     "order: withheld and restocked do not fit": (
-        """UPDATE orders SET lines = '{"apple":[3,0,3,0,3,0,4],"cheese":[1,0,1,0,1,0,0]}'
+        """UPDATE orders SET lines = '{"apple":[3,0,3,0,3,0,4,0,0],"cheese":[1,0,1,0,1,0,0,0,0]}'
         WHERE order_id = 'deducted'""",
         {"order-lines"},
     ),

@@ -12,9 +12,9 @@ import pytest
 from domain.commands import AdjustStock, ExpireOrder
 from domain.model import Cause, Operation
 from engine import execute as execute_module
+from engine import working_set
 from engine.execute import execute
 from engine.tasks import ExpiryTask, command_task
-from engine.working_set import MAX_DUE_HOLDS
 from storage import dead_letters, load, outbox, retention, save
 from storage.database import Connection, Pool
 from storage.errors import ContentionPersistsError, is_unavailable
@@ -174,17 +174,18 @@ async def test_a_due_order_gives_way_to_who_wants_its_stock(shop: Shop) -> None:
     assert [("reserved", "old"), ("expired", "old"), ("reserved", "new")] == outgoing
 
 
-async def test_due_holds_give_way_up_to_the_bound(shop: Shop) -> None:
-    """A shortage that only the last of 1,000 due orders and of 1,000 due carts covers is covered."""
-    assert 1000 == MAX_DUE_HOLDS
-    numbers = range(MAX_DUE_HOLDS)
-    await shop.apply(product("p", 2 * MAX_DUE_HOLDS))
+async def test_any_number_of_due_holds_expires_for_an_order(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shortage that only the last of more due holds than are loaded at first covers is covered."""
+    monkeypatch.setattr(working_set, "DUE_HOLDS_LOADED", (100, 150, None))
+    numbers = range(100)
+    await shop.apply(product("p", 200))
     await shop.apply(*(created(f"o{number}", {"p": 1}, minutes=-60) for number in numbers))
     await shop.apply(*(cart(f"c{number}", {"p": 1}, minutes=-60) for number in numbers))
     await shop.read_up_to(T0)
-    result = await shop.run([task(created("new", {"p": 2 * MAX_DUE_HOLDS}))])
-    assert (["applied"], 2 * MAX_DUE_HOLDS) == ([result.verdicts[0].disposition], result.expired)
-    assert (2 * MAX_DUE_HOLDS, 2 * MAX_DUE_HOLDS) == await shop.stock("p")
+    result = await shop.run([task(created("new", {"p": 199}))])
+    assert (["applied"], 199) == ([result.verdicts[0].disposition], result.expired)
+    assert (200, 200) == await shop.stock("p")
+    assert [("c99",)] == await shop.rows("SELECT cart_id FROM carts WHERE status = 'active'")
 
 
 async def test_a_due_cart_gives_way_too(shop: Shop) -> None:
@@ -499,10 +500,13 @@ async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
         await dead_letters.pending_dead_letters(connection, 100, 1000)
         await dead_letters.mark_published(connection, [1], now)
         await outbox.pending(connection, [1, 2, 3], 0, 100, published=[1], now=now)
+        await outbox.pending(connection, [1], 0, 100, now=now, without_topics=["t"], without_keys=[("t", "k")])
+        await outbox.first_pending(connection, [1, 2, 3], 0, "t", ["k"])
+        await outbox.mark_unpublishable(connection, 1, "too large")
         await outbox.mark_published(connection, [1], now)
         await outbox.backlog(connection)
         await retention.prune_inbox(connection, T0 - timedelta(days=9000), 10)
-        await retention.prune_outbox(connection, T0 - timedelta(days=9000), 10)
+        await retention.prune_outbox(connection, T0 - timedelta(days=9000), 10, 0)
     return [(query, args) for query, args in seen.items() if "pg_advisory" not in query and "set_config" not in query]
 
 

@@ -59,10 +59,12 @@ def _events(draw: st.DrawFn) -> Published:  # noqa: PLR0911 - one return a topic
         case "cancelled":
             return cancelled(f"o{name}", minutes)
         case "part":
-            return cancelled(f"o{name}", minutes, {draw(st.sampled_from(PRODUCTS)): 1}) | {"id": f"part-{number}"}
+            part = cancelled(f"o{name}", minutes, {draw(st.sampled_from(PRODUCTS)): 1}) | {"id": f"part-{number}"}
+            return part | {"data": part["data"] | draw(st.sampled_from(({}, {"cancellation_id": f"c{number % 3}"})))}
         case "refund":
             lines = {draw(st.sampled_from(PRODUCTS)): 1}
-            refund = refunded(f"o{name}", lines, minutes, restock=draw(st.booleans()), refund_id=f"r{number % 3}")
+            how = {"restock": draw(st.booleans()), "returned": draw(st.booleans()), "refund_id": f"r{number % 3}"}
+            refund = refunded(f"o{name}", lines, minutes, **how)
             return refund | {"id": f"refund-{name}-{number}"}
         case "cart":
             lines = draw(st.one_of(_lines, st.just({})))

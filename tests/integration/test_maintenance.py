@@ -102,6 +102,28 @@ async def test_pruning_is_bounded_and_goes_on(
     assert [30, 30, 15, 0] == [(await keeper.run_once()).inbox_pruned for _ in range(4)]
 
 
+async def test_rows_that_are_never_published_hold_up_no_pruning(
+    pool: Pool, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published rows behind any number of pending and unpublishable ones are pruned, and discarded ones too."""
+    monkeypatch.setattr(maintenance, "PRUNE_STEP", 10)
+    monkeypatch.setattr(maintenance, "MAX_PRUNE_STEPS", 3)
+    await connection.execute("DELETE FROM inbox; DELETE FROM outbox")
+    old = NOW - timedelta(days=2)
+    await outbox(connection, 45, old, published=False)
+    await connection.execute("UPDATE outbox SET publish_error = 'too large' WHERE position % 3 = 0")
+    await outbox(connection, 40, old, published=True)
+    await outbox(connection, 3, old, published=False)
+    await connection.execute(
+        "UPDATE outbox SET publish_error = 'too large', discarded_at = now()"
+        " WHERE position > (SELECT max(position) - 3 FROM outbox)"
+    )
+    await outbox(connection, 4, NOW, published=True)
+    keeper = Maintenance(pool, ALWAYS._replace(retention_interval_seconds=0.0), lambda: NOW)
+    assert [0, 5 + 10, 10 + 10 + 5 + 3, 0] == [(await keeper.run_once()).outbox_pruned for _ in range(4)]
+    assert 45 + 4 == await connection.fetchval("SELECT count(*) FROM outbox")
+
+
 async def test_each_duty_has_its_own_interval(pool: Pool, connection: asyncpg.Connection) -> None:
     """Nothing is done before it is due."""
     ticker = Ticker()
@@ -121,15 +143,21 @@ async def test_each_duty_has_its_own_interval(pool: Pool, connection: asyncpg.Co
 async def test_gauges_show_what_is_pending(pool: Pool, connection: asyncpg.Connection) -> None:
     """Each gauge is what the tables say."""
     await connection.execute("UPDATE outbox SET published_at = now()")
+    await outbox(connection, 2, NOW - timedelta(days=1), published=False)
+    await connection.execute("UPDATE outbox SET publish_error = 'too large' WHERE published_at IS NULL")
+    await connection.execute(
+        "UPDATE outbox SET discarded_at = now() WHERE position = (SELECT max(position) FROM outbox)"
+    )
     await outbox(connection, 2, NOW - timedelta(seconds=30), published=False)
     await progress(connection, "order.created", 1, NOW - timedelta(seconds=90))
     await progress(connection, "order.created", 0, NOW)
     await Maintenance(pool, ALWAYS, lambda: NOW).refresh_gauges()
     low = await connection.fetchval("SELECT count(*) FROM inventory WHERE available <= low_stock_threshold")
-    assert (1, low, 2, 30, 90) == (
+    assert (1, low, 2, 1, 30, 90) == (
         value(metrics.PARKED_EVENTS),
         value(metrics.LOW_STOCK_PRODUCTS),
         value(metrics.OUTBOX_PENDING),
+        value(metrics.OUTBOX_PARKED),
         value(metrics.OUTBOX_OLDEST),
         value(metrics.WATERMARK_LAG),
     )
@@ -181,6 +209,33 @@ async def test_violations_are_logged_with_their_numbers(
     await connection.execute("UPDATE inventory SET reserved = reserved - 2 WHERE product_id = 'bread'")
     await Maintenance(pool, ALWAYS, lambda: NOW).audit()
     assert 0 == value(metrics.INVARIANT_VIOLATIONS)
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+async def test_an_audit_that_times_out_says_so(
+    pool: Pool,
+    connection: asyncpg.Connection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    side: str,
+) -> None:
+    """A check that did not take place is a warning, whichever side gives up; it is no violation and no crash."""
+    setting = "QUICK_STATEMENT_TIMEOUT_SECONDS"
+    monkeypatch.setattr(f"storage.audit.{setting}", 1.0 if side == "server" else 0.2)
+    keeper = Maintenance(pool, ALWAYS, lambda: NOW)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE carts IN ACCESS EXCLUSIVE MODE")
+        monkeypatch.setattr(keeper, "refresh_gauges", _nothing)
+        maintained = await keeper.run_once()
+    assert None is maintained.violations
+    assert ["The audit did not end within"] == [
+        record.getMessage()[:28] for record in caplog.records if record.levelno == logging.WARNING
+    ]
+    assert 0 == (await keeper.run_once()).violations
+
+
+async def _nothing() -> None:
+    """Stand in for the gauges, which the lock would hold up."""
 
 
 async def test_the_quick_audit_does_not_scan_the_ledger(pool: Pool, connection: asyncpg.Connection) -> None:

@@ -1,6 +1,9 @@
 """A database that lacks its last commits: no acknowledged event is lost, and none is applied twice."""
 
+import asyncio
+import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -17,7 +20,7 @@ from storage.save import PartitionProgress, save_progress
 from storage.stream import Position
 from tests.integration.program import Program, running
 from tests.integration.restoring import Backup
-from tests.integration.shop import POLICY, T0, Shop, created, open_shop, paid, product, task
+from tests.integration.shop import POLICY, T0, Shop, created, open_shop, paid, problems, product, task
 from tests.integration.stream import Producer, committed, dated, ends, eventually, now_plus, producing, settings_for
 
 HERE = Position("order.created", 0, 7)
@@ -40,7 +43,7 @@ class Stage:
             kafka, prefix = self.settings.kafka_bootstrap_servers, self.settings.kafka_topic_prefix
             return bool(count >= number) and await ends(kafka, prefix) == await committed(kafka, prefix)
 
-        await eventually(reached, why=f"{number} rows of {query}")
+        await eventually(reached, seconds=90, why=f"{number} rows of {query}")
 
 
 @pytest.fixture
@@ -113,6 +116,56 @@ async def test_a_worker_notices_while_it_runs(stage: Stage, lost: str, *, busy: 
         said = [line for line in program.lines if "lacks events that this worker committed" in line]
         assert 1 == len(said), program.lines
         assert not _tracebacks(program)
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "running"])
+async def test_every_acknowledged_event_is_applied_once(stage: Stage, *, stopped: bool) -> None:
+    """A database is restored under a worker, or while there is none: what Kafka acknowledged is all there, once."""
+    events = {name: _orders(name) for name in ("before", "lost", "after")}
+    starts = 0
+
+    async def run_until_told(stop: asyncio.Event) -> None:
+        """Start the worker anew whenever it asks for it."""
+        nonlocal starts
+        while not stop.is_set():
+            starts += 1
+            async with running(stage.settings) as program:
+                ended = asyncio.create_task(program.process.wait())
+                told = asyncio.create_task(stop.wait())
+                await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
+                if not ended.done():
+                    program.process.send_signal(signal.SIGTERM)
+                assert await program.exit_code() in {0, 75}, program.lines
+
+    @asynccontextmanager
+    async def supervised() -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        supervisor = asyncio.create_task(run_until_told(stop))
+        yield
+        stop.set()
+        await supervisor
+
+    async with supervised():
+        await stage.producer.send(product("p", 1000), *events["before"])
+        await stage.until("inbox", 11)
+        await stage.backup.make()
+        await stage.producer.send(*events["lost"])
+        await stage.until("inbox", 21)
+        if not stopped:
+            await stage.backup.restore()
+            await stage.producer.send(*events["after"])
+            await stage.until("inbox", 31)
+    if stopped:
+        await stage.backup.restore()
+        await stage.producer.send(*events["after"])
+        async with supervised():
+            await stage.until("inbox", 31)
+    assert 2 == starts
+    async with open_shop(stage.settings.database_url) as shop:
+        assert (1000, 30) == await shop.stock("p")
+        assert 30 == await shop.pool.fetchval("SELECT count(*) FROM inventory_transactions WHERE type = 'RESERVE'")
+        assert [] == await problems(shop.pool)
+        assert 0 == await shop.pool.fetchval("SELECT count(*) FROM stream_gaps")
 
 
 def _orders(name: str) -> list[dict[str, object]]:

@@ -3,8 +3,8 @@
 The mapping repeats `workers.handlers`, so that the tests of the rules depend on nothing but the rules.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,21 +14,18 @@ from domain.commands import (
     Command,
     CreateOrder,
     CreateProduct,
-    ExpireCart,
-    ExpireOrder,
-    Expiry,
     PayOrder,
     RefundOrder,
     UpdateCart,
 )
 from domain.decide import step
+from domain.due import DueHolds
 from domain.model import (
     Cause,
     Decision,
     EntryType,
     LedgerEntry,
     Operation,
-    OrderStatus,
     Outcome,
     Policy,
     State,
@@ -88,13 +85,28 @@ def paid(order: str = "o", minutes: float = 1) -> Event:
     return event("payment.succeeded", f"paid-{order}", minutes, order_id=order)
 
 
-def cancelled(lines: Lines | None = None, order: str = "o", name: str = "", minutes: float = 2) -> Event:
+def cancelled(
+    lines: Lines | None = None, order: str = "o", name: str = "", minutes: float = 2, cancellation_id: str | None = None
+) -> Event:
     """Return an `order.cancelled`: of the whole order, or of `lines`."""
-    return event("order.cancelled", f"cancelled-{order}{name}", minutes, order_id=order, items=_items(lines))
+    return event(
+        "order.cancelled",
+        f"cancelled-{order}{name}",
+        minutes,
+        order_id=order,
+        cancellation_id=cancellation_id,
+        items=_items(lines),
+    )
 
 
 def refunded(
-    lines: Lines, name: str = "r", order: str = "o", *, restock: bool | None = None, minutes: float = 3
+    lines: Lines,
+    name: str = "r",
+    order: str = "o",
+    *,
+    restock: bool | None = None,
+    returned: bool | None = None,
+    minutes: float = 3,
 ) -> Event:
     """Return a `payment.refunded` with the refund id `name`."""
     return event(
@@ -105,6 +117,7 @@ def refunded(
         refund_id=name,
         items=_items(lines),
         restock=restock,
+        returned=returned,
     )
 
 
@@ -171,9 +184,22 @@ def command(published: Event) -> Command:  # noqa: PLR0911 - one return a topic
         case "payment.succeeded":
             return PayOrder(cause, data["order_id"])
         case "order.cancelled":
-            return CancelOrder(cause, data["order_id"], lines if "items" in data else None, data.get("reason"))
+            return CancelOrder(
+                cause,
+                data["order_id"],
+                lines if "items" in data else None,
+                data.get("reason"),
+                data.get("cancellation_id"),
+            )
         case "payment.refunded":
-            return RefundOrder(cause, data["order_id"], data["refund_id"], lines, data.get("restock", True))
+            return RefundOrder(
+                cause,
+                data["order_id"],
+                data["refund_id"],
+                lines,
+                data.get("restock", True),
+                data.get("returned", False),
+            )
         case topic:
             raise ValueError(topic)
 
@@ -207,28 +233,10 @@ class Books:
 
     def obey(self, asked: Command, due_before: datetime | None = None) -> Decision:
         """Fold one command."""
-        due = {} if due_before is None else self.due(due_before)
-        decisions = list(step(self.state, asked, self.policy, due))
-        self.decisions += decisions
-        return decisions[-1]
-
-    def due(self, due_before: datetime) -> Mapping[str, Sequence[Expiry]]:
-        """Return by product the expiries of holds that are due, oldest first."""
-        holds: list[tuple[datetime, str, str, Expiry, Iterable[str]]] = [
-            (order.expires_at, "order", order.order_id, ExpireOrder(order.order_id, due_before), order.lines)
-            for order in self.state.orders.values()
-            if order.status is OrderStatus.RESERVED and order.expires_at is not None and order.expires_at < due_before
-        ]
-        holds += [
-            (held.expires_at, "cart", held.cart_id, ExpireCart(held.cart_id, due_before), held.held)
-            for held in self.state.carts.values()
-            if held.expires_at is not None and held.expires_at < due_before
-        ]
-        due: dict[str, list[Expiry]] = defaultdict(list)
-        for *_, expiry, product_ids in sorted(holds, key=lambda hold: hold[:3]):
-            for product_id in product_ids:
-                due[product_id].append(expiry)
-        return due
+        due = None if due_before is None else DueHolds(self.state, due_before, dict.fromkeys(self.state.products))
+        decision, expiries, _ = step(self.state, asked, self.policy, due)
+        self.decisions += [*expiries, decision]
+        return decision
 
     def stock(self, product_id: str = "p") -> tuple[int, int]:
         """Return (on_hand, reserved) of a product."""

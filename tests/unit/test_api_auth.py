@@ -226,7 +226,8 @@ def test_only_one_bearer_token_is_one(headers: list[bytes], reason: TokenRejecti
 )
 async def test_roles_are_read_where_the_setting_says(path: str, found: dict[str, Any], roles: set[Role]) -> None:
     """As Keycloak, Auth0 and plain OAuth scopes have them; what is no role is none."""
-    authenticator = Authenticator(FixedKeys(read_jwks(jwks(RSA))), TokenRules(RULES.issuer, RULES.audience, path))
+    rules = TokenRules(RULES.issuer, RULES.audience, path)
+    authenticator = Authenticator(FixedKeys(read_jwks(jwks(RSA))), rules, clock=lambda: NOW)
     token = signed(RSA, "RS256", "rsa-1", **({"roles": None} | found))
     assert (await authenticator.authenticate(token)).roles == roles
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TypeAlias
@@ -12,7 +13,7 @@ from typing import TypeAlias
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import Fetcher, FetchError, FetchResult
-from aiokafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
+from aiokafka.errors import OffsetOutOfRangeError, TopicAuthorizationFailedError, UnsupportedCodecError
 from aiokafka.structs import ConsumerRecord
 
 from workers.consuming import client as client_module
@@ -84,6 +85,17 @@ class Broker:
         """Receive an error."""
         self.fetched[place] = FetchError(error=TopicAuthorizationFailedError(place.topic), backoff=0)
 
+    def lose(self, place: TopicPartition, offset: int) -> None:
+        """Receive the answer that there is no such offset."""
+        self.fetched[place] = FetchError(error=OffsetOutOfRangeError({place: offset}), backoff=0)
+
+    async def out_of_range(self, client: RecordClient, positions: Mapping[TopicPartition, int]) -> None:
+        """Go on a hundred offsets further."""
+        self.calls.append(f"out of range: {sorted(positions.values())}")
+        for place, offset in positions.items():
+            client.seek(place, offset + 100)
+            self.answer(place, *_records(place, offset + 100))
+
     async def batch_done(self) -> None:
         """Record that the client waited for the end of a batch, and how many partitions were paused meanwhile."""
         self.calls.append(f"batch done, {self.paused} paused")
@@ -110,6 +122,7 @@ async def client(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         fetch_context=contextlib.nullcontext,
         pause=lambda place: setattr(broker.states[place], "paused", True),
         resume=lambda place: setattr(broker.states[place], "paused", False),
+        seek=lambda place, offset: broker.states[place].consumed_to(offset),
         subscription=SimpleNamespace(assignment=SimpleNamespace(state_value=lambda place: broker.states[place])),
     )
     fetcher = Fetcher.__new__(Fetcher)
@@ -121,7 +134,7 @@ async def client(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         _loop=asyncio.get_running_loop(),
         _closed=False,
     )
-    client = RecordClient(broker.batch_done)
+    client = RecordClient(broker.batch_done, broker.out_of_range)
     with monkeypatch.context() as patch:
         patch.setattr(client, "_fetcher", fetcher)
         patch.setattr(client, "_subscription", subscription)
@@ -233,6 +246,20 @@ async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, clie
         assert abs(taken[ORDERS] - taken[PAYMENTS]) <= 2 * RECORDS_PER_TURN
 
 
+@pytest.mark.parametrize("part", ["value", "headers"])
+async def test_a_batch_is_bounded_by_its_decoded_bytes(
+    broker: Broker, client: RecordClient, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Records that were compressed to a fiftieth do not fill the memory: the batch is complete after its bytes."""
+    monkeypatch.setattr(client_module, "MAX_BATCH_BYTES", 20_000)
+    large = b"0" * 1000
+    content = {"value": large} if part == "value" else {"headers": (("padding", large),)}
+    records = [dataclasses.replace(record, **content) for record in _records(ORDERS, *range(100))]
+    broker.answer(ORDERS, *records)
+    sizes = [len((await _take(client))[ORDERS]) for _ in range(4)]
+    assert [2 * RECORDS_PER_TURN] * 3 + [100 - 6 * RECORDS_PER_TURN] == sizes
+
+
 async def test_a_producer_whose_clock_is_ahead_does_not_come_last(broker: Broker, client: RecordClient) -> None:
     """Its records count as if they were written now."""
     tomorrow, now = int(time.time() * 1000) + 86_400_000, int(time.time() * 1000)
@@ -296,6 +323,29 @@ async def test_it_waits_while_there_are_only_errors(
     monkeypatch.setattr(client, "_coordinator", SimpleNamespace(check_errors=lambda: None))
     broker.answer(ORDERS, *_records(ORDERS, 0))
     assert {ORDERS: [0]} == _offsets(await taking)
+
+
+async def test_records_that_kafka_deleted_are_not_passed_over_in_silence(broker: Broker, client: RecordClient) -> None:
+    """Other partitions' records come first; then the consumer decides where to go on."""
+    broker.lose(ORDERS, 7)
+    broker.answer(PAYMENTS, *_records(PAYMENTS, 0))
+    assert {PAYMENTS: [0]} == _offsets(await _take(client))
+    assert {ORDERS: [107]} == _offsets(await _take(client))
+    assert "out of range: [7]" in broker.calls
+
+
+async def test_a_held_assignment_is_not_read(broker: Broker, client: RecordClient) -> None:
+    """Neither a fetch that becomes due nor the end of a batch resumes it; it starts where it is placed."""
+    client.hold()
+    assert {} == await client.known_positions()
+    client._fetching_since = None  # noqa: SLF001 - as after a batch
+    taking = asyncio.create_task(_take(client))
+    await asyncio.sleep(0.02)
+    assert 2 == broker.paused
+    client.start_at({ORDERS: 40, PAYMENTS: 50})
+    assert (0, [40, 50]) == (broker.paused, [state.position for state in broker.states.values()])
+    broker.answer(ORDERS, *_records(ORDERS, 40))
+    assert {ORDERS: [40]} == _offsets(await taking)
 
 
 def test_partitions_are_merged_by_time_and_each_keeps_its_order() -> None:

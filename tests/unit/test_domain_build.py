@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from domain import lines
 from domain.build import new_entry, new_lines, new_order, new_product
 from domain.draft import OrderDraft
-from domain.lines import Line, held_of, is_possible, returnable_of, reversed_of, wanted_of
+from domain.lines import Line, cancellable_of, held_of, is_possible, refundable_of, surplus_of, wanted_of
 from domain.model import (
     Cause,
     EntryType,
@@ -56,9 +56,19 @@ entries = st.fixed_dictionaries(
         "cause": causes,
     }
 )
-COUNTERS = ("requested", "cancelled", "reserved", "released", "deducted", "restocked", "not_restocked")
+COUNTERS = (
+    "requested",
+    "cancelled",
+    "reserved",
+    "released",
+    "deducted",
+    "restocked",
+    "not_restocked",
+    "refunded",
+    "returned",
+)
 counters = st.fixed_dictionaries(dict.fromkeys(COUNTERS, units))
-facts = st.builds(Fact, kind=st.sampled_from(FactKind), cause=causes, refund_id=st.none() | ids)
+facts = st.builds(Fact, kind=st.sampled_from(FactKind), cause=causes, business_id=st.none() | ids)
 orders = st.fixed_dictionaries(
     {
         "order_id": ids,
@@ -69,7 +79,7 @@ orders = st.fixed_dictionaries(
         "paid": st.booleans(),
         "refused": st.booleans(),
         "waiting": st.lists(facts, max_size=2).map(tuple),
-        "seen": st.lists(ids, max_size=2).map(tuple),
+        "seen": st.dictionaries(ids, ids, max_size=2),
         "expires_at": st.none() | moments,
         "version": units,
     }
@@ -126,16 +136,24 @@ def test_each_counter_has_the_position_of_its_field(name: str) -> None:
 
 @given(named=counters)
 def test_the_arithmetic_of_a_line_follows_its_fields(named: dict[str, int]) -> None:
-    """Wanted, held, returnable and reversed units, worked out from the counters by name."""
+    """Wanted, held, cancellable, refundable and surplus units, worked out from the counters by name."""
     line = Line(**named)
-    wanted = line.requested - line.cancelled
+    wanted = max(0, line.requested - max(line.cancelled, line.refunded) - line.returned)
     assert (
         wanted,
         line.reserved - line.released - line.deducted,
         line.reserved - line.released - line.deducted,
-        line.deducted - line.restocked - line.not_restocked,
-        line.deducted - wanted,
-    ) == (wanted_of(line), held_of(line), line.held, returnable_of(line), reversed_of(line))
+        line.requested - line.cancelled - line.returned,
+        line.requested - line.refunded - line.returned,
+        line.deducted - line.restocked - line.not_restocked - wanted,
+    ) == (
+        wanted_of(line),
+        held_of(line),
+        line.held,
+        cancellable_of(line),
+        refundable_of(line),
+        surplus_of(line),
+    )
 
 
 @given(named=st.fixed_dictionaries(dict.fromkeys(COUNTERS, st.integers(-1, 3))))
@@ -147,5 +165,7 @@ def test_a_line_is_possible_when_nothing_is_given_back_twice(named: dict[str, in
         and line.cancelled <= line.requested
         and line.released + line.deducted <= line.reserved
         and line.restocked + line.not_restocked <= line.deducted
+        and line.refunded + line.returned <= line.requested
+        and line.not_restocked <= line.refunded + line.returned
     )
     assert expected == is_possible(line)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from domain.commands import ExpireCart, ExpireOrder, Expiry
+from domain.commands import ExpireOrder
 from domain.decide import step
+from domain.due import DueHolds
 from domain.model import Disposition, OrderStatus, Policy, ReservationOutcome
 from tests.unit.domain_cases import Books, Event, at, cancelled, cart, command, created, paid, product
 
@@ -100,25 +101,35 @@ def test_only_holds_on_the_short_products_expire() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("holder", "expiry"),
-    [(created({"q": 8}, "old"), ExpireOrder("old", at(40))), (cart({"q": 8}), ExpireCart("c", at(40)))],
-    ids=["order", "cart"],
-)
-def test_a_due_hold_without_the_short_product_stays(holder: Event, expiry: Expiry) -> None:
-    """A hold found due for a product may have released it since; then expiring it would not help."""
+@pytest.mark.parametrize("holder", [created({"q": 8}, "old"), cart({"q": 8})], ids=["order", "cart"])
+def test_a_due_hold_without_the_short_product_stays(holder: Event) -> None:
+    """Expiring it would not help."""
     books = Books(product("p", 4, 0), product("q", 10, 0), holder)
-    asked = command(created({"p": 5}, minutes=40))
-    [decision] = step(books.state, asked, books.policy, {"p": [expiry]})
+    decision = books.take(created({"p": 5}, minutes=40), at(40))
     assert (Disposition.REFUSED, (10, 8)) == (decision.disposition, books.stock("q"))
 
 
-@pytest.mark.parametrize("expiry", [ExpireOrder("x", at(40)), ExpireCart("x", at(40))], ids=["order", "cart"])
-def test_a_due_hold_that_is_gone_is_passed_over(expiry: Expiry) -> None:
-    """A hold that was found due and whose owner is not loaded changes nothing."""
-    books = Books(product("p", 4, 0))
-    [decision] = step(books.state, command(created({"p": 5})), books.policy, {"p": [expiry]})
-    assert Disposition.REFUSED is decision.disposition
+def test_a_cart_that_released_the_product_since_it_was_found_stays() -> None:
+    """A hold is judged by what it is when the command is decided, not when it was found."""
+    books = Books(product("p", 4, 0), product("q", 10, 0), cart({"p": 4}))
+    due = DueHolds(books.state, at(60), {"p": None})
+    emptied, short = (command(one) for one in (cart({"q": 1}, minutes=1), created({"p": 5})))
+    assert [] == step(books.state, emptied, books.policy, due).expiries
+    assert ([], {"p": 1}) == step(books.state, short, books.policy, due)[1:]
+
+
+def test_no_more_holds_expire_than_are_needed() -> None:
+    """The oldest go first: by deadline, then carts before orders, then by id."""
+    others = [created({"p": 1}, name, minutes=15) for name in ("b", "a")]
+    books = Books(product("p", 5, 0), *others, cart({"p": 1}), created({"p": 1}, "z", minutes=14))
+    expired = []
+    for number in range(4):
+        before = len(books.outcomes)
+        books.take(created({"p": 1 + (number == 0)}, f"new{number}", minutes=90), at(60))
+        expired.append(
+            [one.reference_id for one in books.outcomes[before:] if isinstance(one, ReservationOutcome)][:-1]
+        )
+    assert [["z"], ["c"], ["a"], ["b"]] == expired
 
 
 def test_a_hold_that_expired_in_vain_stays_expired() -> None:

@@ -188,16 +188,30 @@ class ShopMachine(RuleBasedStateMachine):
         """Cancel a whole order in whatever state."""
         self.publish("order.cancelled", 0, order_id=order_id)
 
-    @rule(order_id=orders, asked=known_lines)
-    def cancel_lines(self, order_id: str, asked: dict[str, int]) -> None:
+    @rule(order_id=orders, asked=known_lines, name=st.none() | st.sampled_from(("n1", "n2")))
+    def cancel_lines(self, order_id: str, asked: dict[str, int], name: str | None = None) -> None:
         """Cancel some units, whether they were ordered or not."""
-        self.publish("order.cancelled", 0, order_id=order_id, items=_items(asked))
+        self.publish("order.cancelled", 0, order_id=order_id, cancellation_id=name, items=_items(asked))
 
-    @rule(order_id=orders, refund=st.integers(1, 5), asked=known_lines, restock=st.none() | st.booleans())
-    def refund(self, order_id: str, refund: int, asked: dict[str, int], *, restock: bool | None) -> None:
+    @rule(
+        order_id=orders,
+        refund=st.integers(1, 5),
+        asked=known_lines,
+        restock=st.none() | st.booleans(),
+        returned=st.none() | st.booleans(),
+    )
+    def refund(
+        self, order_id: str, refund: int, asked: dict[str, int], *, restock: bool | None, returned: bool | None = None
+    ) -> None:
         """Refund some units in whatever state."""
         self.publish(
-            "payment.refunded", 0, order_id=order_id, refund_id=f"r{refund}", items=_items(asked), restock=restock
+            "payment.refunded",
+            0,
+            order_id=order_id,
+            refund_id=f"r{refund}",
+            items=_items(asked),
+            restock=restock,
+            returned=returned,
         )
 
     @precondition(lambda self: self.history)
@@ -359,7 +373,7 @@ def _something_likely(shop: ShopMachine, dice: Random, step: int) -> None:
         case 8:
             shop.cancel_lines(order_id, part)
         case 9:
-            shop.refund(order_id, step, part, restock=dice.choice((None, False)))
+            shop.refund(order_id, step, part, restock=dice.choice((None, False)), returned=dice.choice((None, True)))
         case 10:
             dice.choice((lambda: shop.expire_order(order_id, 90), lambda: shop.expire_cart(cart_id, 90)))()
         case _:
@@ -376,17 +390,21 @@ def stories(draw: st.DrawFn) -> list[Event]:
     """Draw one order's events that are consistent: nothing is cancelled or refunded that was not ordered."""
     ordered = draw(known_lines)
     facts = [created(ordered)]
-    left = dict(ordered)
-    for number in range(draw(st.integers(0, 3))):
-        part = {p: n for p in left if (n := draw(st.integers(0, left[p])))}
+    cancellable, refundable = dict(ordered), dict(ordered)
+    for number in range(draw(st.integers(0, 4))):
+        kind = draw(st.sampled_from(("cancelled", "refunded", "returned")))
+        named = {"cancelled": [cancellable], "refunded": [refundable]}.get(kind, [cancellable, refundable])
+        part = {p: n for p in ordered if (n := draw(st.integers(0, min(left[p] for left in named))))}
         if not part:
             continue
-        for product_id, quantity in part.items():
-            left[product_id] -= quantity
-        if draw(st.booleans()):
+        for left in named:
+            for product_id, quantity in part.items():
+                left[product_id] -= quantity
+        if kind == "cancelled":
             facts.append(cancelled(part, name=str(number)))
         else:
-            facts.append(refunded(part, f"r{number}", restock=draw(st.sampled_from((None, True, False)))))
+            restock = draw(st.sampled_from((None, True, False)))
+            facts.append(refunded(part, f"r{number}", restock=restock, returned=kind == "returned"))
     if draw(st.integers(0, 3)):
         facts.append(paid())
     if draw(st.booleans()):
@@ -413,27 +431,27 @@ def test_any_permutation_and_duplication_of_an_orders_events_ends_in_the_same_st
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), story=stories())
 def test_the_stock_at_the_end_is_what_the_facts_add_up_to(data: st.DataObject, story: list[Event]) -> None:
-    """Deducted at the end is what was paid and neither cancelled nor restocked, counted from the facts alone."""
-    gone: Counter[str] = Counter()
-    held: Counter[str] = Counter()
-    not_restocked: Counter[str] = Counter()
+    """Gone at the end is what was paid and not given up, or not restocked, counted from the facts alone."""
+    units: dict[str, Counter[str]] = {
+        name: Counter() for name in ("order.created", "order.cancelled", "refunded", "returned", "not_restocked")
+    }
     topics = [fact["topic"] for fact in story]
     is_paid = "payment.succeeded" in topics
     is_cancelled = any(fact["topic"] == "order.cancelled" and "items" not in fact["data"] for fact in story)
     for fact in story:
         for item in fact["data"].get("items", ()):
             product_id, quantity = item["product_id"], item["quantity"]
-            if fact["topic"] == "order.created":
-                (gone if is_paid else held)[product_id] += quantity
-            elif fact["topic"] == "order.cancelled":
-                (gone if is_paid else held)[product_id] -= quantity
-            elif is_paid and fact["data"].get("restock", True):
-                gone[product_id] -= quantity
-            elif is_paid:
-                not_restocked[product_id] += quantity
-    if is_cancelled:
-        gone, held = not_restocked, Counter()
-    expected = {p: (50 - gone[p], held[p]) for p in PRODUCTS}
+            if fact["topic"] == "payment.refunded":
+                units["returned" if fact["data"]["returned"] else "refunded"][product_id] += quantity
+                units["not_restocked"][product_id] += 0 if fact["data"].get("restock", True) else quantity
+            else:
+                units[fact["topic"]][product_id] += quantity
+    expected = {}
+    for product_id in PRODUCTS:
+        ordered, called_off, repaid, returned, kept_off = (units[name][product_id] for name in units)
+        wanted = 0 if is_cancelled else ordered - called_off
+        left = 0 if is_cancelled else ordered - max(called_off, repaid) - returned
+        expected[product_id] = (50 - left - kept_off, 0) if is_paid else (50, wanted)
     assert expected == _end(data.draw(st.permutations(story)))
 
 

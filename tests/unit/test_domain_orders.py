@@ -1,6 +1,8 @@
 """Orders, given/when/then: every cell of the design's table, refusals in their order, exact line arithmetic."""
 
+from collections.abc import Iterator
 from copy import deepcopy
+from itertools import permutations
 from typing import NamedTuple
 
 import pytest
@@ -278,7 +280,7 @@ def test_a_refusal_lists_every_line_that_is_short() -> None:
 def test_only_products_that_expiry_could_help_are_short() -> None:
     """Expiring holds cannot help an unknown product, so it is not among the short ones."""
     books = Books(product("p", 3))
-    assert ("p",) == books.take(created({"p": 4, "x": 1})).short
+    assert {"p": 1} == books.take(created({"p": 4, "x": 1})).short
 
 
 def test_exactly_all_the_stock_can_be_ordered() -> None:
@@ -352,7 +354,7 @@ def _line(books: Books, product_id: str = "p") -> Line:
             (7, 0),
             Line(5, cancelled=2, reserved=5, released=2, deducted=3),
         ),
-        ((ORDER_OF_FIVE, PAY, cancelled({"p": 2})), (7, 0), Line(5, reserved=5, deducted=5, restocked=2)),
+        ((ORDER_OF_FIVE, PAY, cancelled({"p": 2})), (7, 0), Line(5, cancelled=2, reserved=5, deducted=5, restocked=2)),
         (
             (ORDER_OF_FIVE, cancelled({"p": 2}), EXPIRE, PAY),
             (7, 0),
@@ -360,23 +362,33 @@ def _line(books: Books, product_id: str = "p") -> Line:
         ),
         (
             (ORDER_OF_FIVE, PAY, refunded({"p": 1}), cancelled({"p": 2}), refunded({"p": 2}, "r2")),
+            (8, 0),
+            Line(5, cancelled=2, reserved=5, deducted=5, restocked=3, refunded=3),
+        ),
+        (
+            (ORDER_OF_FIVE, PAY, cancelled({"p": 2}), refunded({"p": 3}, returned=True)),
             (10, 0),
-            Line(5, reserved=5, deducted=5, restocked=5),
+            Line(5, cancelled=2, reserved=5, deducted=5, restocked=5, returned=3),
+        ),
+        (
+            (ORDER_OF_FIVE, PAY, cancelled({"p": 2}), refunded({"p": 2}, restock=False)),
+            (5, 0),
+            Line(5, cancelled=2, reserved=7, deducted=7, restocked=2, not_restocked=2, refunded=2),
         ),
         (
             (ORDER_OF_FIVE, PAY, refunded({"p": 1}, restock=False), refunded({"p": 2}, "r2")),
             (7, 0),
-            Line(5, reserved=5, deducted=5, restocked=2, not_restocked=1),
+            Line(5, reserved=5, deducted=5, restocked=2, not_restocked=1, refunded=3),
         ),
         (
             (ORDER_OF_FIVE, PAY, refunded({"p": 1}, restock=False), CANCEL),
             (9, 0),
-            Line(5, cancelled=4, reserved=5, deducted=5, restocked=4, not_restocked=1),
+            Line(5, cancelled=5, reserved=5, deducted=5, restocked=4, not_restocked=1, refunded=1),
         ),
         (
             (ORDER_OF_FIVE, PAY, CANCEL, refunded({"p": 1}, restock=False)),
             (9, 0),
-            Line(5, cancelled=4, reserved=5, deducted=5, restocked=4, not_restocked=1),
+            Line(5, cancelled=5, reserved=6, deducted=6, restocked=5, not_restocked=1, refunded=1),
         ),
     ],
     ids=[
@@ -387,6 +399,8 @@ def _line(books: Books, product_id: str = "p") -> Line:
         "after paid",
         "then expired and paid late",
         "with refunds",
+        "with returned units",
+        "and a refund without restock",
         "refund without restock",
         "refund without restock, then whole cancellation",
         "whole cancellation, then refund without restock",
@@ -454,8 +468,8 @@ def test_an_early_cancellation_that_was_refused_stays_refused() -> None:
         ((CREATE, PAY), refunded({"x": 1}), Reason.REFUND_EXCEEDS_DEDUCTED),
         ((CREATE, PAY, refunded({"p": 3})), refunded({"p": 2}, "r2"), Reason.REFUND_EXCEEDS_DEDUCTED),
         ((CREATE, PAY, refunded({"p": 3}, restock=False)), refunded({"p": 2}, "r2"), Reason.REFUND_EXCEEDS_DEDUCTED),
-        ((CREATE, PAY, cancelled({"p": 3})), refunded({"p": 2}), Reason.REFUND_EXCEEDS_DEDUCTED),
-        ((CREATE, PAY, CANCEL), refunded({"p": 1}), Reason.REFUND_EXCEEDS_DEDUCTED),
+        ((CREATE, PAY, cancelled({"p": 3})), refunded({"p": 2}, returned=True), Reason.REFUND_EXCEEDS_DEDUCTED),
+        ((CREATE, PAY, CANCEL), refunded({"p": 5}), Reason.REFUND_EXCEEDS_DEDUCTED),
         ((CREATE, PAY, CANCEL), refunded({"p": 5}, restock=False), Reason.REFUND_EXCEEDS_DEDUCTED),
         (
             (CREATE, PAY, refunded({"p": 3}, "r2"), CANCEL),
@@ -517,6 +531,67 @@ def test_a_refund_waits_until_the_order_is_created_and_paid(known: Given) -> Non
     decision = books.take(refunded({"p": 1}))
     assert (Disposition.PARKED, (), ()) == (decision.disposition, decision.entries, decision.outcomes)
     assert Disposition.DUPLICATE is books.take(refunded({"p": 1})).disposition
+
+
+# The facts of one order of 5 p that is paid, and what is on hand of 10 at the end, whatever comes first.
+STORIES = {
+    "both events of the same units": ([cancelled({"p": 2}), refunded({"p": 2})], 7),
+    "more cancelled than refunded": ([cancelled({"p": 3}), refunded({"p": 2})], 8),
+    "more refunded than cancelled": ([cancelled({"p": 2}), refunded({"p": 4})], 9),
+    "returned besides": ([cancelled({"p": 2}), refunded({"p": 2}, returned=True)], 9),
+    "refunded without restock": ([cancelled({"p": 2}), refunded({"p": 2}, restock=False)], 5),
+    "in two refunds": ([cancelled({"p": 2}), refunded({"p": 1}), refunded({"p": 1}, "r2", restock=False)], 6),
+    "cancelled whole": ([CANCEL, refunded({"p": 5})], 10),
+    "in part, then whole": ([cancelled({"p": 2}), CANCEL, refunded({"p": 2})], 10),
+    "in part, then whole, without restock": ([cancelled({"p": 2}), CANCEL, refunded({"p": 2}, restock=False)], 8),
+    "in part, then whole, returned": ([cancelled({"p": 2}), CANCEL, refunded({"p": 2}, returned=True)], 10),
+}
+
+
+def _permutations() -> Iterator[object]:
+    for name, (facts, on_hand) in STORIES.items():
+        for number, order in enumerate(permutations((ORDER_OF_FIVE, PAY, *facts))):
+            yield pytest.param(order, on_hand, id=f"{name} {number}")
+
+
+@pytest.mark.parametrize(("facts", "on_hand"), [*_permutations()])
+def test_units_come_back_once_whichever_fact_comes_first(facts: Given, on_hand: int) -> None:
+    """Never more comes back than the customer gave up, no fact is refused, and any permutation ends alike."""
+    books = _five(*facts)
+    assert (on_hand, 0) == books.stock("p")
+    refusals = {d.reason for d in books.decisions} | {fact.reason for d in books.decisions for fact in d.resolved}
+    # A payment of an order that was cancelled before is a shortfall.
+    assert refusals <= {None, Reason.ORDER_CANCELLED}
+    books.check()
+
+
+@pytest.mark.parametrize("known", [(PAY, ORDER_OF_FIVE), (ORDER_OF_FIVE,), ()], ids=["deducted", "reserved", "waiting"])
+@pytest.mark.parametrize(
+    ("first", "again", "disposition"),
+    [
+        (cancelled({"p": 1}, cancellation_id="c"), cancelled({"p": 1}, name="2", cancellation_id="c"), "duplicate"),
+        (cancelled({"p": 1}, cancellation_id="c"), cancelled({"p": 2}, name="2", cancellation_id="c"), "conflict"),
+        (refunded({"p": 1}), refunded({"p": 1}), "duplicate"),
+        (refunded({"p": 1}), refunded({"p": 2}), "conflict"),
+        (refunded({"p": 1}), refunded({"q": 1}), "conflict"),
+        (refunded({"p": 1}), refunded({"p": 1}, restock=False), "conflict"),
+        (refunded({"p": 1}), refunded({"p": 1}, returned=True), "conflict"),
+    ],
+)
+def test_a_business_id_with_other_content_is_a_conflict(
+    known: Given, first: Event, again: Event, disposition: str
+) -> None:
+    """A refund or cancellation counts once by its id; with other content it is a conflict that moves nothing."""
+    books = _five(*known, first)
+    before = books.stock("p")
+    decision = books.take(again)
+    assert (disposition, before, None) == (decision.disposition, books.stock("p"), decision.order)
+
+
+def test_two_cancellations_with_different_ids_both_count() -> None:
+    """The id, not the lines, tells one partial cancellation from another."""
+    books = _five(ORDER_OF_FIVE, *(cancelled({"p": 1}, name=name, cancellation_id=name) for name in ("1", "2")))
+    assert (10, 3) == books.stock("p")
 
 
 def test_a_refund_that_waited_is_judged_with_the_payment() -> None:

@@ -134,7 +134,7 @@ def test_a_cart_all_or_nothing_is_refused_with_its_short_lines() -> None:
     assert Decision(
         Disposition.REFUSED,
         Reason.UNKNOWN_PRODUCT,
-        short=("p",),
+        short={"p": 2},
         shortages=(Shortage("x", 1, 0, Reason.UNKNOWN_PRODUCT), Shortage("p", 3, 1, Reason.INSUFFICIENT_STOCK)),
     ) == books.obey(command)
     assert (before, (10, 9), (10, 2)) == (books.state.carts["c"], books.stock(), books.stock("q"))
@@ -154,7 +154,7 @@ def test_a_cart_all_or_nothing_is_held_where_everything_is_available() -> None:
 def test_a_partial_cart_lists_its_short_lines() -> None:
     """For the caller, beside the outcome that is published."""
     decision = given().obey(UpdateCart(NOW, "c", {"p": 11}))
-    assert ((Shortage("p", 11, 10, Reason.INSUFFICIENT_STOCK),), ("p",)) == (decision.shortages, decision.short)
+    assert ((Shortage("p", 11, 10, Reason.INSUFFICIENT_STOCK),), {"p": 1}) == (decision.shortages, decision.short)
 
 
 @pytest.mark.parametrize(("hours", "deadline"), [(None, at(40)), (2, at(130))])

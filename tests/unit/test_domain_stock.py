@@ -265,12 +265,16 @@ def test_impossible_stock_is_a_bug(on_hand: int, reserved: int) -> None:
     [
         Line(2, cancelled=3),
         Line(2, reserved=2, released=1, deducted=2),
-        Line(2, reserved=2, deducted=2, restocked=2, not_restocked=1),
+        Line(2, reserved=2, deducted=2, restocked=2, not_restocked=1, refunded=1),
+        Line(2, reserved=2, deducted=2, not_restocked=1),
+        Line(2, reserved=2, deducted=2, refunded=1, returned=2),
         Line(2, reserved=2, released=-1),
         Line(2, reserved=2, deducted=-1),
         Line(2, cancelled=-1),
         Line(2, reserved=2, deducted=2, restocked=-1),
         Line(2, reserved=2, deducted=2, not_restocked=-1),
+        Line(2, reserved=2, deducted=2, refunded=-1),
+        Line(2, reserved=2, deducted=2, returned=-1),
     ],
 )
 def test_impossible_counters_are_a_bug(line: Line) -> None:
@@ -282,4 +286,4 @@ def test_impossible_counters_are_a_bug(line: Line) -> None:
 def test_possible_stock_and_counters_pass() -> None:
     """The guards accept everything that can occur."""
     check_product(Product("p", 3, 3, 0, StockStatus.OK, 1, 1))
-    check_order(Order("o", lines={"p": Line(5, 4, 5, 0, 5, 4, 1)}))
+    check_order(Order("o", lines={"p": Line(5, 5, 6, 0, 6, 5, 1, 2, 3)}))

@@ -59,6 +59,7 @@ COMMANDS: list[tuple[Command, set[str], set[str], set[str]]] = [
 NAMES_NO_ROW = {
     "adjustments",  # commands, which have their own rows in the table
     "all_or_nothing",
+    "cancellation_id",
     "cause",
     "command",  # likewise
     "create",
@@ -76,6 +77,7 @@ NAMES_NO_ROW = {
     "reference_type",
     "refund_id",
     "restock",
+    "returned",
     "source",
     "threshold",
     "user_id",

@@ -73,6 +73,11 @@ SUMMED = {"p": 3, "q": 5}
         ("order.cancelled", {"order_id": "o", "reason": "no"}, CancelOrder(CAUSE, "o", None, "no")),
         ("order.cancelled", {"order_id": "o", "items": TWICE}, CancelOrder(CAUSE, "o", SUMMED)),
         (
+            "order.cancelled",
+            {"order_id": "o", "cancellation_id": "c", "items": TWICE},
+            CancelOrder(CAUSE, "o", SUMMED, None, "c"),
+        ),
+        (
             "payment.refunded",
             {"order_id": "o", "refund_id": "r", "items": TWICE},
             RefundOrder(CAUSE, "o", "r", SUMMED, restock=True),
@@ -81,6 +86,11 @@ SUMMED = {"p": 3, "q": 5}
             "payment.refunded",
             {"order_id": "o", "refund_id": "r", "items": TWICE, "restock": False},
             RefundOrder(CAUSE, "o", "r", SUMMED, restock=False),
+        ),
+        (
+            "payment.refunded",
+            {"order_id": "o", "refund_id": "r", "items": TWICE, "returned": True},
+            RefundOrder(CAUSE, "o", "r", SUMMED, restock=True, returned=True),
         ),
         ("product.created", {"product_id": "p"}, CreateProduct(CAUSE, "p", 0, None)),
         (

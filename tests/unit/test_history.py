@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from inventory.history import (
     HistoryEvent,
     InvoiceLine,
     Survey,
+    gather,
     invoice_events,
     product_events,
     read_lines,
@@ -280,17 +281,78 @@ def test_an_empty_file_is_named() -> None:
 
 
 def test_columns_may_stand_in_any_order_beside_others() -> None:
-    """A shop's own export needs no rearranging; blank lines and spaces do no harm."""
+    """A shop's own export needs no rearranging; blank lines, and spaces around numbers, do no harm."""
     (line,) = _lines(
-        "x, 9 ,a ,3,1,2010-12-01 08:26:00", "", header="Country,CustomerID,StockCode,Quantity,InvoiceNo,InvoiceDate"
+        "x,9,a, 3,1,2010-12-01 08:26:00 ", "", header="Country,CustomerID,StockCode,Quantity,InvoiceNo,InvoiceDate"
     )
     assert line == InvoiceLine(2, "1", "a", 3, datetime(2010, 12, 1, 8, 26, tzinfo=UTC), "9")
 
 
-def test_a_torn_invoice_is_refused() -> None:
-    """Its second part would be a second order of the same id."""
-    with pytest.raises(HistoryError, match="line 4: invoice 1 appears again"):
-        _events("1,a,1,9", "2,a,1,9", "1,b,1,9")
+def test_ids_of_a_history_are_kept_as_they_are() -> None:
+    """A space belongs to the id: `"a "` is another product than `"a"`."""
+    (line,) = _lines(f" 1,a ,3,{AT}, 9")
+    assert (" 1", "a ", " 9") == (line.invoice, line.product, line.customer)
+
+
+@pytest.mark.parametrize(
+    ("row", "header", "message"),
+    [
+        (f"1,a,1,250,{AT},9", HEADER, "line 2: 6 columns, but the header has 5"),
+        (f"1,a,1,{AT},9,2", f"{HEADER},Quantity", "line 1: the header names Quantity more than once"),
+    ],
+)
+def test_a_row_that_could_be_misread_is_refused(row: str, header: str, message: str) -> None:
+    """A shifted cell or a column named twice would publish another quantity than the file means."""
+    with pytest.raises(HistoryError) as caught:
+        list(_lines(row, header=header))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_cancellation_may_be_written_in_lower_case() -> None:
+    """Read as a sale, `c2` would take off units that came back: an error of twice the quantity."""
+    upper, lower = (_events("1,a,5,9", f"{invoice},a,-2,9")[-1] for invoice in ("C2", "c2"))
+    assert [("payment.refunded", "1", upper.data["items"])] * 2 == [
+        (event.topic, event.key, event.data["items"]) for event in (upper, lower)
+    ]
+
+
+def test_interleaved_invoices_are_gathered() -> None:
+    """Two tills that write one file: each invoice is one order with all its lines, in the order of the first lines."""
+    events = _events("1,a,1,9", "2,a,1,8", "1,b,1,9", "2,b,1,8", "3,a,1,9")
+    orders = [(event.key, _quantities(event)) for event in events if event.topic == "order.created"]
+    assert [("1", {"a": 1, "b": 1}), ("2", {"a": 1, "b": 1}), ("3", {"a": 1})] == orders
+    assert 3 == survey(_lines(*(f"{invoice},a,1,{AT},9" for invoice in "12132"))).invoices
+
+
+def _of_invoices(invoices: Iterable[str]) -> Iterator[InvoiceLine]:
+    """Yield a line of each of these invoices, not gathered yet."""
+    at = datetime.fromisoformat(AT)
+    return (InvoiceLine(number, invoice, "a", 1, at, "9") for number, invoice in enumerate(invoices, start=1))
+
+
+@pytest.mark.parametrize(("between", "refused"), [(2, False), (3, True)])
+def test_an_invoice_is_gathered_within_a_window(between: int, *, refused: bool) -> None:
+    """A line that comes later is refused, since its invoice was complete and may have been published."""
+    lines = _of_invoices(["1", *"abc"[:between], "1"])
+    if refused:
+        with pytest.raises(HistoryError, match="line 5: invoice 1 appears again more than 3 rows after"):
+            list(gather(lines, window=3))
+    else:
+        assert 4 == len(list(gather(lines, window=3)))
+
+
+def test_gathering_keeps_few_rows() -> None:
+    """An invoice is yielded as soon as it is complete, however long the file."""
+    read = 0
+
+    def counted() -> Iterator[InvoiceLine]:
+        nonlocal read
+        for line in _of_invoices(map(str, range(100))):
+            read += 1
+            yield line
+
+    assert "0" == next(gather(counted(), window=3)).invoice
+    assert 4 == read
 
 
 def test_an_invoice_of_two_customers_is_refused() -> None:

@@ -1,7 +1,6 @@
 """The fold of a batch, given/when/then, without a database: verdicts, and the rows that would be written."""
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -10,14 +9,13 @@ from domain.commands import (
     CancelOrder,
     CreateOrder,
     CreateProduct,
-    ExpireCart,
     ExpireOrder,
-    Expiry,
     ForgetFact,
     PayOrder,
     RefundOrder,
     UpdateCart,
 )
+from domain.due import DueHold, DueHolds
 from domain.model import Cause, Disposition, Operation, OrderStatus, Policy, Reason, ResolvedFact, State
 from engine.dead_letters import build_dead_letter
 from engine.judge import Changes, judge, key_of
@@ -33,7 +31,6 @@ from engine.tasks import (
     command_task,
 )
 from storage.dead_letters import DeadLetterReason, ParkedEvent, StoredRecord
-from storage.load import DueHold, EventKey
 from storage.save import InboxRow
 from tests.unit.domain_cases import at
 
@@ -80,12 +77,13 @@ class Fold:
 
     def __init__(self) -> None:
         self.state = State({}, {}, {})
-        self.known: dict[EventKey, bytes] = {}
+        self.known: dict[tuple[str, str], bytes] = {}
         self.batch(event(CreateProduct(cause("new"), "p", 10, 0)))
 
-    def batch(self, *tasks: Task, due: Mapping[str, Sequence[Expiry]] | None = None) -> Changes:
+    def batch(self, *tasks: Task, due_before: datetime | None = None) -> Changes:
         """Decide a batch."""
-        return judge(tasks, self.state, self.known, due or {}, POLICY, NOW)
+        due = None if due_before is None else DueHolds(self.state, due_before, dict.fromkeys(self.state.products))
+        return judge(tasks, self.state, self.known, due, POLICY, NOW)
 
     def stock(self) -> tuple[int, int]:
         """Return (on hand, reserved) of `p`."""
@@ -368,21 +366,20 @@ def test_an_expiry_is_counted_once(fold: Fold) -> None:
 def test_due_holds_expire_in_favour_of_a_shortage(fold: Fold) -> None:
     """They are counted, and what they publish comes before what the command does."""
     fold.batch(created("a", 4), event(UpdateCart(cause("cart"), "c", {"p": 4})))
-    due: list[Expiry] = [ExpireOrder("a", at(60)), ExpireCart("c", at(60))]
-    changes = fold.batch(created("new", 9), due={"p": due})
+    changes = fold.batch(created("new", 9), due_before=at(60))
     assert [Verdict(APPLIED)] == changes.verdicts
     assert (2, {"a", "new"}, {"c"}, {"p"}) == (changes.expired, changes.orders, changes.carts, changes.products)
     assert ["expired", "expired", "reserved"] == [
         row.type.rpartition(".")[2] for row in changes.outbox if row.topic == "inventory.reservations"
     ]
     assert ["RELEASE", "RELEASE", "RESERVE"] == [entry.type for entry in changes.ledger]
-    assert set() == changes.short
+    assert {"p"} == changes.short
 
 
 def test_without_a_shortage_due_holds_stand(fold: Fold) -> None:
     """Nothing expires where there is enough for everybody."""
     fold.batch(created("a", 4))
-    changes = fold.batch(created("new", 6), due={"p": [ExpireOrder("a", at(60))]})
+    changes = fold.batch(created("new", 6), due_before=at(60))
     assert (0, {"new"}) == (changes.expired, changes.orders)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from inventory import publisher
+from inventory.commands import publish as publish_command
 from inventory.csv_rows import open_rows
 from inventory.errors import OperatorError
 from inventory.history import HistoryEvent, invoice_events, read_lines
@@ -153,3 +154,9 @@ def test_a_summary_counts_what_people_ask_for() -> None:
     summary = Summary(rows=9, products=2, invoices=4, events=counts, seconds=2.0).as_dict()
     assert (summary["orders"], summary["payments"], summary["refunds"], summary["cancellations"]) == (3, 3, 1, 0)
     assert (summary["events"], summary["events_per_second"]) == (10, 5)
+
+
+def test_a_summary_says_that_existing_products_keep_their_stock(capsys: pytest.CaptureFixture[str]) -> None:
+    """A second file of the same products adds no stock, so its orders may be rejected: the operator learns it here."""
+    publish_command._print_summary(Summary(1, 1, 1, Counter(), 1.0), as_json=False)  # noqa: SLF001 - what is printed
+    assert "products that existed before keep their stock" in capsys.readouterr().out

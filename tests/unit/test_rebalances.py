@@ -20,6 +20,8 @@ class Parts:
         self.calls: list[object] = []
         self.batch_finished = asyncio.Event()
         self.batch_finished.set()
+        self.database_back = asyncio.Event()
+        self.database_back.set()
 
     async def finished(self) -> None:
         """Wait for the batch in flight."""
@@ -42,6 +44,15 @@ class Parts:
         """Suspend the new assignment where needed."""
         self.calls.append("suspended if the last assignment was")
 
+    def hold(self) -> None:
+        """Read nothing until the partitions are placed."""
+        self.calls.append("held")
+
+    async def place(self, _client: object, assigned: set[TopicPartition]) -> None:
+        """Look up where to read from, once the database answers."""
+        await self.database_back.wait()
+        self.calls.append(("placed", assigned))
+
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         """Return the partitions that exist; one topic is not known yet."""
         return {0, 1} if topic == "order.created" else None
@@ -57,7 +68,7 @@ def parts() -> Parts:
 def listener(parts: Parts) -> RebalanceListener:
     """The listener of a consumer that has just been started."""
     anything: Any = parts
-    return RebalanceListener(["order.created", "gone"], 60.0, lambda: anything, anything, anything, anything)
+    return RebalanceListener(["order.created", "gone"], 60.0, lambda: anything, anything, anything, anything, anything)
 
 
 async def test_the_batch_and_its_offsets_are_finished_before_partitions_go(
@@ -81,7 +92,7 @@ async def test_a_batch_that_takes_too_long_does_not_hold_up_the_group(
     """The wait ends below the rebalance timeout, after which Kafka would expel this worker."""
     anything: Any = parts
     monkeypatch.setattr(rebalances, "MARGIN_BELOW_REBALANCE_TIMEOUT_SECONDS", 1.0)
-    listener = RebalanceListener([], 2.05, lambda: anything, anything, anything, anything)
+    listener = RebalanceListener([], 2.05, lambda: anything, anything, anything, anything, anything)
     parts.batch_finished.clear()
     async with asyncio.timeout(1.9):
         await listener.on_partitions_revoked({ORDERS})
@@ -93,7 +104,23 @@ async def test_new_partitions_are_registered_and_stay_suspended(parts: Parts, li
     """Every partition of every topic is registered, not only our own, and the flood breaker's pause is kept."""
     await listener.on_partitions_assigned({ORDERS})
     everything = {ORDERS, TopicPartition("order.created", 1)}
-    assert ["suspended if the last assignment was", ("registered", everything)] == parts.calls
+    before = ["suspended if the last assignment was", "held", ("registered", everything)]
+    assert [*before, ("placed", {ORDERS})] == parts.calls
+
+
+async def test_partitions_are_not_ours_before_they_are_placed(
+    parts: Parts, listener: RebalanceListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database is away the group is not kept waiting, but nothing is assigned; a revocation ends the wait."""
+    monkeypatch.setattr(rebalances, "PLACING_SECONDS", 0.01)
+    parts.database_back.clear()
+    await listener.on_partitions_assigned({ORDERS})
+    assert (False, set()) == _state(listener)
+    await listener.on_partitions_revoked({ORDERS})
+    parts.database_back.set()
+    await listener.on_partitions_assigned({ORDERS})
+    assert (False, {ORDERS}) == _state(listener)
+    assert 1 == parts.calls.count(("placed", {ORDERS}))
 
 
 async def test_a_worker_joins_until_the_group_answers(listener: RebalanceListener) -> None:

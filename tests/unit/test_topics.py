@@ -1,10 +1,13 @@
 """The topics of the contracts are made with what their promises need."""
 
+from datetime import timedelta
+
 import orjson
 import pytest
 
 from inventory.kafka import topic_layout
 from inventory.settings import Settings
+from inventory.topic_retention import retention_warning
 from inventory.topics import TopicReport, partition_warning, wanted_topics
 from schemas.limits import MAX_RECORD_BYTES
 from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT, dlq_topic
@@ -54,6 +57,16 @@ def test_dead_letters_are_kept_for_the_set_time() -> None:
     assert topic.topic_configs["retention.ms"] == "2592000000"
 
 
+def test_topics_in_are_kept_for_as_long_as_the_inbox_remembers() -> None:
+    """An older record that is read again would be applied again, since its id is forgotten."""
+    kept = {
+        topic.name: topic.topic_configs.get("retention.ms")
+        for topic in wanted_topics(topic_layout(Settings(inbox_retention="2d", parked_event_ttl="1d")))
+    }
+    assert {"172800000"} == {kept[name] for name in TOPICS_IN}
+    assert {None} == {kept[name] for name in TOPICS_OUT}
+
+
 @pytest.mark.parametrize(("copies", "acknowledgements"), [(1, None), (2, None), (3, "2")])
 def test_three_copies_need_two_acknowledgements(copies: int, acknowledgements: str | None) -> None:
     """With fewer replicas, requiring two would stop publishing at the first lost broker."""
@@ -87,3 +100,17 @@ def test_partitions_other_than_the_setting_are_warned_of() -> None:
     warning = partition_warning(topic_layout(Settings(kafka_topic_partitions=12)), _reports())
     assert warning is not None
     assert warning.startswith("the topics in have 6 partitions each, INVENTORY_KAFKA_TOPIC_PARTITIONS says 12")
+
+
+@pytest.mark.parametrize(
+    ("retention_ms", "named"),
+    [
+        ({"a": 86_400_000, "b": 1}, None),
+        ({"a": 86_400_001, "b": 1}, "keeps a (1d1ms) longer"),
+        ({"a": 1, "b": -1}, "keeps b (for good) longer"),
+    ],
+)
+def test_topics_that_outlive_the_inbox_are_a_warning(retention_ms: dict[str, int], named: str | None) -> None:
+    """As long as the inbox remembers is allowed; longer, or for good, is not."""
+    warning = retention_warning(retention_ms, timedelta(days=1))
+    assert (named is None) if warning is None else (named is not None and named in warning)

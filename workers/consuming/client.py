@@ -8,12 +8,12 @@ FastStream sleeps after an empty fetch, so that a single event waits for up to B
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, OffsetOutOfRangeError
 
 from storage.errors import in_words
 
@@ -24,6 +24,8 @@ RETRY_SECONDS = 0.5
 POSITION_TIMEOUT_SECONDS = 0.2
 # How many records one partition yields before its turn ends, where several have a backlog.
 RECORDS_PER_TURN = 16
+# Decoded bytes after which a batch is complete. A fetch is bounded in compressed bytes, which may be a fiftieth.
+MAX_BATCH_BYTES = 16 * 1024 * 1024
 
 Records: TypeAlias = dict[TopicPartition, list[ConsumerRecord]]
 
@@ -31,14 +33,24 @@ Records: TypeAlias = dict[TopicPartition, list[ConsumerRecord]]
 class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is published without types
     """Fetches a backlog ahead and reads it by timestamp; otherwise fetches only when a batch is asked for.
 
-    `batch_done` returns when the last batch has been applied, or when it is time to fetch again all the same. Records
-    that cannot be read (an unsupported compression, revoked permissions) hold back their own partition only, and are
-    logged until they can be read.
+    `batch_done` returns when the last batch has been applied, or when it is time to fetch again all the same.
+    `out_of_range` moves partitions on whose next offset Kafka does not have; aiokafka itself would go on with the
+    oldest record and say nothing. Records that cannot be read (an unsupported compression, revoked permissions) hold
+    back their own partition only, and are logged until they can be read.
     """
 
-    def __init__(self, batch_done: Callable[[], Awaitable[None]], **options: Any) -> None:  # noqa: ANN401 - aiokafka's
+    def __init__(
+        self,
+        batch_done: Callable[[], Awaitable[None]],
+        out_of_range: Callable[["RecordClient", Mapping[TopicPartition, int]], Awaitable[None]],
+        **options: Any,  # noqa: ANN401 - aiokafka's
+    ) -> None:
         super().__init__(**options)
         self._batch_done = batch_done
+        self._move_on = out_of_range
+        self._out_of_range: dict[TopicPartition, int] = {}
+        # Whether the assigned partitions wait to be placed; aiokafka itself would start at the group's offsets.
+        self._held = False
         self._suspended = False
         # Timestamp of the last record taken of each partition.
         self._read_up_to_ms: dict[TopicPartition, int] = {}
@@ -54,11 +66,14 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
         if self._fetching_since is None:
             await self._batch_done()
             self._fetching_since = time.monotonic()
-            if not self._suspended:
+            if not (self._suspended or self._held):
                 self.resume(*self.assignment())
         limit = RECORDS_PER_TURN if max_records is None else max_records
         found: Records = {}
         while not await self._take_oldest(found, limit):
+            if self._out_of_range:
+                lost, self._out_of_range = self._out_of_range, {}
+                await self._move_on(self, lost)
             self._read_failed = False
             # Take a single record: when the next one cannot be read, aiokafka loses all that it took with it.
             await self._take(found, *partitions, timeout_ms=max(timeout_ms, 1), max_records=1)
@@ -80,6 +95,25 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
         if self._suspended:
             self.pause(*self.assignment())
 
+    def hold(self) -> None:
+        """Read nothing of the partitions assigned now until `start_at`; call it before aiokafka gets to fetch."""
+        self._held = True
+        self._out_of_range.clear()
+        self.pause(*self.assignment())
+
+    def start_at(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read the assigned partitions from these offsets."""
+        for partition, offset in offsets.items():
+            self.seek(partition, offset)
+        self._held = False
+        if self._fetching_since is not None and not self._suspended:
+            self.resume(*self.assignment())
+
+    async def committed_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the group's offset of each partition that has one, in one request."""
+        found = await self._coordinator.fetch_committed_offsets(list(partitions))
+        return {partition: committed.offset for partition, committed in found.items() if committed.offset >= 0}
+
     def put_back(self, records: Sequence[ConsumerRecord]) -> None:
         """Move each partition that is still assigned back to the first of its `records`."""
         first: dict[TopicPartition, int] = {}
@@ -100,7 +134,7 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
     async def known_positions(self) -> dict[TopicPartition, int]:
         """Return the next offset to read of each partition, without those whose position is not known yet."""
         positions: dict[TopicPartition, int] = {}
-        for partition in self.assignment():
+        for partition in () if self._held else self.assignment():
             try:
                 async with asyncio.timeout(POSITION_TIMEOUT_SECONDS):
                     positions[partition] = await self.position(partition)
@@ -117,11 +151,13 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
         behind = [(self._read_up_to_ms.get(partition, 0), partition) for partition in self._fetcher._records]  # noqa: SLF001 - aiokafka offers no other way to see what was fetched
         heapify(behind)
         left = limit - sum(map(len, found.values()))
-        while behind and left > 0:
+        bytes_left = MAX_BATCH_BYTES - sum(map(_size_of, found.values()))
+        while behind and left > 0 and bytes_left > 0:
             partition = heappop(behind)[1]
             taken = await self._take(found, partition, max_records=min(left, RECORDS_PER_TURN))
             if taken:
                 left -= len(taken)
+                bytes_left -= _size_of(taken)
                 # Capped at now: a producer whose clock is ahead must not make its partition the last one for good.
                 self._read_up_to_ms[partition] = min(taken[-1].timestamp or 0, now)
                 heappush(behind, (self._read_up_to_ms[partition], partition))
@@ -133,6 +169,9 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
             taken: Records = await super().getmany(*partitions, **options)
         except ConsumerStoppedError:
             raise
+        except OffsetOutOfRangeError as error:
+            self._out_of_range |= error.args[0]
+            return []
         except Exception as error:  # noqa: BLE001 - records of other partitions were taken already and must not be lost
             self._read_failed = True
             if time.monotonic() >= self._next_error_log:
@@ -149,3 +188,13 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
             if (self.last_stable_offset(partition) or 0) > await self.position(partition):
                 return True
         return False
+
+
+def _size_of(records: Sequence[ConsumerRecord]) -> int:
+    """Return the decoded bytes of the records' keys, values and headers."""
+    size = 0
+    for record in records:
+        size += len(record.value or b"") + len(record.key or b"")
+        for _, value in record.headers:
+            size += len(value or b"")
+    return size

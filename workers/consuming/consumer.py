@@ -8,10 +8,11 @@ module replace those ways, and the reason stands at each.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 
-from aiokafka import ConsumerRecord
+from aiokafka import ConsumerRecord, TopicPartition
 
 from domain.model import Policy
 from engine.crash import crash_on_bug
@@ -24,6 +25,7 @@ from workers.consuming.breaker import FloodBreaker
 from workers.consuming.client import RecordClient
 from workers.consuming.lag import LagMeter
 from workers.consuming.offsets import OffsetCommitter, next_offsets
+from workers.consuming.placement import Placement
 from workers.consuming.progress import ProgressRecorder
 from workers.consuming.rebalances import RebalanceListener
 from workers.consuming.records import InvalidRecord
@@ -67,6 +69,7 @@ class Consumer:
         self._progress = ProgressRecorder(
             pool, WatermarkTracker(options.prefix), self._lag, self._anchors, self._get_client
         )
+        self._placement = Placement(pool, options.prefix, self._anchors, self._applier.finished)
         self._rebalances = RebalanceListener(
             options.full_topics(),
             options.rebalance_timeout_ms / 1000,
@@ -74,13 +77,15 @@ class Consumer:
             self._applier,
             self._offsets,
             self._progress,
+            self._placement,
         )
 
     # --- starting, stopping, status -------------------------------------------------------------
 
     def subscribe(self, broker: Broker) -> None:
         """Register the one batch subscriber over all topics; FastStream starts it with the broker."""
-        self._subscription.register(broker, self._options, self.on_batch, self._batch_done, self._rebalances)
+        make_client = partial(RecordClient, self._batch_done, self._out_of_range)
+        self._subscription.register(broker, self._options, self.on_batch, make_client, self._rebalances)
 
     async def drain(self) -> None:
         """Begin no more batches; finish the one in flight, unless it waits for an unavailable database."""
@@ -99,7 +104,7 @@ class Consumer:
             joining_seconds=None if joining_since is None else time.monotonic() - joining_since,
             joining_limit_seconds=max(JOINING_LIMIT_SECONDS, 2 * self._options.rebalance_timeout_ms / 1000),
             paused_because=self._paused_because,
-            waits_because=self._applier.waits_because,
+            waits_because=self._applier.waits_because or self._placement.waits_because,
             poll_age=None if client is None else client.poll_age(),
             progress_age=self._lag.progress_age(),
             lag_records=self._lag.records,
@@ -153,6 +158,12 @@ class Consumer:
     async def _batch_done(self) -> None:
         """Return when it is time to fetch again."""
         await self._applier.finished_within(MAX_FETCH_DELAY_SECONDS)
+
+    async def _out_of_range(self, client: RecordClient, positions: Mapping[TopicPartition, int]) -> None:
+        """Move on partitions whose next record Kafka does not have."""
+        with crash_on_bug("A bug stopped this worker as it looked for the next record of a partition"):
+            moved = await self._placement.place_again(client, positions)
+            self._progress.moved(moved)
 
     def _pause(self, records: list[ConsumerRecord], reason: str) -> None:
         """Put the batch back and read no more until an operator has looked and restarted the worker."""

@@ -132,6 +132,10 @@ class ProgressRecorder:
         self._watermarks.forget_positions()
         self._lag.drop_gauges(revoked)
 
+    def moved(self, offsets: Offsets) -> None:
+        """Record that nothing unread is left before these offsets, which are not where the last batch ended."""
+        self._watermarks.processed(offsets)
+
     async def register(self, partitions: Iterable[TopicPartition]) -> None:
         """Write first rows for `partitions`, so that unread ones hold the low watermark back.
 

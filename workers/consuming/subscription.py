@@ -83,12 +83,12 @@ class Subscription:
         broker: Broker,
         options: ConsumerOptions,
         on_batch: Callable[[list[Any]], Awaitable[None]],
-        batch_done: Callable[[], Awaitable[None]],
+        make_client: Callable[..., RecordClient],
         listener: ConsumerRebalanceListener,
     ) -> None:
-        """Subscribe to all topics: `on_batch` gets raw records, `batch_done` paces the client (`RecordClient`)."""
+        """Subscribe to all topics: `on_batch` gets raw records, read by the client that `make_client` returns."""
         lenient_headers.install()
-        broker.make_client = partial(RecordClient, batch_done)
+        broker.make_client = make_client
         self._subscriber = broker.subscriber(
             *options.full_topics(),
             group_id=options.group_id,
@@ -98,7 +98,8 @@ class Subscription:
             # We commit offsets ourselves, after the transaction, up to what was applied. FastStream's ack, and a
             # commit without arguments, commit the position, which is ahead of that.
             ack_policy=AckPolicy.MANUAL,
-            auto_offset_reset="earliest",
+            # The client is placed (`placement`) before it reads, and again when Kafka lost what comes next.
+            auto_offset_reset="none",
             isolation_level="read_committed",
             # Partition i of every topic goes to one worker, so that one process sees all events of an order.
             partition_assignment_strategy=(RangePartitionAssignor,),

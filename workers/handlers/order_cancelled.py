@@ -12,4 +12,4 @@ from workers.handlers.lines import sum_lines
 def handle(data: OrderCancelled, cause: Cause) -> CancelOrder:
     """Return the command."""
     lines = None if data.items is None else sum_lines(data.items)
-    return CancelOrder(cause, data.order_id, lines, data.reason)
+    return CancelOrder(cause, data.order_id, lines, data.reason, data.cancellation_id)

@@ -1,6 +1,7 @@
 """`payment.refunded`: refunded units are restocked, or with `restock` false written off for good.
 
-A refund that comes before its order is created and paid waits. One beyond what was deducted is refused.
+Units that were cancelled before are put back once. A refund that comes before its order is created and paid waits. One
+beyond what was ordered is refused.
 """
 
 from domain.commands import RefundOrder
@@ -11,4 +12,4 @@ from workers.handlers.lines import sum_lines
 
 def handle(data: PaymentRefunded, cause: Cause) -> RefundOrder:
     """Return the command."""
-    return RefundOrder(cause, data.order_id, data.refund_id, sum_lines(data.items), data.restock)
+    return RefundOrder(cause, data.order_id, data.refund_id, sum_lines(data.items), data.restock, data.returned)

@@ -12,7 +12,8 @@ from storage import dead_letters
 from storage.dead_letters import DeadLetter
 from storage.errors import in_words
 from workers.publishing.kafka_headers import dead_letter_headers
-from workers.publishing.producer import OutgoingRecord, Producer, is_too_large, raise_first
+from workers.publishing.producer import OutgoingRecord, Producer, concerns_topic, is_too_large, raise_first
+from workers.publishing.set_aside import SetAside
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class DeadLetterPublisher:
         self._version = version
         self._poll_seconds = poll_seconds
         self._clock = clock
+        self._set_aside = SetAside()
         self.next_poll = 0.0
 
     def poll_within(self, seconds: float) -> None:
@@ -57,9 +59,13 @@ class DeadLetterPublisher:
         return True
 
     async def pending(self, connection: asyncpg.Connection) -> PendingDeadLetters:
-        """Return the oldest unpublished dead letters, a bounded number of bounded size."""
+        """Return the oldest unpublished dead letters, a bounded number of bounded size.
+
+        Those of a topic that is set aside are among them only when it is due to be tried again.
+        """
+        without = [] if self._set_aside.due() else self._set_aside.topics
         pending: PendingDeadLetters = await dead_letters.pending_dead_letters(
-            connection, MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES
+            connection, MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES, without_topics=without
         )
         if pending:
             # There may be more of them, and those that fail to send stay pending.
@@ -67,18 +73,31 @@ class DeadLetterPublisher:
         return pending
 
     async def publish(self, connection: asyncpg.Connection, pending: PendingDeadLetters) -> None:
-        """Send dead letters and mark those that the broker acknowledged; raises the first error of the others.
+        """Send dead letters and mark those that the broker acknowledged.
 
-        One that its topic refuses for its size stays in the table only, marked as such.
+        One that its topic refuses for its size stays in the table only, marked as such. A topic that cannot be written
+        is set aside. Raises the first error of the others where nothing was acknowledged: Kafka itself may be away.
         """
         errors = await self._producer.send_records([self._record(letter) for _, letter in pending])
-        published = []
+        published: list[int] = []
+        failed: dict[str, BaseException] = {}
+        working: set[str] = set()
         for (position, letter), error in zip(pending, errors, strict=True):
             if error is None or (is_too_large(error) and await self._publish_alone(connection, position, letter)):
                 published.append(position)
+                working.add(letter.record.topic)
+            elif not is_too_large(error):
+                failed.setdefault(letter.record.topic, error)
         if published:
             await dead_letters.mark_published(connection, published, self._clock())
-        raise_first(error for error in errors if not is_too_large(error))
+        for held in self._set_aside.held:
+            if held.topic in working - failed.keys():
+                self._set_aside.release(held)
+        for topic, error in failed.items():
+            if topic not in self._set_aside.topics and (published or concerns_topic(error)):
+                self._set_aside.add(topic, None, 0, error)
+        if not published:
+            raise_first(error for error in failed.values() if not concerns_topic(error))
 
     async def _publish_alone(self, connection: asyncpg.Connection, position: int, letter: DeadLetter) -> bool:
         """Send a dead letter that was in a refused batch by itself: any record of the batch may be the large one.

@@ -10,7 +10,9 @@ CHECK_SECONDS = 1.0
 
 
 class LowWater:
-    """The outbox position below which every row of our shards is published and no row can appear any more.
+    """The outbox position below which no row of our shards is pending and no row can appear any more.
+
+    Rows that are unpublishable or set aside do not hold it back.
 
     The index of unpublished rows keeps an entry for every row published since the last vacuum, so a poll from the
     beginning would cost more with each event. But a row can appear behind one that is already published, because
@@ -26,6 +28,11 @@ class LowWater:
     def reset(self) -> None:
         """Start from the beginning: what other relays left unpublished in newly taken shards is unknown."""
         self.position, self._candidate = 0, None
+
+    def go_back_to(self, position: int) -> None:
+        """Read from `position` again: rows were passed there that were set aside."""
+        if position < self.position:
+            self.position, self._candidate = position, None
 
     async def settled_position(self, connection: asyncpg.Connection) -> int:
         """Return the position up to which no transaction can add rows any more; queries about once a second."""
@@ -45,6 +52,6 @@ class LowWater:
         return self._candidate[0] if oldest_running >= self._candidate[1] else self.position - 1
 
     def raise_to(self, position: int) -> None:
-        """Pass `position`: up to there everything is settled and published."""
+        """Pass `position`: up to there everything is settled, and nothing is left to publish."""
         if position >= self.position:
             self.position, self._candidate = position + 1, None
