@@ -1,7 +1,8 @@
 """The `inventory` command.
 
 Exit codes: 0 success; 1 the command found something wrong; 2 wrong usage, wrong settings or an unreachable server;
-70 a bug; 130 interrupted. Commands raise `OperatorError` for 2 and `typer.Exit(1)` for 1.
+70 a bug; 75 start again (`inventory run` only); 130 interrupted. Commands raise `OperatorError` for 2 and
+`typer.Exit(1)` for 1.
 """
 
 import sys
@@ -21,6 +22,7 @@ from inventory.commands import (
     migrate,
     outbox,
     publish,
+    recover,
     run,
     settings,
     stock,
@@ -54,6 +56,8 @@ app.add_typer(stock.app, name="stock")
 app.command("audit")(audit.audit)
 app.command("demo")(demo.demo)
 app.command("publish")(publish.publish)
+app.command("recover")(recover.recover)
+app.add_typer(recover.app, name="stream")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(outbox.app, name="outbox")
 

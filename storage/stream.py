@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from storage.database import Connection
@@ -136,3 +136,44 @@ async def unaccepted_gap(connection: Connection) -> str | None:
     """Return in words the oldest gap that nobody has acknowledged, or None."""
     found: str | None = await connection.fetchval(_OPEN_GAP)
     return found
+
+
+# --- for operators -------------------------------------------------------------------------------
+
+
+class RecordedGap(NamedTuple):
+    """A gap, why the records were not read, and who has acknowledged it."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    to_offset: int
+    cause: GapCause
+    noticed_at: datetime
+    accepted_at: datetime | None
+    accepted_by: str | None
+
+
+_GAPS = """
+SELECT topic, partition, from_offset, to_offset, cause, noticed_at, accepted_at, accepted_by
+FROM stream_gaps ORDER BY position DESC LIMIT $1
+"""
+
+_ACCEPT = """
+UPDATE stream_gaps SET accepted_at = now(), accepted_by = $1 WHERE accepted_at IS NULL
+RETURNING topic, partition, from_offset, to_offset, cause, noticed_at, accepted_at, accepted_by
+"""
+
+
+async def newest_gaps(connection: Connection, limit: int) -> list[RecordedGap]:
+    """Return gaps, the newest first."""
+    return [_gap(row) for row in await connection.fetch(_GAPS, limit)]
+
+
+async def accept_gaps(connection: Connection, operator: str) -> list[RecordedGap]:
+    """Acknowledge every open gap; returns those."""
+    return [_gap(row) for row in await connection.fetch(_ACCEPT, operator)]
+
+
+def _gap(row: Any) -> RecordedGap:  # noqa: ANN401 - asyncpg's Record is untyped
+    return RecordedGap(*row[:4], GapCause(row[4]), *row[5:])

@@ -1,0 +1,143 @@
+# ruff: noqa: PLC0415 - imports inside, so that --help is instant
+"""`inventory recover` and `inventory stream`: positions and gaps of the stream."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inventory.recovery import StreamState
+    from storage.stream import RecordedGap
+
+app = typer.Typer(no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Operator = Annotated[str | None, typer.Option(help="Who decides it; your login name if not given.")]
+
+GAP_COLUMNS = ("topic", "partition", "from", "to", "cause", "noticed", "accepted", "by")
+
+
+def recover(
+    *,
+    accept_gap: Annotated[
+        bool, typer.Option("--accept-gap", help="Acknowledge the recorded gaps, so that workers are ready again.")
+    ] = False,
+    operator: Operator = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where workers would start to read, and what is lost.
+
+    For each partition that is not at rest: what Kafka has, the group's offset, the database's position, where a worker
+    starts, how many records it reads again and how many Kafka deleted unread. After them, the gaps. Exit code 1 while
+    records are lost that nobody has acknowledged.
+    """
+    import asyncio
+
+    from inventory import recovery
+    from inventory.console import print_line
+    from inventory.settings import load_settings
+
+    settings = load_settings()
+    if accept_gap:
+        accepted = asyncio.run(recovery.accept_gaps(settings, _operator(operator)))
+        if as_json:
+            _print_gaps_as_json(accepted)
+        else:
+            print_line(f"{len(accepted):,} gaps acknowledged")
+        return
+    state = asyncio.run(recovery.read_state(settings))
+    _print_state(state, everything=False, as_json=as_json)
+    if state.needs_attention:
+        raise typer.Exit(1)
+
+
+@app.callback()
+def stream() -> None:
+    """Show and move positions in the topics in."""
+
+
+@app.command()
+def show(*, as_json: AsJson = False) -> None:
+    """Show the positions of every partition, and the gaps."""
+    import asyncio
+
+    from inventory import recovery
+    from inventory.settings import load_settings
+
+    _print_state(asyncio.run(recovery.read_state(load_settings())), everything=True, as_json=as_json)
+
+
+@app.command()
+def skip(
+    topic: Annotated[str, typer.Argument(help="The topic, without the deployment's prefix.")],
+    partition: Annotated[int, typer.Argument(min=0, help="The partition's number.")],
+    offset: Annotated[int, typer.Argument(min=0, help="The next offset to read.")],
+    *,
+    operator: Operator = None,
+) -> None:
+    """Go on behind records without reading them.
+
+    Stop all workers first. What is skipped is recorded with who decided it. To read records again, lower the group's
+    offset with Kafka's own tools.
+    """
+    import asyncio
+
+    from inventory import recovery
+    from inventory.console import print_line
+    from inventory.settings import load_settings
+    from storage.stream import Position
+
+    gap = asyncio.run(recovery.skip(load_settings(), Position(topic, partition, offset), _operator(operator)))
+    print_line(f"skipped offsets {gap.from_offset} to {gap.to_offset - 1} of {topic}, partition {partition}")
+
+
+def _print_state(state: "StreamState", *, everything: bool, as_json: bool) -> None:
+    from inventory.console import print_json, print_line, print_table
+
+    if as_json:
+        print_json(
+            {
+                "partitions": [partition._asdict() for partition in state.partitions],
+                "gaps": [gap._asdict() for gap in state.gaps],
+            }
+        )
+        return
+    shown = [
+        partition
+        for partition in state.partitions
+        if everything or partition.starts_at < partition.end or partition.reads_again or partition.loses
+    ]
+    if shown:
+        columns = ("topic", "partition", "first", "end", "group", "database", "starts at", "reads again", "loses")
+        print_table(columns, shown)
+    else:
+        print_line("every partition is read to its end")
+    if state.gaps:
+        print_line()
+        _print_gaps(state.gaps)
+
+
+def _print_gaps(gaps: "Sequence[RecordedGap]") -> None:
+    from inventory.console import print_table
+
+    print_table(GAP_COLUMNS, [(*gap[:3], gap.to_offset - 1, *gap[4:]) for gap in gaps])
+
+
+def _print_gaps_as_json(gaps: "Sequence[RecordedGap]") -> None:
+    from inventory.console import print_json
+
+    print_json([gap._asdict() for gap in gaps])
+
+
+def _operator(name: str | None) -> str:
+    import getpass
+
+    if name is not None:
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # A user id in a container may have no name.
+        return "unknown"
