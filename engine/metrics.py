@@ -16,6 +16,7 @@
 | `inventory_reservations_expired_total` | counter | | holds of carts and orders that expired |
 | `inventory_commit_lost_total` | counter | | offset commits lost to a rebalance; harmless, duplicates are suppressed |
 | `inventory_stream_gap_records_total` | counter | topic | records that Kafka deleted before they were read |
+| `inventory_clock_skew_seconds` | gauge | of | how far the worker's clock is ahead of another: `database` |
 | `inventory_last_poll_timestamp_seconds` | gauge | | Unix time of the consumer's last poll |
 | `inventory_low_stock_products` | gauge | | products at or below their threshold now |
 | `inventory_cache_errors_total` | counter | | failed reads and writes of the cache; stock is not affected |
@@ -73,6 +74,7 @@ COMMIT_LOST = Counter(
     "inventory_commit_lost_total",
     "Offset commits lost to a rebalance; harmless, their events are suppressed as duplicates.",
 )
+CLOCK_SKEW = Gauge("inventory_clock_skew_seconds", "How far the worker's clock is ahead of another: database.", ("of",))
 GAP_RECORDS = Counter(
     "inventory_stream_gap_records_total", "Records that Kafka deleted before they were read.", ("topic",)
 )

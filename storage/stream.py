@@ -176,4 +176,4 @@ async def accept_gaps(connection: Connection, operator: str) -> list[RecordedGap
 
 
 def _gap(row: Any) -> RecordedGap:  # noqa: ANN401 - asyncpg's Record is untyped
-    return RecordedGap(*row[:4], GapCause(row[4]), *row[5:])
+    return RecordedGap(row[0], row[1], row[2], row[3], GapCause(row[4]), row[5], row[6], row[7])

@@ -119,7 +119,7 @@ class Shop:
     async def read_up_to(self, moment: datetime) -> None:
         """Set the stream's clock: there is one partition, and it was read up to `moment`."""
         await self.pool.execute(
-            "INSERT INTO stream_progress (topic, partition, next_offset, watermark) VALUES ('order.created', 0, 1, $1)"
+            "INSERT INTO stream_progress (topic, partition, next_offset, watermark) VALUES ('order.created', 0, 0, $1)"
             " ON CONFLICT (topic, partition) DO UPDATE SET watermark = excluded.watermark",
             moment,
         )

@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from confluent_kafka import Producer as ConfluentProducer
 
 from dev.servers.kafka import Broker
@@ -386,7 +387,7 @@ async def test_a_fast_clock_does_not_raise_the_watermark(stage: Stage) -> None:
         await stage.producer.send(*dated([created("o", {"p": 1})], now_plus(0)))
         await stage.producer.send(*dated([created(f"f{number}", {"p": 1}) for number in range(8)], now_plus(7200)))
         await stage.wait_for("inbox", 10)
-        await stage.wait_for("stream_progress WHERE watermark > now() - interval '5 s'", 28)
+        await stage.wait_for("stream_progress WHERE watermark > now() - interval '10 s'", 28)
         assert 0 == await stage.count("stream_progress WHERE watermark > now()")
     assert "reserved" == await stage.shop.status("o")
 
@@ -410,6 +411,48 @@ async def test_workers_share_the_partitions_and_hand_them_over(stage: Stage, rea
         await stage.wait_for("inbox", 1 + len(events))
     assert (10_000, 300) == await stage.shop.stock("p")
     assert [] == await problems(stage.shop.pool)
+
+
+async def test_a_payment_in_a_partition_that_was_added_counts(stage: Stage, real_kafka: Broker) -> None:
+    """An order is not expired for a payment that lies in a partition which did not exist when the worker started."""
+    ttl = timedelta(seconds=8)
+    settings = stage.with_settings(order_reservation_ttl=ttl, late_payment_policy="shortfall")
+    await stage.shop.apply(product("p", 10))
+    async with worker(settings):
+        await stage.wait_for("stream_progress WHERE watermark > '2000-01-01'", 28)
+        await stage.producer.send(*dated([created("o", {"p": 1}), created("unpaid", {"p": 1})], now_plus(0)))
+        await stage.wait_for("orders WHERE status = 'reserved'", 2)
+        admin = AIOKafkaAdminClient(bootstrap_servers=real_kafka.bootstrap_servers)
+        await admin.start()
+        await admin.create_partitions({f"{stage.prefix}payment.succeeded": NewPartitions(total_count=5)})
+        await admin.close()
+        async with producing(stage.bootstrap_servers, stage.prefix) as producer:
+            await producer.send(*dated([paid("o")], now_plus(0)), partition=4)
+        await stage.wait_for("orders WHERE status <> 'reserved'", 2)
+    assert ["deducted", "expired"] == [await stage.shop.status("o"), await stage.shop.status("unpaid")]
+
+
+async def test_a_worker_whose_clock_is_behind_goes_by_the_databases(stage: Stage) -> None:
+    """Holds expire in time although this machine's clock is an hour behind; the skew is measured and reported once."""
+    program = (
+        "import time; real = time.time; time.time = lambda: real() - 3600\n"
+        "from inventory import wiring; right = wiring.utc_now\n"
+        "from datetime import timedelta; wiring.utc_now = lambda: right() - timedelta(hours=1)\n"
+        "from inventory.cli import main\n"
+        "import sys; sys.argv = ['inventory', 'run']\n"
+        "main()\n"
+    )
+    settings = stage.with_settings(order_reservation_ttl=timedelta(seconds=1))
+    await stage.shop.apply(product("p", 10))
+    process = await _start(settings, "-c", program)
+    try:
+        await stage.producer.send(*dated([created("o", {"p": 1})], now_plus(0)))
+        await stage.wait_for("orders WHERE status = 'expired'")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            output, _ = await process.communicate()
+    assert 1 == output.count(b"s behind the database's"), output
 
 
 # --- helpers --------------------------------------------------------------------------------

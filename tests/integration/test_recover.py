@@ -43,7 +43,7 @@ class Stage:
             kafka, prefix = self.settings.kafka_bootstrap_servers, self.settings.kafka_topic_prefix
             return bool(count >= number) and await ends(kafka, prefix) == await committed(kafka, prefix)
 
-        await eventually(reached, why=f"{number} rows of {query}")
+        await eventually(reached, seconds=90, why=f"{number} rows of {query}")
 
     async def delete_before(self, offset: int) -> None:
         """Let Kafka delete orders, as retention does."""
@@ -59,7 +59,7 @@ class Stage:
 
             async def made() -> bool:
                 response = await admin.create_topics([NewTopic(name, num_partitions=4, replication_factor=1)])
-                return response.topic_errors[0][1] == 0
+                return bool(response.topic_errors[0][1] == 0)
 
             await eventually(made)
 
@@ -189,6 +189,7 @@ def _orders(name: str, count: int) -> list[Published]:
 
 
 async def _stop(program: Program) -> None:
+    await program.port()
     program.process.send_signal(signal.SIGTERM)
     assert 0 == await program.exit_code(), program.lines
 

@@ -44,6 +44,12 @@ class Client:
         self.calls.append("positions")
         return {}
 
+    def partitions_for_topic(self, _topic: str) -> None:
+        """Return no partition."""
+
+    def listed_at(self) -> None:
+        """Know of no list."""
+
     def poll_age(self) -> float | None:
         """Return an age."""
         return 7.0

@@ -17,6 +17,7 @@ from storage.save import PartitionProgress
 from workers.consuming import lag as lag_module
 from workers.consuming import progress
 from workers.consuming.anchoring import AnchorKeeper
+from workers.consuming.clock import DatabaseClock
 from workers.consuming.lag import LagMeter
 from workers.consuming.progress import ProgressRecorder
 from workers.consuming.watermarks import CAUGHT_UP_MARGIN, EPOCH, WatermarkTracker
@@ -32,6 +33,15 @@ class Client:
         self.position = 7
         self.end = 7
         self.answers = 0
+        self.existing: set[int] = set()
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        """Return the partitions that exist; one topic is not known yet."""
+        return self.existing if topic == HERE.topic else None
+
+    def listed_at(self) -> float:
+        """Return up to when the list of partitions is complete."""
+        return (NOON + timedelta(hours=1)).timestamp()
 
     def assignment(self) -> set[TopicPartition]:
         """Return the one partition."""
@@ -106,7 +116,9 @@ def recorder(client: Client, pool: Pool, lag: LagMeter) -> ProgressRecorder:
     """A recorder that has recorded nothing."""
     anything: Any = client
     anchors = AnchorKeeper(3600.0, lambda: None)
-    return ProgressRecorder(pool, WatermarkTracker(""), lag, anchors, lambda: anything)
+    return ProgressRecorder(
+        pool, WatermarkTracker(""), lag, anchors, DatabaseClock(lambda: NOON), [HERE.topic, "gone"], lambda: anything
+    )
 
 
 async def test_an_idle_partition_is_written_once_its_position_is_trusted(
@@ -155,25 +167,44 @@ async def test_a_batch_takes_the_watermarks_of_idle_partitions_along(
 
 
 async def test_unread_partitions_are_registered_at_once(
-    recorder: ProgressRecorder, saved: list[PartitionProgress]
+    recorder: ProgressRecorder, saved: list[PartitionProgress], client: Client
 ) -> None:
     """They hold the low watermark back before the first record is read."""
-    await recorder.register([HERE])
+    client.existing = {0}
+    anything: Any = client
+    await recorder.register(anything)
     assert [PartitionProgress("order.created", 0, 0, EPOCH)] == saved
     assert [] == recorder.batch_rows([], [], NOON)
 
 
 async def test_unread_partitions_are_registered_with_a_batch_if_the_database_is_unavailable(
-    recorder: ProgressRecorder, saved: list[PartitionProgress], pool: Pool
+    recorder: ProgressRecorder, saved: list[PartitionProgress], pool: Pool, client: Client
 ) -> None:
     """Nothing is raised into the rebalance, and nothing is forgotten."""
     pool.available = False
-    await recorder.register([HERE])
+    client.existing = {0}
+    anything: Any = client
+    await recorder.register(anything)
     assert [] == saved
     rows = recorder.batch_rows([], [], NOON)
     assert [PartitionProgress("order.created", 0, 0, EPOCH)] == rows
     recorder.batch_applied(rows, {})
     assert [] == recorder.batch_rows([], [], NOON)
+
+
+async def test_a_partition_that_is_added_is_registered_with_the_next_write(
+    recorder: ProgressRecorder, saved: list[PartitionProgress], client: Client
+) -> None:
+    """In the same write as the watermarks that its list allows; once."""
+    client.existing = {0}
+    anything: Any = client
+    await recorder.register(anything)
+    client.existing = {0, 1}
+    await recorder.tick()
+    await recorder.tick()
+    assert [0, 1] == [row.partition for row in saved if row.watermark == EPOCH]
+    client.existing = {0, 1, 2}
+    assert [PartitionProgress(HERE.topic, 2, 0, EPOCH)] == recorder.batch_rows([], [], NOON)
 
 
 async def test_lag_counts_from_what_was_applied(recorder: ProgressRecorder, client: Client, lag: LagMeter) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from aiokafka import TopicPartition
 
@@ -21,6 +22,11 @@ class Client:
 
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     read_at: dict[TopicPartition, datetime] = field(default_factory=dict)
+    listed: datetime | None = NOON + timedelta(days=1)
+
+    def listed_at(self) -> float | None:
+        """Return up to when the list of partitions is complete."""
+        return None if self.listed is None else self.listed.timestamp()
 
     def assignment(self) -> set[TopicPartition]:
         """Return the one partition."""
@@ -41,12 +47,12 @@ class Client:
         return self
 
 
-def _idle(tracker: WatermarkTracker, client: Client, position: int) -> datetime | None:
+def _idle(tracker: WatermarkTracker, client: Any, position: int) -> datetime | None:
     rows = tracker.idle_rows(client, {HERE: position})
     return rows[0].watermark if rows else None
 
 
-def _batch(tracker: WatermarkTracker, client: Client, *times: tuple[datetime, datetime]) -> PartitionProgress:
+def _batch(tracker: WatermarkTracker, client: Any, *times: tuple[datetime, datetime]) -> PartitionProgress:
     """Apply a batch of events, each with its own time and its record's."""
     records = [
         ConsumedRecord(
@@ -115,6 +121,31 @@ def test_an_event_counts_at_its_records_time_if_that_is_earlier() -> None:
     client = Client().answer(100, NOON)
     assert stamp == _batch(WatermarkTracker(""), client, (ahead, stamp)).watermark
     assert NOON == _batch(WatermarkTracker(""), client, (ahead, ahead)).watermark
+
+
+def test_no_watermark_passes_the_list_of_partitions() -> None:
+    """A payment may be in a partition that was added since; before there is a list, nothing is known."""
+    client = Client(listed=NOON - timedelta(minutes=1)).answer(7, NOON)
+    complete = NOON - timedelta(minutes=1) - CAUGHT_UP_MARGIN
+    tracker = WatermarkTracker("")
+    _idle(tracker, client, 7)
+    assert complete == _idle(tracker, client.answer(7, NOON + timedelta(seconds=1)), 7)
+    assert complete == _batch(tracker, client, (NOON, NOON)).watermark
+    client.listed = None
+    assert EPOCH == _batch(tracker, client, (NOON, NOON)).watermark
+    assert None is _idle(tracker, client, 7)
+
+
+def test_watermarks_go_by_the_databases_clock() -> None:
+    """What this machine's clock says is translated: of responses, of the list, and of now."""
+    hour = timedelta(hours=1)
+    tracker, client = WatermarkTracker("", lambda at: at - hour), Client()
+    _idle(tracker, client.answer(7, NOON), 7)
+    assert NOON - hour - CAUGHT_UP_MARGIN == _idle(tracker, client.answer(7, NOON + timedelta(seconds=1)), 7)
+    client.answer(100, NOON)
+    assert NOON - hour == _batch(tracker, client, (NOON, NOON)).watermark
+    client.listed = NOON - hour
+    assert NOON - 2 * hour - CAUGHT_UP_MARGIN == _batch(tracker, client, (NOON, NOON)).watermark
 
 
 def test_unread_partitions_hold_the_low_watermark_until_they_are_saved() -> None:

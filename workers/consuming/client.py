@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError, OffsetOutOfRangeError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from storage.errors import in_words
 
@@ -52,6 +52,9 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
         # Whether the assigned partitions wait to be placed; aiokafka itself would start at the group's offsets.
         self._held = False
         self._suspended = False
+        # When the last two lists of partitions were received, in seconds; None before there were two.
+        self._listed_at: tuple[float | None, float | None] = (None, None)
+        self._client.cluster.add_listener(self._partitions_listed)
         # Timestamp of the last record taken of each partition.
         self._read_up_to_ms: dict[TopicPartition, int] = {}
         self._read_failed = False
@@ -84,6 +87,16 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
             self._fetching_since = None
             self.pause(*self.assignment())
         return found
+
+    def listed_at(self) -> float | None:
+        """Return up to when the list of partitions is known to be complete, as a Unix time; None before that is known.
+
+        A list was requested after the one before it was received, so that is the time of which it speaks.
+        """
+        return self._listed_at[0]
+
+    def _partitions_listed(self, _cluster: object) -> None:
+        self._listed_at = (self._listed_at[1], time.time())
 
     def suspend(self) -> None:
         """Return no more records of the partitions assigned now, for as long as the process lives."""
@@ -171,6 +184,9 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
             raise
         except OffsetOutOfRangeError as error:
             self._out_of_range |= error.args[0]
+            return []
+        except NoOffsetForPartitionError:
+            # The group has no offset, and the partition is about to be placed.
             return []
         except Exception as error:  # noqa: BLE001 - records of other partitions were taken already and must not be lost
             self._read_failed = True

@@ -23,6 +23,7 @@ from workers.consuming.applying import BatchApplier
 from workers.consuming.batches import Batch, decode_batch, merge_by_timestamp
 from workers.consuming.breaker import FloodBreaker
 from workers.consuming.client import RecordClient
+from workers.consuming.clock import DatabaseClock
 from workers.consuming.lag import LagMeter
 from workers.consuming.offsets import OffsetCommitter, next_offsets
 from workers.consuming.placement import Placement
@@ -66,12 +67,18 @@ class Consumer:
         self._applier = BatchApplier(pool, policy, clock, self._anchors, self._finish)
         self._offsets = OffsetCommitter(self._get_client)
         self._lag = LagMeter(options.prefix)
+        database_clock = DatabaseClock(clock)
         self._progress = ProgressRecorder(
-            pool, WatermarkTracker(options.prefix), self._lag, self._anchors, self._get_client
+            pool,
+            WatermarkTracker(options.prefix, database_clock.to_database),
+            self._lag,
+            self._anchors,
+            database_clock,
+            options.full_topics(),
+            self._get_client,
         )
         self._placement = Placement(pool, options.prefix, self._anchors, self._applier.finished)
         self._rebalances = RebalanceListener(
-            options.full_topics(),
             options.rebalance_timeout_ms / 1000,
             self._get_client,
             self._applier,

@@ -8,7 +8,6 @@ recorded, logged and counted, and readiness is refused until an operator acknowl
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from datetime import timedelta
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
@@ -28,8 +27,6 @@ logger = logging.getLogger(__name__)
 ATTEMPT_SECONDS = 20.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 2.0
-# How much later than our last write a record must be dated before it proves that a topic was made anew.
-CLOCK_TOLERANCE = timedelta(seconds=5)
 
 
 class LogEnds(NamedTuple):
@@ -200,7 +197,8 @@ async def _made_anew(
 ) -> set[TopicPartition]:
     """Return partitions with records before the stored position that are newer than it: another topic of that name.
 
-    Only where the group has no offset. Kafka deletes offsets together with their topic, or when a group was away.
+    Only where the group has no offset: Kafka deletes offsets together with their topic, or when a group was away. A
+    producer whose clock is ahead can make us read a partition again, which the inbox suppresses.
     """
     suspected = {
         partition: position
@@ -210,10 +208,7 @@ async def _made_anew(
     if not suspected:
         return set()
     found = await client.offsets_for_times(
-        {
-            partition: int((position.updated_at + CLOCK_TOLERANCE).timestamp() * 1000)
-            for partition, position in suspected.items()
-        }
+        {partition: int(position.updated_at.timestamp() * 1000) for partition, position in suspected.items()}
     )
     return {
         partition

@@ -15,6 +15,7 @@ from storage.errors import in_words, is_contention, is_unavailable
 from storage.save import PartitionProgress
 from workers.consuming.anchoring import AnchorKeeper
 from workers.consuming.client import RecordClient
+from workers.consuming.clock import DatabaseClock
 from workers.consuming.lag import LagMeter
 from workers.consuming.offsets import Offsets, next_offsets
 from workers.consuming.records import DecodedRecord, InvalidRecord
@@ -32,18 +33,22 @@ WRITE_INTERVAL_SECONDS = 0.1
 class ProgressRecorder:
     """Keeps `stream_progress` up to date: rows for the batches' own transactions, and ticks for idle partitions."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what watermarks depend on
         self,
         pool: Pool,
         watermarks: WatermarkTracker,
         lag: LagMeter,
         anchors: AnchorKeeper,
+        clock: DatabaseClock,
+        topics: Sequence[str],
         get_client: Callable[[], RecordClient | None],
     ) -> None:
         self._pool = pool
         self._watermarks = watermarks
         self._lag = lag
         self._anchors = anchors
+        self._clock = clock
+        self._topics = topics
         self._get_client = get_client
         self._received = 0
         self._handled = 0
@@ -70,7 +75,9 @@ class ProgressRecorder:
         if started < self._next_batch_rows:
             return self._watermarks.unread_rows()
         self._next_batch_rows = started + WRITE_INTERVAL_SECONDS
-        rows = self._watermarks.batch_rows(self._get_client(), records, items, now)
+        client = self._get_client()
+        self._list_partitions(client)
+        rows = self._watermarks.batch_rows(client, records, items, now)
         return rows + self._watermarks.unread_rows(next_offsets(records))
 
     async def idle_rows(self, records: Sequence[ConsumerRecord]) -> list[PartitionProgress]:
@@ -86,6 +93,7 @@ class ProgressRecorder:
         self._lag.measure(client, positions, self._watermarks.processed_offsets)
         for partition in next_offsets(records):
             positions.pop(partition, None)
+        self._list_partitions(client)
         return self._watermarks.idle_rows(client, positions)
 
     def batch_applied(self, rows: Iterable[PartitionProgress], offsets: Offsets) -> None:
@@ -101,11 +109,17 @@ class ProgressRecorder:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             try:
+                await self.measure_clock()
                 await self.tick()
             except Exception as error:
                 if not (is_unavailable(error) or is_contention(error) or is_kafka_trouble(error)):
                     raise
                 logger.debug("Watermarks of idle partitions were not written: %s", in_words(error))
+
+    async def measure_clock(self) -> None:
+        """Compare this machine's clock with the database's."""
+        async with self._pool.acquire() as connection:
+            await self._clock.measure(connection)
 
     async def tick(self) -> None:
         """Write the watermarks of partitions that were read to their end, and measure the lag of all.
@@ -118,6 +132,7 @@ class ProgressRecorder:
         positions = await client.known_positions()
         settled = self._watermarks.settled(positions, quiet=self._received == self._received_at_tick)
         self._received_at_tick = self._received
+        self._list_partitions(client)
         await self._write([*self._watermarks.unread_rows(), *self._watermarks.idle_rows(client, settled)])
         self._lag.measure(client, positions, self._watermarks.processed_offsets)
 
@@ -136,13 +151,13 @@ class ProgressRecorder:
         """Record that nothing unread is left before these offsets, which are not where the last batch ended."""
         self._watermarks.processed(offsets)
 
-    async def register(self, partitions: Iterable[TopicPartition]) -> None:
-        """Write first rows for `partitions`, so that unread ones hold the low watermark back.
+    async def register(self, client: RecordClient) -> None:
+        """Write first rows for all partitions of all topics, so that unread ones hold the low watermark back.
 
         Where the database is unavailable, the next batch writes them.
         """
         self._lag.progressed()
-        self._watermarks.add_unread(partitions)
+        self._watermarks.add_unread(self._existing(client))
         try:
             async with asyncio.timeout(REGISTER_TIMEOUT_SECONDS):
                 await self._write(self._watermarks.unread_rows())
@@ -150,6 +165,18 @@ class ProgressRecorder:
             if not is_unavailable(error):
                 raise
             logger.warning("New partitions are registered with the next batch, not now: %s", in_words(error))
+
+    def _list_partitions(self, client: RecordClient | None) -> None:
+        """Register partitions that were added, in the same write as the watermarks that their list allows."""
+        if client is not None:
+            self._watermarks.listed(self._existing(client))
+
+    def _existing(self, client: RecordClient) -> list[TopicPartition]:
+        return [
+            TopicPartition(topic, number)
+            for topic in self._topics
+            for number in client.partitions_for_topic(topic) or ()
+        ]
 
     async def _write(self, rows: Sequence[PartitionProgress]) -> None:
         """Write rows between batches, unless the database went back: it lacks what these positions stand for."""

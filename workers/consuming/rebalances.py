@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 
@@ -27,9 +27,8 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
     Rebalances are eager: all partitions are revoked, then assigned anew, while the batch loop goes on.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a consumer that a rebalance concerns
+    def __init__(
         self,
-        topics: Sequence[str],
         rebalance_timeout_seconds: float,
         get_client: Callable[[], RecordClient | None],
         applier: BatchApplier,
@@ -37,7 +36,6 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         progress: ProgressRecorder,
         placement: Placement,
     ) -> None:
-        self._topics = topics
         self._finish_seconds = max(rebalance_timeout_seconds - MARGIN_BELOW_REBALANCE_TIMEOUT_SECONDS, 1.0)
         self._get_client = get_client
         self._applier = applier
@@ -89,10 +87,6 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
 
     async def _place(self, client: RecordClient, assigned: set[TopicPartition]) -> None:
         with crash_on_bug("A bug stopped this worker as it looked for where to read from"):
-            await self._progress.register(
-                TopicPartition(topic, number)
-                for topic in self._topics
-                for number in client.partitions_for_topic(topic) or ()
-            )
+            await self._progress.register(client)
             await self._placement.place(client, assigned)
             self.assigned = frozenset(assigned)

@@ -19,6 +19,8 @@ from workers.consuming import lenient_headers
 from workers.consuming.client import RecordClient
 
 BATCH_TIMEOUT_MS = 200
+# How soon added partitions and recreated topics are seen; no watermark passes the refresh before the last.
+METADATA_MAX_AGE_MS = 2000
 # Read ahead of each partition, while another one is further behind. Kafka returns a larger record all the same.
 PARTITION_FETCH_BYTES = 256 * 1024
 
@@ -63,6 +65,7 @@ def build_broker(bootstrap_servers: Sequence[str], *, graceful_timeout: float, *
         graceful_timeout=graceful_timeout,
         logger=None,
         apply_types=False,
+        metadata_max_age_ms=METADATA_MAX_AGE_MS,
         **options,
     )
 

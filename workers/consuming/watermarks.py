@@ -1,15 +1,17 @@
 """Watermarks: up to which event time each partition has been read; holds expire by the lowest of them.
 
 The watermark of a partition that was read to its end is the time at which the broker reported that end. Otherwise it
-is the newest event read. `progress.py` decides when the rows are written.
+is the newest event read. No watermark passes the time up to which the list of partitions is known to be complete: a
+payment may be in a partition that was added since. `progress.py` decides when the rows are written.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 
 from storage.save import PartitionProgress
+from workers.consuming.client import RecordClient
 from workers.consuming.offsets import Offsets, next_offsets
 from workers.consuming.records import DecodedRecord, InvalidRecord
 
@@ -19,10 +21,15 @@ CAUGHT_UP_MARGIN = timedelta(seconds=1)
 
 
 class WatermarkTracker:
-    """Tracks what one consumer has processed of its partitions; `prefix` is the topics' prefix."""
+    """Tracks what one consumer has processed of its partitions; `prefix` is the topics' prefix.
 
-    def __init__(self, prefix: str) -> None:
+    `to_database` turns a time of this machine's clock into that of the database's, by which holds expire.
+    """
+
+    def __init__(self, prefix: str, to_database: Callable[[datetime], datetime] = lambda at: at) -> None:
         self._prefix = prefix
+        self._to_database = to_database
+        self._listed: set[TopicPartition] = set()
         self._processed: dict[TopicPartition, int] = {}
         self._positions_before: Offsets = {}
         # Per partition, when the last two fetch responses were read, in ms.
@@ -36,7 +43,13 @@ class WatermarkTracker:
 
     def add_unread(self, partitions: Iterable[TopicPartition]) -> None:
         """Add partitions that exist; until one is read, its first row holds the low watermark back."""
-        self._unread.update(partitions)
+        added = set(partitions)
+        self._unread |= added
+        self._listed |= added
+
+    def listed(self, partitions: Iterable[TopicPartition]) -> None:
+        """Add those of the partitions that exist now which were not there before."""
+        self.add_unread(set(partitions) - self._listed)
 
     def saved(self, rows: Iterable[PartitionProgress]) -> None:
         """Record that `rows` are committed; partitions added after they were built stay unread."""
@@ -59,7 +72,7 @@ class WatermarkTracker:
 
     def batch_rows(
         self,
-        client: AIOKafkaConsumer | None,
+        client: RecordClient | None,
         records: Sequence[ConsumerRecord],
         items: Sequence[DecodedRecord | InvalidRecord],
         now: datetime,
@@ -70,6 +83,8 @@ class WatermarkTracker:
         raise the watermark.
         """
         times: dict[tuple[str, int], datetime] = {}
+        now = self._to_database(now)
+        complete = self._complete_until(client)
         for record, item in zip(records, items, strict=True):
             if isinstance(item, DecodedRecord):
                 place = (record.topic, record.partition)
@@ -78,16 +93,19 @@ class WatermarkTracker:
                     times[place] = at
         return [
             self._row(
-                partition, offset, max(times.get(partition, EPOCH), self._end_confirmed(client, partition, offset))
+                partition,
+                offset,
+                min(max(times.get(partition, EPOCH), self._end_confirmed(client, partition, offset)), complete),
             )
             for partition, offset in next_offsets(records).items()
         ]
 
-    def idle_rows(self, client: AIOKafkaConsumer, settled: Offsets) -> list[PartitionProgress]:
+    def idle_rows(self, client: RecordClient, settled: Offsets) -> list[PartitionProgress]:
         """Return rows for those partitions of `settled` that have no records left to read."""
         rows = []
+        complete = self._complete_until(client)
         for partition, position in settled.items():
-            watermark = self._end_confirmed(client, partition, position)
+            watermark = min(self._end_confirmed(client, partition, position), complete)
             if watermark > EPOCH:
                 rows.append(self._row(partition, position, watermark))
         return rows
@@ -107,7 +125,7 @@ class WatermarkTracker:
             if self._processed.get(partition) == position or (quiet and before.get(partition) == position)
         }
 
-    def _end_confirmed(self, client: AIOKafkaConsumer | None, partition: TopicPartition, next_offset: int) -> datetime:
+    def _end_confirmed(self, client: RecordClient | None, partition: TopicPartition, next_offset: int) -> datetime:
         """Return the time up to which nothing exists at or after `next_offset`, by the broker's word; else the epoch.
 
         aiokafka knows when it read a fetch response, but the response may have waited in the socket for hours while
@@ -124,7 +142,14 @@ class WatermarkTracker:
             self._answers[partition] = (before_ms, last_ms)
         if before_ms is None or next_offset < end:
             return EPOCH
-        return datetime.fromtimestamp(before_ms / 1000, UTC) - CAUGHT_UP_MARGIN
+        return self._to_database(datetime.fromtimestamp(before_ms / 1000, UTC)) - CAUGHT_UP_MARGIN
+
+    def _complete_until(self, client: RecordClient | None) -> datetime:
+        """Return up to when no partition can have been added that is not listed; the epoch where it is not known."""
+        listed_at = None if client is None else client.listed_at()
+        if listed_at is None:
+            return EPOCH
+        return self._to_database(datetime.fromtimestamp(listed_at, UTC)) - CAUGHT_UP_MARGIN
 
     def _row(self, partition: TopicPartition, offset: int, watermark: datetime) -> PartitionProgress:
         return PartitionProgress(partition.topic.removeprefix(self._prefix), partition.partition, offset, watermark)
