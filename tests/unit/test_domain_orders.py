@@ -11,8 +11,11 @@ from domain.commands import ExpireOrder, ForgetFact
 from domain.decide import decide
 from domain.lines import Line
 from domain.model import (
+    Cause,
     Disposition,
     EntryType,
+    Fact,
+    FactKind,
     LatePaymentPolicy,
     OrderStatus,
     OutcomeKind,
@@ -22,6 +25,7 @@ from domain.model import (
     ReservationOutcome,
     Shortage,
 )
+from domain.orders.waiting import content_of
 from tests.unit.domain_cases import (
     Books,
     Event,
@@ -307,6 +311,74 @@ def test_entries_name_the_order_and_its_event() -> None:
 
 
 @pytest.mark.parametrize(
+    ("known", "when"),
+    [
+        ((), CREATE),
+        ((CREATE,), PAY),
+        ((CREATE,), CANCEL),
+        ((CREATE,), cancelled({"p": 1})),
+        ((CREATE, PAY), CANCEL),
+        ((CREATE, PAY), cancelled({"p": 1})),
+        ((CREATE, PAY), refunded({"p": 1})),
+        ((CREATE, EXPIRE), PAY),
+        ((CREATE, PAY, CANCEL), refunded({"p": 2}, restock=False)),
+    ],
+    ids=[
+        "reserved",
+        "deducted",
+        "released",
+        "released in part",
+        "restocked",
+        "restocked in part",
+        "refunded",
+        "paid late",
+        "taken off again",
+    ],
+)
+def test_whatever_moves_is_attributed_to_the_event_that_moved_it(known: Given, when: Event) -> None:
+    """Source, id and time stand in the entries and the outcome, which names the order and its user as well."""
+    decision = given(*known).take(when)
+    cause = Cause("shop", when["id"], when["occurred_at"])
+    assert {(cause, ReferenceType.ORDER, "o")} == {
+        (e.cause, e.reference_type, e.reference_id) for e in decision.entries
+    }
+    assert [(ReferenceType.ORDER, "o", "u", cause)] == [
+        (outcome.reference_type, outcome.reference_id, outcome.user_id, outcome.cause)
+        for outcome in decision.outcomes
+        if isinstance(outcome, ReservationOutcome)
+    ]
+
+
+def test_an_expiry_is_attributed_to_the_deadline() -> None:
+    """The worker is its source, and it happened when the hold was due."""
+    decision = given(CREATE).obey(ExpireOrder("o", at(60)))
+    cause = Cause("inventory-worker", f"expired:order:o:{at(15).isoformat()}", at(15))
+    assert [cause] == [entry.cause for entry in decision.entries]
+    assert [cause] == [outcome.cause for outcome in decision.outcomes]
+
+
+def test_an_order_keeps_its_user_and_its_cart() -> None:
+    """Each event that changes it is one version; a duplicate is none."""
+    books = given(PAY, cancelled({"p": 1}), created({"p": 4}, cart="c"), CREATE, refunded({"p": 1}))
+    order = books.state.orders["o"]
+    assert ("u", "c", OrderStatus.DEDUCTED, True, 4) == (
+        order.user_id,
+        order.cart_id,
+        order.status,
+        order.paid,
+        order.version,
+    )
+
+
+def test_a_withdrawn_fact_is_one_more_version() -> None:
+    """A writer that has the order as it was before notices the change."""
+    books = given(PAY)
+    assert 1 == books.state.orders["o"].version
+    books.obey(ForgetFact("o", "shop", "paid-o"))
+    assert 2 == books.state.orders["o"].version
+
+
+@pytest.mark.parametrize(
     ("known", "status"),
     [((PAY, CREATE), "applied"), ((CANCEL, CREATE), "applied"), ((cancelled({"p": 5}), CREATE), "refused")],
     ids=["payment", "cancellation", "too large a cancellation"],
@@ -513,7 +585,7 @@ def test_an_early_cancellation_that_was_refused_stays_refused() -> None:
 def test_a_refund_that_cannot_be_is_refused_whole(known: Given, refund: Event, reason: Reason) -> None:
     """A refund beyond what was deducted and not given back is refused for the first reason and moves nothing."""
     books = given(*known)
-    before = books.stock()
+    before, lines = books.stock(), books.state.orders["o"].lines
     decision = books.take(refund)
     assert (Disposition.REFUSED, reason, before, ()) == (
         decision.disposition,
@@ -521,6 +593,7 @@ def test_a_refund_that_cannot_be_is_refused_whole(known: Given, refund: Event, r
         books.stock(),
         decision.outcomes,
     )
+    assert lines == books.state.orders["o"].lines
     assert Disposition.DUPLICATE is books.take(refund).disposition
 
 
@@ -588,6 +661,31 @@ def test_a_business_id_with_other_content_is_a_conflict(
     assert (disposition, before, None) == (decision.disposition, books.stock("p"), decision.order)
 
 
+@pytest.mark.parametrize(
+    ("first", "again", "named"),
+    [
+        (refunded({"p": 1}), refunded({"p": 2}), "refund r"),
+        (
+            cancelled({"p": 1}, cancellation_id="c"),
+            cancelled({"p": 2}, name="2", cancellation_id="c"),
+            "cancellation c",
+        ),
+        (cancelled({"p": 1}), cancelled({"p": 2}), "cancellation cancelled-o"),
+    ],
+    ids=["refund", "cancellation", "cancellation without an id"],
+)
+def test_a_conflict_names_what_was_received_before(first: Event, again: Event, named: str) -> None:
+    """The dead letter's reader finds it by that name."""
+    expected = f"{named} of order o was received before with other content"
+    assert expected == _five(ORDER_OF_FIVE, first).take(again).message
+
+
+def test_the_digest_of_a_fact_does_not_change() -> None:
+    """It is stored with the order: computed in another way, every repeat of a judged refund would be a conflict."""
+    fact = Fact(FactKind.REFUNDED, Cause("shop", "r", at(0)), {"q": 2, "p": 1}, "r")
+    assert "8dd257b223e28e70" == content_of(fact)
+
+
 def test_two_cancellations_with_different_ids_both_count() -> None:
     """The id, not the lines, tells one partial cancellation from another."""
     books = _five(ORDER_OF_FIVE, *(cancelled({"p": 1}, name=name, cancellation_id=name) for name in ("1", "2")))
@@ -644,6 +742,13 @@ def test_a_refund_without_restock_after_the_whole_cancellation_takes_its_units_o
     )
 
 
+def test_units_that_are_just_available_are_taken_off_again() -> None:
+    """The last unit that nobody was promised can be taken off."""
+    books = given(CREATE, PAY, CANCEL, adjusted("p", "SET", 2))
+    assert Disposition.APPLIED is books.take(refunded({"p": 2}, restock=False)).disposition
+    assert (0, 0) == books.stock()
+
+
 # --- shortfalls ---------------------------------------------------------------------------------
 
 
@@ -663,6 +768,14 @@ def test_a_shortfall_lists_what_was_paid_for(known: Given, shortages: tuple[Shor
     [outcome] = decision.outcomes
     assert isinstance(outcome, ReservationOutcome)
     assert (OutcomeKind.SHORTFALL, shortages) == (outcome.kind, outcome.shortages)
+
+
+def test_a_late_payment_that_is_refused_cancels_nothing() -> None:
+    """The lines stay as they were ordered, so that a person can see what was paid for."""
+    books = given(CREATE, EXPIRE, adjusted("p", "SET", 3))
+    lines = books.state.orders["o"].lines
+    books.take(PAY)
+    assert lines == books.state.orders["o"].lines
 
 
 # --- deadlines of facts -------------------------------------------------------------------------

@@ -399,6 +399,13 @@ def test_adjustments_build_on_each_other() -> None:
     books.check()
 
 
+def test_a_product_created_among_adjustments_has_the_shops_threshold() -> None:
+    """As if it were created by itself."""
+    books = Books(policy=Policy(default_threshold=7))
+    books.obey(AdjustMany(NOW, (adjustment(cause(), "x", Operation.ADD, 9),), all_or_nothing=False))
+    assert 7 == books.state.products["x"].threshold
+
+
 @pytest.mark.parametrize("all_or_nothing", [True, False])
 def test_adjustments_are_applied_together_or_each_by_itself(*, all_or_nothing: bool) -> None:
     """Where one is refused, the answer still says of each what it came to."""

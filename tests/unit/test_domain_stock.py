@@ -2,10 +2,13 @@
 
 import pytest
 
+from domain.commands import CreateProduct
 from domain.lines import Line
 from domain.model import (
+    Cause,
     Disposition,
     EntryType,
+    LedgerEntry,
     Order,
     Policy,
     Product,
@@ -17,7 +20,8 @@ from domain.model import (
     check_product,
     judge,
 )
-from tests.unit.domain_cases import Books, Event, adjusted, cancelled, cart, created, paid, product, refunded
+from domain.movements import Attribution, Movements
+from tests.unit.domain_cases import Books, Event, adjusted, at, cancelled, cart, created, paid, product, refunded
 
 
 def _alerts(books: Books) -> list[str]:
@@ -38,6 +42,14 @@ def test_a_new_products_initial_stock_is_received() -> None:
         entry.on_hand_after,
         entry.reference_type,
     )
+
+
+def test_a_products_first_entry_says_where_it_came_from() -> None:
+    """The event, the product and the operator stand in the ledger."""
+    cause = Cause("import", "1", at(0))
+    [entry] = Books().obey(CreateProduct(cause, "p", 7, operator="ann")).entries
+    reference = ReferenceType.IMPORT
+    assert LedgerEntry("p", 1, EntryType.IN, 7, 0, 7, 0, 0, reference, "p", "ann", None, cause) == entry
 
 
 def test_a_product_without_stock_has_no_entry() -> None:
@@ -87,13 +99,20 @@ def test_an_adjustment_corrects_the_stock_on_hand(
 def test_an_adjustments_entry_says_who_and_why() -> None:
     """Operator and reason stand in the ledger, under the reference of a manual change."""
     books = Books(product("p", 10))
-    [entry] = books.take(adjusted("p", "ADD", 1)).entries
-    assert ("ann", "count", ReferenceType.MANUAL, EntryType.ADJUST) == (
+    [entry] = books.take(event := adjusted("p", "ADD", 1)).entries
+    assert ("ann", "count", ReferenceType.MANUAL, event["id"], EntryType.ADJUST) == (
         entry.operator,
         entry.reason,
         entry.reference_type,
+        entry.reference_id,
         entry.type,
     )
+
+
+def test_a_correction_below_what_is_reserved_says_so() -> None:
+    """The operator sees both numbers."""
+    decision = Books(product("p", 10, 0), created({"p": 4})).take(adjusted("p", "SUBTRACT", 7))
+    assert "3 on hand would be less than 4 reserved" == decision.message
 
 
 @pytest.mark.parametrize(
@@ -281,6 +300,14 @@ def test_impossible_counters_are_a_bug(line: Line) -> None:
     """A line never gives back more than it took, and never cancels more than was ordered."""
     with pytest.raises(AssertionError, match="line p is impossible"):
         check_order(Order("o", lines={"p": line}))
+
+
+def test_a_movement_that_makes_stock_impossible_is_a_bug() -> None:
+    """It is noticed before it is saved, and the message names the product."""
+    moves = Movements({"p": Product("p", 3, 1, 0, StockStatus.OK, 1, 1)})
+    moves.release({"p": 2}, Attribution(Cause("shop", "e", at(0)), ReferenceType.ORDER, "o"))
+    with pytest.raises(AssertionError, match=r"^a movement would make the stock of p impossible: Product\("):
+        moves.close(Cause("shop", "e", at(0)))
 
 
 def test_possible_stock_and_counters_pass() -> None:

@@ -7,16 +7,19 @@ import pytest
 from domain.commands import (
     AdjustStock,
     CancelOrder,
+    CausedCommand,
     CreateOrder,
     CreateProduct,
+    ExpireCart,
     ExpireOrder,
     ForgetFact,
     PayOrder,
     RefundOrder,
+    Request,
     UpdateCart,
 )
 from domain.due import DueHold, DueHolds
-from domain.model import Cause, Disposition, Operation, OrderStatus, Policy, Reason, ResolvedFact, State
+from domain.model import Cause, Decision, Disposition, Operation, OrderStatus, Policy, Reason, ResolvedFact, State
 from engine.dead_letters import build_dead_letter
 from engine.judge import Changes, judge, key_of
 from engine.tasks import (
@@ -25,11 +28,13 @@ from engine.tasks import (
     DeadlineTask,
     EventTask,
     ExpiryTask,
+    RequestTask,
     Task,
     TaskDisposition,
     Verdict,
     command_task,
 )
+from storage.answers import Answer
 from storage.dead_letters import DeadLetterReason, ParkedEvent, StoredRecord
 from storage.save import InboxRow
 from tests.unit.domain_cases import at
@@ -350,6 +355,87 @@ def test_a_dead_letter_is_stored_as_it_is(fold: Fold) -> None:
     assert Changes(verdicts=[verdict], dead_letters=[dead_letter]) == changes
 
 
+# --- requests -----------------------------------------------------------------------------------
+
+
+def request(command: CausedCommand, digest: bytes = b"1") -> RequestTask:
+    """Return a request that is answered with what was decided and the stock that it left."""
+
+    def answer(decision: Decision, state: State) -> Answer:
+        product = state.products["p"]
+        return Answer(200, (), f"{decision.disposition}: {product.on_hand}, {product.reserved}".encode())
+
+    return RequestTask(command, digest, answer)
+
+
+ADD = AdjustStock(Cause("api", "add", at(0)), "p", Operation.ADD, 5)
+KEY = ("api", "add")
+ANSWER = Answer(200, (), b"applied: 15, 0")
+
+
+def test_a_request_is_answered_and_received(fold: Fold) -> None:
+    """The answer is made of the decision and the state after it, and stored beside the inbox row."""
+    changes = fold.batch(request(ADD, b"digest"))
+    assert [Verdict(APPLIED, answer=ANSWER)] == changes.verdicts
+    assert {KEY: ANSWER} == changes.answers
+    assert {KEY: InboxRow("add", "api", b"digest", Disposition.APPLIED, None)} == changes.inbox
+    assert b"digest" == fold.known[KEY]
+
+
+def test_a_request_is_decided_at_the_time_of_the_batch(fold: Fold) -> None:
+    """Whatever its own clock says."""
+    [entry] = fold.batch(request(ADD)).ledger
+    assert Cause("api", "add", NOW) == entry.cause
+
+
+def test_a_request_is_later_than_the_cart_that_it_finds(fold: Fold) -> None:
+    """A producer's clock may be a little ahead of the database's."""
+    fold.batch(event(UpdateCart(cause("cart", 500.5), "c", {"p": 1})))
+    fold.batch(request(UpdateCart(Cause("api", "cart", at(0)), "c", {"p": 2})))
+    assert at(500.5) + timedelta(microseconds=1) == fold.state.carts["c"].as_of
+
+
+def test_a_repeated_request_is_given_its_answer_again(fold: Fold) -> None:
+    """From this batch, or from the store; it is not made anew, because the stock has changed since."""
+    repeat = Verdict(DUPLICATE, answer=ANSWER)
+    changes = fold.batch(request(ADD), adjusted(1, event_id="other"), request(ADD))
+    assert [Verdict(APPLIED, answer=ANSWER), Verdict(APPLIED), repeat] == changes.verdicts
+    later = judge([request(ADD)], fold.state, fold.known, None, POLICY, NOW, {KEY: ANSWER})
+    assert Changes(verdicts=[repeat]) == later
+
+
+def test_a_repeat_whose_answer_is_gone_has_none(fold: Fold) -> None:
+    """Answers are kept for a shorter time than ids."""
+    fold.batch(request(ADD))
+    assert [Verdict(DUPLICATE)] == fold.batch(request(ADD)).verdicts
+
+
+def test_a_request_with_the_id_of_another_is_a_conflict(fold: Fold) -> None:
+    """It is not applied and gets no answer of the other."""
+    fold.batch(request(ADD))
+    message = "another event with this id and source was received before, with other content"
+    changes = fold.batch(request(ADD, b"2"))
+    assert Changes(verdicts=[Verdict(CONFLICT, DeadLetterReason.ID_REUSED, message)]) == changes
+
+
+def test_a_request_in_conflict_is_answered_and_not_received(fold: Fold) -> None:
+    """It may be sent again."""
+    fold.batch(created("o"))
+    changes = fold.batch(request(CreateOrder(Cause("api", "other", at(0)), "o", {"p": 2})))
+    message = "order o was created before with other lines"
+    verdict = Verdict(CONFLICT, None, message, Answer(200, (), b"conflict: 10, 1"))
+    assert Changes(verdicts=[verdict]) == changes
+    assert ("api", "other") not in fold.known
+
+
+def test_a_request_that_would_wait_is_a_bug(fold: Fold) -> None:
+    """`Request` refuses what does not exist; the command by itself would wait."""
+    with pytest.raises(AssertionError, match=r"^a request cannot wait for its order: its sender waits for the answer$"):
+        fold.batch(request(PayOrder(Cause("api", "paid", at(0)), "unheard-of")))
+    [verdict] = fold.batch(request(Request(PayOrder(Cause("api", "paid", at(0)), "unheard-of")))).verdicts
+    assert (REFUSED, Reason.UNKNOWN_ORDER) == (verdict.disposition, verdict.reason)
+
+
 # --- expiry -------------------------------------------------------------------------------------
 
 
@@ -361,6 +447,12 @@ def test_an_expiry_is_counted_once(fold: Fold) -> None:
     assert [Verdict(APPLIED), Verdict(DUPLICATE), Verdict(DUPLICATE)] == changes.verdicts
     assert (1, {"o"}, {}) == (changes.expired, changes.orders, changes.inbox)
     assert OrderStatus.EXPIRED is fold.state.orders["o"].status
+
+
+def test_every_expiry_of_a_batch_is_counted(fold: Fold) -> None:
+    """Of orders and carts."""
+    fold.batch(created("o"), event(UpdateCart(cause("cart"), "c", {"p": 4})))
+    assert 2 == fold.batch(ExpiryTask(ExpireOrder("o", at(60))), ExpiryTask(ExpireCart("c", at(60)))).expired
 
 
 def test_due_holds_expire_in_favour_of_a_shortage(fold: Fold) -> None:

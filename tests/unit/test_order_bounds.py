@@ -49,6 +49,15 @@ def test_a_payment_waits_whatever_else_waits() -> None:
     assert Disposition.CONFLICT is _apply(state, _refund(600, {"p": 1})).disposition
 
 
+def test_a_fact_that_cannot_wait_says_why() -> None:
+    """The dead letter names the order and its bounds."""
+    state = State({}, {}, {})
+    for number in range(5):
+        _apply(state, _refund(number, LINES))
+    message = "more than 100 partial cancellations and refunds, or 5000 of their lines, would wait for order o"
+    assert message == _apply(state, _refund(5, {"p": 1})).message
+
+
 def test_judged_refunds_are_bounded() -> None:
     """An order remembers 1,000 refunds; one more is a conflict that says so, and a repeat is still a duplicate."""
     state = State({}, {}, {})
