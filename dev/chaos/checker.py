@@ -343,7 +343,7 @@ def _holds(index: _Index) -> Iterator[Violation]:
         held.update(json.loads(row["held"]) if row["status"] == "active" else {})
     for row in tables["orders"]:
         for product_id, line in json.loads(row["lines"]).items():
-            _, _, reserved, released, deducted, restocked, _ = line
+            reserved, released, deducted, restocked = line[2:6]
             holds = reserved - released - deducted if row["status"] == "reserved" else 0
             held[product_id] += holds
             sums = moved.get(("ORDER", row["order_id"], product_id), [0, 0])
