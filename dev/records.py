@@ -21,7 +21,12 @@ TOPICS_IN = (
     "product.created",
     "inventory.adjustment",
 )
-EVENT_TOPICS_OUT = ("inventory.low_stock", "inventory.stock_recovered", "inventory.reservations")
+EVENT_TOPICS_OUT = (
+    "inventory.low_stock",
+    "inventory.stock_recovered",
+    "inventory.back_in_stock",
+    "inventory.reservations",
+)
 
 
 class ProducedRecord(NamedTuple):

@@ -293,7 +293,14 @@ class StockAlert(NamedTuple):
     cause: Cause
 
 
-Outcome = ReservationOutcome | StockAlert
+class BackInStock(NamedTuple):
+    """A product of which nothing was available before the decision, and something is after it."""
+
+    product: Product
+    cause: Cause
+
+
+Outcome = ReservationOutcome | StockAlert | BackInStock
 """An event to publish."""
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from domain.build import new_entry, new_product
 from domain.model import (
+    BackInStock,
     Cause,
     EntryType,
     LedgerEntry,
@@ -87,14 +88,16 @@ class Movements:
         """Take over a product whose settings changed and whose stock did not."""
         self.touched[product.product_id] = product
 
-    def close(self, cause: Cause) -> list[StockAlert]:
+    def close(self, cause: Cause) -> list[StockAlert | BackInStock]:
         """Judge every touched product on the net of all movements, once, and return the edges as caused by `cause`.
 
         A product is reported when its status is worse than the worst reported since its last recovery, so
         out -> low -> out reports nothing new. Recovery (above the threshold) is reported too, and re-arms the alert.
+        Back in stock is reported whenever available goes from 0 to more, below the threshold as well; a product that
+        this decision creates was never out of stock.
         Raises AssertionError unless `0 <= reserved <= on_hand` for every touched product.
         """
-        alerts: list[StockAlert] = []
+        alerts: list[StockAlert | BackInStock] = []
         for product_id, product in self.touched.items():
             _, on_hand, reserved, threshold, last_alert_status, _, _ = product
             if not 0 <= reserved <= on_hand:
@@ -103,11 +106,15 @@ class Movements:
             status = judge(on_hand - reserved, threshold)
             if status is last_alert_status:
                 continue
-            if status is not StockStatus.OK and _SEVERITY[status] < _SEVERITY[last_alert_status]:
-                continue
-            alerted = product._replace(last_alert_status=status)
-            self.touched[product_id] = alerted
-            alerts.append(StockAlert(status, alerted, cause))
+            reported = product
+            if status is StockStatus.OK or _SEVERITY[status] > _SEVERITY[last_alert_status]:
+                reported = product._replace(last_alert_status=status)
+                self.touched[product_id] = reported
+                alerts.append(StockAlert(status, reported, cause))
+            # Running out is always reported: where the last alert was not `out`, some units were available, or the
+            # product is new.
+            if last_alert_status is StockStatus.OUT and self._known[product_id].available == 0:
+                alerts.append(BackInStock(reported, cause))
         return alerts
 
     def _move(self, lines: Mapping[str, int], movement: tuple[EntryType, int, int], attribution: Attribution) -> None:

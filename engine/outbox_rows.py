@@ -11,13 +11,15 @@ from uuid import UUID
 import orjson
 
 from domain.model import (
+    BackInStock,
     Outcome,
+    Product,
     ReferenceType,
     ReservationOutcome,
     StockAlert,
     StockStatus,
 )
-from schemas.topics import LOW_STOCK, RESERVATIONS, STOCK_RECOVERED
+from schemas.topics import BACK_IN_STOCK, LOW_STOCK, RESERVATIONS, STOCK_RECOVERED
 from storage.outbox import shard_of
 from storage.save import OutboxRow
 
@@ -32,7 +34,10 @@ def outbox_row(outcome: Outcome) -> OutboxRow:
         case ReservationOutcome():
             topic, key, type_, body = _reservation(outcome)
         case StockAlert():
-            topic, key, type_, body = _alert(outcome)
+            topic = STOCK_RECOVERED if outcome.severity is StockStatus.OK else LOW_STOCK
+            topic, key, type_, body = _alert(topic, outcome.product, outcome.severity)
+        case BackInStock():
+            topic, key, type_, body = _alert(BACK_IN_STOCK, outcome.product, outcome.product.status)
         case _:
             assert_never(outcome)
     source, event_id, occurred_at, traceparent = outcome.cause
@@ -57,16 +62,14 @@ def name_uuid(name: str) -> str:
     return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
-def _alert(alert: StockAlert) -> tuple[str, str, str, dict[str, object]]:
-    product = alert.product
-    topic = STOCK_RECOVERED if alert.severity is StockStatus.OK else LOW_STOCK
+def _alert(topic: str, product: Product, severity: StockStatus) -> tuple[str, str, str, dict[str, object]]:
     body: dict[str, object] = {
         "product_id": product.product_id,
         "available": product.available,
         "reserved": product.reserved,
         "on_hand": product.on_hand,
         "threshold": product.threshold,
-        "severity": alert.severity.value,
+        "severity": severity.value,
         "version": product.version,
     }
     return topic, product.product_id, topic, body

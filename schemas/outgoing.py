@@ -128,6 +128,33 @@ class StockRecovered(_StockLevel):
     severity: Literal["ok"] = Field(description="Always ok.")
 
 
+class BackInStock(_StockLevel):
+    """Units of a product of which none was available are available again.
+
+    One event each time available goes from 0 to more than 0, also when the product stays at or below its threshold, and
+    each time that happens: no recovery is needed in between. If the same change brings the product above its threshold,
+    `inventory.stock_recovered` is published as well, with the same version and cause. Creating a product with stock is
+    not a return.
+    """
+
+    model_config = _with_example(
+        "inventory.back_in_stock",
+        {
+            "product_id": "mug-blue",
+            "available": 6,
+            "reserved": 4,
+            "on_hand": 10,
+            "threshold": 15,
+            "severity": "low",
+            "version": 31,
+        },
+    )
+
+    type: Literal["inventory.back_in_stock"] = Field(description="Equal to the header ce_type.")
+    severity: Literal["ok", "low"] = Field(description="The stock status now: ok above the threshold, otherwise low.")
+    available: Annotated[int, Field(ge=1)] = Field(description="Units that can be promised again: on_hand - reserved.")
+
+
 class OutgoingLine(BaseModel):
     """A product and the number of its units that the outcome is about."""
 

@@ -15,6 +15,7 @@ from schemas.incoming import (
     ProductCreated,
 )
 from schemas.outgoing import (
+    BackInStock,
     CartShortage,
     Deducted,
     Expired,
@@ -33,6 +34,7 @@ SOURCE: Final = "inventory-worker"
 
 LOW_STOCK: Final = "inventory.low_stock"
 STOCK_RECOVERED: Final = "inventory.stock_recovered"
+BACK_IN_STOCK: Final = "inventory.back_in_stock"
 RESERVATIONS: Final = "inventory.reservations"
 
 RESERVED: Final = "inventory.reservation.reserved"
@@ -125,6 +127,12 @@ TOPICS_OUT: Final[Mapping[str, TopicOut]] = MappingProxyType(
             MappingProxyType({STOCK_RECOVERED: StockRecovered}),
             ("product_id",),
             "A product that was low or out of stock is above its threshold again.",
+        ),
+        BACK_IN_STOCK: TopicOut(
+            BACK_IN_STOCK,
+            MappingProxyType({BACK_IN_STOCK: BackInStock}),
+            ("product_id",),
+            "Units of a product of which none was available are available again, however few.",
         ),
         RESERVATIONS: TopicOut(
             RESERVATIONS,

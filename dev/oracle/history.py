@@ -5,7 +5,7 @@ Four checks, each using only what the contracts make visible:
 - each product's ledger has no holes and no impossible entries, and ends at the product's stock;
 - each order's movements, status and outcomes follow from *some* order of its events and *some* answers about stock;
 - each cart holds what its newest snapshot asks for, or its shortage was published;
-- each product's alerts are exactly the edges of its ledger.
+- each product's alerts, returns to stock included, are exactly the edges of its ledger.
 
 The assumed answers are checked as well: an order may only be refused for lack of stock if available was that low at
 some time.
@@ -14,7 +14,7 @@ some time.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -435,13 +435,28 @@ class _Change:
 
 @dataclass(frozen=True)
 class _Place:
-    """A position in the walk through changes and alerts: how many of each are behind it, and the state reached."""
+    """A position in the walk through changes and alerts: how many of each are behind it, and the state reached.
+
+    `returns` counts the alerts of `inventory.back_in_stock`; `available` is None before the product's creation.
+    """
 
     changes: int
     alerts: int
+    returns: int
+    available: int | None
     used_thresholds: frozenset[int]
     threshold: int
     reported: str
+
+
+class _Alerts:
+    """The alerts of one product in their order: edges of its stock status, and returns to stock."""
+
+    def __init__(self, bodies: Iterable[Row]) -> None:
+        self.edges: list[Row] = []
+        self.returns: list[Row] = []
+        for body in bodies:
+            (self.returns if body["type"] == "inventory.back_in_stock" else self.edges).append(body)
 
 
 def _edges(history: _History, product_id: str) -> Iterator[Violation]:
@@ -449,15 +464,19 @@ def _edges(history: _History, product_id: str) -> Iterator[Violation]:
 
     A new threshold without a change of stock leaves no entry, so it may have applied anywhere: every place is tried.
     """
-    alerts = [body for body in history.outgoing[product_id] if body.get("product_id") == product_id]
+    alerts = _Alerts([body for body in history.outgoing[product_id] if body.get("product_id") == product_id])
     changes, thresholds = _changes(history, product_id), _thresholds(history, product_id)
     if not changes:
         return
-    start = _Place(0, 0, frozenset(), 0, "ok")
+    start = _Place(0, 0, 0, None, frozenset(), 0, "ok")
     frontier, reached = [start], {start}
     while frontier:
         place = frontier.pop()
-        is_end = (place.changes, place.alerts) == (len(changes), len(alerts))
+        is_end = (place.changes, place.alerts, place.returns) == (
+            len(changes),
+            len(alerts.edges),
+            len(alerts.returns),
+        )
         if is_end and all(i in place.used_thresholds or may_fail for i, (_, may_fail) in enumerate(thresholds)):
             return
         for following in _following(place, changes, thresholds, alerts):
@@ -468,14 +487,14 @@ def _edges(history: _History, product_id: str) -> Iterator[Violation]:
 
 
 def _following(
-    place: _Place, changes: list[_Change], thresholds: list[tuple[_Change, bool]], alerts: list[Row]
+    place: _Place, changes: list[_Change], thresholds: list[tuple[_Change, bool]], alerts: _Alerts
 ) -> Iterator[_Place]:
     if place.changes < len(changes):
         change = changes[place.changes]
         yield from _taken(place, change, alerts, place.changes + 1, place.used_thresholds)
         if place.changes + 1 < len(changes) and changes[place.changes + 1].may_join:
             threshold = place.threshold if change.threshold is None else change.threshold
-            yield _Place(place.changes + 1, place.alerts, place.used_thresholds, threshold, place.reported)
+            yield replace(place, changes=place.changes + 1, threshold=threshold)
     if place.changes:
         stock = changes[place.changes - 1]
         for index, (change, _) in enumerate(thresholds):
@@ -484,18 +503,39 @@ def _following(
                 yield from _taken(place, moved, alerts, place.changes, place.used_thresholds | {index})
 
 
-def _taken(place: _Place, change: _Change, alerts: list[Row], changes: int, used: frozenset[int]) -> Iterator[_Place]:
+def _taken(place: _Place, change: _Change, alerts: _Alerts, changes: int, used: frozenset[int]) -> Iterator[_Place]:
     threshold = place.threshold if change.threshold is None else change.threshold
-    now = status_of(change.on_hand - change.reserved, threshold)
-    if not is_edge(place.reported, now):
-        yield _Place(changes, place.alerts, used, threshold, place.reported)
-    elif place.alerts < len(alerts):
-        alert = alerts[place.alerts]
-        severity = "ok" if alert["type"] == "inventory.stock_recovered" else alert["severity"]
-        reported = (severity, alert["on_hand"], alert["reserved"], alert["threshold"])
-        cause = _cause(alert["caused_by"])
-        if reported == (now, change.on_hand, change.reserved, threshold) and cause in change.causes:
-            yield _Place(changes, place.alerts + 1, used, threshold, now)
+    available = change.on_hand - change.reserved
+    now = status_of(available, threshold)
+    alerted, returned = is_edge(place.reported, now), place.available == 0 < available
+    if alerted and not _says(alerts.edges, place.alerts, change, threshold, now):
+        return
+    if returned and not _says(alerts.returns, place.returns, change, threshold, now):
+        return
+    yield _Place(
+        changes,
+        place.alerts + alerted,
+        place.returns + returned,
+        available,
+        used,
+        threshold,
+        now if alerted else place.reported,
+    )
+
+
+def _says(alerts: list[Row], index: int, change: _Change, threshold: int, status: str) -> bool:
+    """Say whether the alert at `index` exists and is the one of `change`."""
+    if index >= len(alerts):
+        return False
+    alert = alerts[index]
+    reported = (_severity(alert), alert["on_hand"], alert["reserved"], alert["threshold"])
+    return reported == (status, change.on_hand, change.reserved, threshold) and (
+        _cause(alert["caused_by"]) in change.causes
+    )
+
+
+def _severity(alert: Row) -> str:
+    return "ok" if alert["type"] == "inventory.stock_recovered" else str(alert["severity"])
 
 
 def _changes(history: _History, product_id: str) -> list[_Change]:
@@ -541,9 +581,10 @@ def _thresholds(history: _History, product_id: str) -> list[tuple[_Change, bool]
     ]
 
 
-def _name_edges(product_id: str, changes: list[_Change], alerts: list[Row]) -> Iterator[Violation]:
+def _name_edges(product_id: str, changes: list[_Change], alerts: _Alerts) -> Iterator[Violation]:
     """Yield which alerts are missing and which have no edge, as far as the ledger alone shows."""
     threshold, reported = 0, "ok"
+    before: int | None = None
     expected: Counter[tuple[str, int, int]] = Counter()
     for change in changes:
         threshold = threshold if change.threshold is None else change.threshold
@@ -551,10 +592,12 @@ def _name_edges(product_id: str, changes: list[_Change], alerts: list[Row]) -> I
         if is_edge(reported, now):
             reported = now
             expected[now, change.on_hand, change.reserved] += 1
-    seen = Counter(
-        ("ok" if a["type"] == "inventory.stock_recovered" else a["severity"], a["on_hand"], a["reserved"])
-        for a in alerts
-    )
+        available = change.on_hand - change.reserved
+        if before == 0 < available:
+            expected["back in stock", change.on_hand, change.reserved] += 1
+        before = available
+    seen = Counter((_severity(a), a["on_hand"], a["reserved"]) for a in alerts.edges)
+    seen.update(("back in stock", a["on_hand"], a["reserved"]) for a in alerts.returns)
     for edge, count in (expected - seen).items():
         yield Violation("low_stock_missing", product_id, f"{count} alerts {edge} were never published")
     for edge, count in (seen - expected).items():

@@ -71,6 +71,7 @@ class Edge:
 class Verdict:
     """What one event must lead to.
 
+    `back_in_stock` are the products that must be published on that topic: available went from 0 to more.
     `resolved` are the waiting facts that it let be judged, `expired` the verdicts on due holds that expired before it,
     `short_of` the products that more stock would have helped.
     """
@@ -79,6 +80,7 @@ class Verdict:
     reason: str | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
+    back_in_stock: list[str] = field(default_factory=list)
     resolved: list[tuple[str, str, str | None]] = field(default_factory=list)
     expired: list["Verdict"] = field(default_factory=list)
     short_of: set[str] = field(default_factory=set)
@@ -86,7 +88,10 @@ class Verdict:
 
 @dataclass
 class Product:
-    """One product: its stock, the worst status reported since it was last ok, and its ledger's sums by type."""
+    """One product: its stock, the worst status reported since it was last ok, and its ledger's sums by type.
+
+    `was_available` are the units available after the event before; None until its creation has been judged.
+    """
 
     on_hand: int = 0
     reserved: int = 0
@@ -95,11 +100,19 @@ class Product:
     version: int = 1
     ledger: Counter[str] = field(default_factory=Counter)
     entries: int = 0
+    was_available: int | None = None
 
     def __deepcopy__(self, memo: object) -> "Product":
         """Copy field by field: the search through histories copies a lot, the generic way at ten times the cost."""
         return Product(
-            self.on_hand, self.reserved, self.threshold, self.reported, self.version, Counter(self.ledger), self.entries
+            self.on_hand,
+            self.reserved,
+            self.threshold,
+            self.reported,
+            self.version,
+            Counter(self.ledger),
+            self.entries,
+            self.was_available,
         )
 
     @property
@@ -304,6 +317,9 @@ class Shop:
             if is_edge(product.reported, now):
                 product.reported = now
                 verdict.edges.append(Edge(now, product_id, product.on_hand, product.reserved, product.threshold, cause))
+            if product.was_available == 0 < product.available:
+                verdict.back_in_stock.append(product_id)
+            product.was_available = product.available
         self._touched.clear()
         return verdict
 

@@ -197,6 +197,7 @@ def _published_by(verdicts: list[oracle_shop.Verdict]) -> Counter[tuple[str, str
     for verdict in verdicts:
         for one in (*verdict.expired, verdict):
             published.update((outcome.kind, outcome.owner[1]) for outcome in one.outcomes)
+            published.update(("back_in_stock", product_id) for product_id in one.back_in_stock)
             published.update(
                 ("stock_recovered" if edge.severity == "ok" else "low_stock", edge.product_id) for edge in one.edges
             )

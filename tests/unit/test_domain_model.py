@@ -19,6 +19,7 @@ from dev.oracle.shop import Shop as OracleShop
 from domain.commands import Command, ExpireCart, ExpireOrder, ForgetFact
 from domain.decide import decide
 from domain.model import (
+    BackInStock,
     Decision,
     Disposition,
     EntryType,
@@ -94,11 +95,16 @@ def _edges(decision: Decision) -> set[Edge]:
     }
 
 
+def _back_in_stock(decision: Decision) -> list[str]:
+    return [outcome.product.product_id for outcome in decision.outcomes if isinstance(outcome, BackInStock)]
+
+
 def _agree(verdict: Verdict, decision: Decision) -> None:
     assert (verdict.disposition, verdict.reason) == (decision.disposition, decision.reason)
     assert verdict.outcomes == _outcomes(decision)
     assert set(verdict.edges) == _edges(decision)
     assert len(verdict.edges) == sum(isinstance(outcome, StockAlert) for outcome in decision.outcomes)
+    assert sorted(verdict.back_in_stock) == sorted(_back_in_stock(decision))
     assert sorted(map(str, verdict.resolved)) == sorted(
         str((fact.cause.event_id, str(fact.disposition), None if fact.reason is None else str(fact.reason)))
         for fact in decision.resolved

@@ -5,6 +5,7 @@ import pytest
 from domain.commands import CreateProduct
 from domain.lines import Line
 from domain.model import (
+    BackInStock,
     Cause,
     Disposition,
     EntryType,
@@ -233,6 +234,56 @@ def test_stock_is_judged_against_its_threshold(available: int, threshold: int, s
 def test_alerts_are_reported_on_edges_only(events: tuple[Event, ...], alerts: list[str]) -> None:
     """One alert when the status is worse than any reported since the last recovery, one on recovery, else none."""
     assert alerts == _alerts(Books(product("p", 10, 3), *events))
+
+
+@pytest.mark.parametrize(
+    ("events", "returns"),
+    [
+        ((created({"p": 10}),), []),
+        ((created({"p": 10}), cancelled({"p": 1})), [1]),
+        ((created({"p": 10}), cancelled()), [10]),
+        ((created({"p": 9}), cancelled()), []),
+        ((created({"p": 10}), cancelled({"p": 1}), cancelled({"p": 1}, name="second")), [1]),
+        ((created({"p": 10}), cancelled({"p": 1}), created({"p": 1}, "o2"), cancelled(order="o2")), [1, 1]),
+        ((created({"p": 10}), paid(), refunded({"p": 3})), [3]),
+        ((created({"p": 10}), adjusted("p", low_stock_threshold=0)), []),
+        ((adjusted("p", "SET", 0), adjusted("p", "ADD", 2, low_stock_threshold=1)), [2]),
+        ((cart({"p": 10}), created({"p": 10}, cart="c", minutes=1)), []),
+        ((cart({"p": 10}), created({"p": 9}, cart="c", minutes=1)), [1]),
+    ],
+    ids=[
+        "runs out",
+        "still low",
+        "above the threshold",
+        "was not out",
+        "more of it",
+        "out again",
+        "refund",
+        "threshold alone",
+        "adjusted",
+        "an order takes over its cart",
+        "an order takes less than its cart",
+    ],
+)
+def test_a_product_is_back_in_stock_once_per_edge_from_nothing(events: tuple[Event, ...], returns: list[int]) -> None:
+    """One outcome each time available goes from 0 to more on the net of one event, whatever the threshold says."""
+    books = Books(product("p", 10, 3), *events)
+    assert returns == [found.product.available for found in books.outcomes if isinstance(found, BackInStock)]
+
+
+@pytest.mark.parametrize(("quantity", "returns"), [(4, []), (0, [2])], ids=["with stock", "without stock"])
+def test_a_new_product_was_never_out_of_stock(quantity: int, returns: list[int]) -> None:
+    """Creating a product with stock is not a return; the first stock of one created without any is."""
+    books = Books(product("p", quantity, 3), adjusted("p", "ADD", 2))
+    assert returns == [found.product.available for found in books.outcomes if isinstance(found, BackInStock)]
+
+
+def test_a_return_above_the_threshold_is_a_recovery_too() -> None:
+    """Both outcomes of one change name the same product version and cause."""
+    books = Books(product("p", 10, 3), created({"p": 10}))
+    recovered, returned = books.take(cancelled()).outcomes[-2:]
+    assert (StockAlert, BackInStock) == (type(recovered), type(returned))
+    assert recovered[1:] == returned
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dev import oracle
 from dev.oracle.history import Observed, Row, check
 from domain.commands import ExpireCart, ExpireOrder
-from domain.model import Disposition, LedgerEntry, ReservationOutcome, StockAlert, StockStatus
+from domain.model import BackInStock, Disposition, LedgerEntry, Outcome, ReservationOutcome, StockAlert, StockStatus
 from tests.unit.domain_cases import (
     Books,
     Event,
@@ -62,15 +62,19 @@ def _row(entry: LedgerEntry) -> Row:
     return {**entry._asdict(), "event_id": entry.cause.event_id}
 
 
-def _body(outcome: ReservationOutcome | StockAlert) -> Row:
+def _body(outcome: Outcome) -> Row:
     cause = outcome.cause.event_id
-    if isinstance(outcome, StockAlert):
+    if not isinstance(outcome, ReservationOutcome):
         found = outcome.product
-        recovered = outcome.severity is StockStatus.OK
+        severity = outcome.severity if isinstance(outcome, StockAlert) else found.status
+        if isinstance(outcome, BackInStock):
+            type_ = "inventory.back_in_stock"
+        else:
+            type_ = "inventory.stock_recovered" if severity is StockStatus.OK else "inventory.low_stock"
         return {
-            "type": "inventory.stock_recovered" if recovered else "inventory.low_stock",
+            "type": type_,
             "product_id": found.product_id,
-            "severity": outcome.severity,
+            "severity": severity,
             "on_hand": found.on_hand,
             "reserved": found.reserved,
             "threshold": found.threshold,
@@ -137,6 +141,9 @@ DAY = [
     paid("o3"),
     refunded({"p": 1}, order="o1"),
     adjusted("q", "ADD", 7),
+    product("r", 2, 0),
+    created({"r": 2}, "o4", minutes=5),
+    cancelled(order="o4"),
 ]
 
 Damage = Callable[[Observed], Observed]
@@ -192,6 +199,7 @@ def _oversell(seen: Observed) -> Observed:
     return replace(seen, ledger=rows)
 
 
+BACK_IN_STOCK = _is(type="inventory.back_in_stock")
 LOW_ALERT = _is(type="inventory.low_stock", product_id="p")
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
@@ -216,6 +224,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a recovery is lost": (
         _without("outgoing", _is(type="inventory.stock_recovered", product_id="q")),
         "low_stock_missing",
+    ),
+    "a return to stock is lost": (_without("outgoing", BACK_IN_STOCK), "low_stock_missing"),
+    "a return to stock is published twice": (_twice("outgoing", BACK_IN_STOCK), "low_stock_repeated"),
+    "a return to stock names the wrong cause": (
+        _changed("outgoing", BACK_IN_STOCK, caused_by="paid-o3"),
+        "low_stock_order",
     ),
     "a cart holds too much": (lambda seen: replace(seen, holds={"c": {"q": 9}}), "cart"),
     "a cart's hold is lost": (lambda seen: replace(seen, holds={}), "cart"),

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from domain.model import (
+    BackInStock,
     Cause,
     Outcome,
     OutcomeKind,
@@ -42,10 +43,18 @@ def _alert(severity: StockStatus, product_id: str = "p") -> Outcome:
     return StockAlert(severity, Product(product_id, 9, 4, 5, severity, 31, 7), CAUSE)
 
 
-ALL: list[Outcome] = [*map(_reservation, OutcomeKind), *map(_alert, StockStatus)]
+def _back_in_stock(available: int) -> Outcome:
+    return BackInStock(Product("p", 4 + available, 4, 5, StockStatus.OUT, 31, 7), CAUSE)
 
 
-@pytest.mark.parametrize("outcome", ALL, ids=lambda outcome: getattr(outcome, "kind", None) or outcome.severity)
+ALL: list[Outcome] = [*map(_reservation, OutcomeKind), *map(_alert, StockStatus), *map(_back_in_stock, (5, 6))]
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    ALL,
+    ids=lambda outcome: str(getattr(outcome, "kind", None) or getattr(outcome, "severity", "back_in_stock")),
+)
 def test_every_outcome_keeps_its_contract(outcome: Outcome) -> None:
     """Topic, type, key and body are what the contract of the type says."""
     row = outbox_row(outcome)
@@ -59,6 +68,12 @@ def test_every_outcome_keeps_its_contract(outcome: Outcome) -> None:
         body["type"],
     )
     assert row.key in {body.get(field) for field in topic.key_fields}
+
+
+@pytest.mark.parametrize(("available", "severity"), [(5, "low"), (6, "ok")])
+def test_a_return_to_stock_says_the_status_now(available: int, severity: str) -> None:
+    """The severity is the stock status after the change, not the worst status that was alerted before."""
+    assert severity == json.loads(outbox_row(_back_in_stock(available)).payload)["severity"]
 
 
 def test_every_outgoing_type_has_an_outcome() -> None:

@@ -20,7 +20,7 @@ def test_every_topic_of_the_contracts_is_wanted() -> None:
     """Those in, those out and a dead letter topic per topic in, each with the prefix."""
     names = [topic.name for topic in wanted_topics(topic_layout(Settings(kafka_topic_prefix="shop.")))]
     assert sorted(names) == sorted(f"shop.{name}" for name in [*TOPICS_IN, *TOPICS_OUT, *map(dlq_topic, TOPICS_IN)])
-    assert len(names) == 17
+    assert len(names) == 18
 
 
 def test_all_topics_have_the_same_partitions() -> None:
