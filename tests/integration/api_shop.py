@@ -29,11 +29,16 @@ PREFIX = "/api/v1/inventory"
 GATHER = GatherLimits(queue=500, batch=100, transactions=2)
 LIMITS = Limits(timedelta(minutes=30), timedelta(hours=24), wait_seconds=20)
 
+DAY_SECONDS = 86_400
+
 
 def token(
-    subject: str = "ann", *roles: Role, seconds: int = 600, rules: TokenRules = RULES, secret: str = SECRET
+    subject: str = "ann", *roles: Role, seconds: int = DAY_SECONDS, rules: TokenRules = RULES, secret: str = SECRET
 ) -> str:
-    """Return a token; without a role it is a user's."""
+    """Return a token; without a role it is a user's.
+
+    Modules make theirs when tests are collected, which on a busy machine may be an hour before the last one runs.
+    """
     principal = Principal(subject, frozenset(roles or (Role.USER,)))
     return development_token(secret, rules, principal, seconds, int(time.time()))
 
