@@ -8,7 +8,8 @@ from typing import Any
 import asyncpg
 
 from inventory.errors import OperatorError
-from inventory.settings import Settings, mask_url
+from inventory.masking import mask_url
+from inventory.settings import Settings
 from storage.database import Connection, Pool, connect, open_pool
 from storage.errors import is_unavailable
 

@@ -32,8 +32,9 @@ from inventory.errors import OperatorError
 from inventory.health import DatabaseProbe, probe_database
 from inventory.http_port import HttpPort
 from inventory.policy import policy_of
-from inventory.settings import Settings, variable
+from inventory.settings import Settings
 from inventory.signals import stop_on_signals
+from inventory.variables import variable
 from inventory.wiring import service_version, utc_now
 from storage.answers import read_cursor_key
 from storage.cache import Cache

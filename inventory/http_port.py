@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from inventory.errors import OperatorError
 from inventory.health import Health
-from inventory.settings import variable
+from inventory.variables import variable
 from workers.consuming.subscription import Broker
 
 

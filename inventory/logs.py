@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO
+from enum import StrEnum
+from typing import Any, Final, TextIO
 
 from typing_extensions import override
 
@@ -33,18 +34,32 @@ _STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"mes
 _COLOURS: Final = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[1;31m"}
 _RESET: Final = "\x1b[0m"
 
-Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["auto", "human", "json"]
+
+class LogLevel(StrEnum):
+    """Least severe level that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
-def configure(level: Level = "info", format_: Format = "auto", stream: TextIO | None = None) -> None:
+class LogFormat(StrEnum):
+    """Form of a log line; AUTO is human on a terminal and JSON elsewhere."""
+
+    AUTO = "auto"
+    HUMAN = "human"
+    JSON = "json"
+
+
+def configure(level: LogLevel, format_: LogFormat, stream: TextIO | None = None) -> None:
     """Send every log line of this process to `stream` (standard error) in one form.
 
     Call it after importing FastStream, which adds a handler to its logger on import. Give its broker and application
     `logger=None`, and uvicorn `log_config=None`, so that they do not add theirs again.
     """
     stream = stream or sys.stderr
-    human = format_ == "human" or (format_ == "auto" and stream.isatty())
+    human = stream.isatty() if format_ is LogFormat.AUTO else format_ is LogFormat.HUMAN
     handler = logging.StreamHandler(stream)
     colour = human and stream.isatty() and "NO_COLOR" not in os.environ
     handler.setFormatter(HumanFormatter(colour=colour) if human else JsonFormatter())

@@ -1,6 +1,6 @@
 """The policy that the settings describe, for every part of the program that moves stock."""
 
-from domain.model import LatePaymentPolicy, Policy
+from domain.model import Policy
 from inventory.settings import Settings
 
 
@@ -10,6 +10,6 @@ def policy_of(settings: Settings) -> Policy:
         cart_ttl=settings.cart_reservation_ttl,
         order_ttl=settings.order_reservation_ttl,
         default_threshold=settings.default_low_stock_threshold,
-        late_payment=LatePaymentPolicy(settings.late_payment_policy),
+        late_payment=settings.late_payment_policy,
         parked_event_ttl=settings.parked_event_ttl,
     )

@@ -5,67 +5,36 @@ stock twice or leave a connection less protected than it looks are refused.
 """
 
 import os
-import re
-from collections.abc import Mapping
 from datetime import timedelta
-from difflib import SequenceMatcher
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from typing_extensions import override
 
-from inventory.durations import format_duration, parse_duration
+from domain.model import LatePaymentPolicy
+from inventory.durations import format_duration
 from inventory.errors import OperatorError
+from inventory.logs import LogFormat, LogLevel
+from inventory.masking import MASK, mask_url
+from inventory.setting_types import (
+    Brokers,
+    DatabaseUrl,
+    Duration,
+    ExistingFile,
+    Format,
+    JwksUrl,
+    LatePayments,
+    Level,
+    Origins,
+    RedisUrl,
+    SaslMechanism,
+    SecurityProtocol,
+    SigningSecret,
+)
+from inventory.variables import PREFIX, unknown_variables, variable
 
-PREFIX = "INVENTORY_"
-MASK = "***"
 HEARTBEATS_PER_SESSION = 3
-LIKE_ENOUGH = 0.8
-LONGEST_DURATION = timedelta(days=3650)
-LAST_PORT = 65_535
-MIN_SECRET_BYTES = 32
-
-_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
-_ORIGIN = re.compile(r"https?://[^/*\s?#@]+")
-_BROKER = re.compile(r"(?P<host>\[[0-9a-fA-F:.%]+\]|[^\s:/,\[\]]+):(?P<port>[0-9]{1,5})")
-
-
-def _duration(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
-
-
-def _in_bounds(value: timedelta) -> timedelta:
-    if not timedelta(0) < value <= LONGEST_DURATION:
-        message = f"must be longer than 0 and at most {format_duration(LONGEST_DURATION)}"
-        raise ValueError(message)
-    return value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_in_bounds)]
-SecurityProtocol = Annotated[Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)]
-SaslMechanism = Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], BeforeValidator(_upper)]
-LatePaymentPolicy = Annotated[Literal["reserve_again", "shortfall"], BeforeValidator(_lower)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
-LogFormat = Annotated[Literal["auto", "human", "json"], BeforeValidator(_lower)]
 
 
 class Settings(BaseSettings):
@@ -75,8 +44,8 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    kafka_bootstrap_servers: str = Field(
-        "localhost:9092", min_length=1, description="Kafka brokers to connect to first: host:port, separated by commas."
+    kafka_bootstrap_servers: Brokers = Field(
+        "localhost:9092", description="Kafka brokers to connect to first: host:port, separated by commas."
     )
     kafka_security_protocol: SecurityProtocol = Field(
         "PLAINTEXT", description="Protocol to Kafka: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
@@ -86,11 +55,13 @@ class Settings(BaseSettings):
     )
     kafka_sasl_username: str | None = Field(None, description="With SASL: the user's name.")
     kafka_sasl_password: SecretStr | None = Field(None, description="With SASL: the password. Never printed.")
-    kafka_ssl_cafile: Path | None = Field(
+    kafka_ssl_cafile: ExistingFile | None = Field(
         None, description="With TLS: PEM file of trusted authorities; the system's if not set."
     )
-    kafka_ssl_certfile: Path | None = Field(None, description="With mutual TLS: PEM file of the client certificate.")
-    kafka_ssl_keyfile: Path | None = Field(
+    kafka_ssl_certfile: ExistingFile | None = Field(
+        None, description="With mutual TLS: PEM file of the client certificate."
+    )
+    kafka_ssl_keyfile: ExistingFile | None = Field(
         None, description="With mutual TLS: PEM file of the client's private key, unencrypted."
     )
     kafka_group_id: str = Field(
@@ -135,14 +106,14 @@ class Settings(BaseSettings):
         timedelta(days=30),
         description="Retention of the dead letter topics that `inventory topics create` creates.",
     )
-    database_url: str = Field(
+    database_url: DatabaseUrl = Field(
         "postgresql://localhost/inventory",
         description="PostgreSQL, as a postgresql:// URL; it may list several hosts: host1:5432,host2:5432.",
     )
     database_pool_size: int = Field(
         5, ge=2, le=500, description="Maximum number of database connections in the pool of one process."
     )
-    redis_url: str | None = Field(
+    redis_url: RedisUrl | None = Field(
         None, description="Redis, as a redis://, rediss:// or unix:// URL; the cache is off if not set."
     )
     cart_reservation_ttl: Duration = Field(
@@ -155,8 +126,8 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Low-stock threshold of products that do not have their own.",
     )
-    late_payment_policy: LatePaymentPolicy = Field(
-        "reserve_again",
+    late_payment_policy: LatePayments = Field(
+        LatePaymentPolicy.RESERVE_AGAIN,
         description="A payment after the hold expired: reserve_again (deduct if enough is available) or shortfall.",
     )
     parked_event_ttl: Duration = Field(
@@ -203,11 +174,13 @@ class Settings(BaseSettings):
     api_token_audience: str = Field(
         "inventory", min_length=1, description="Audience (`aud`) that every token must name."
     )
-    api_jwks_url: str | None = Field(
+    api_jwks_url: JwksUrl | None = Field(
         None, description="Where the issuer publishes its keys (JWKS); https, or http on this machine only."
     )
-    api_jwks_file: Path | None = Field(None, description="File with the issuer's keys (JWKS), in place of a URL.")
-    api_hs256_secret: SecretStr | None = Field(
+    api_jwks_file: ExistingFile | None = Field(
+        None, description="File with the issuer's keys (JWKS), in place of a URL."
+    )
+    api_hs256_secret: SigningSecret | None = Field(
         None,
         description="For development, in place of a JWKS: secret of 32 bytes or more that signs tokens. Never printed.",
     )
@@ -219,7 +192,7 @@ class Settings(BaseSettings):
     api_max_cart_ttl: Duration = Field(
         timedelta(hours=24), description="Longest that a cart may ask to hold stock over HTTP."
     )
-    api_cors_origins: str = Field(
+    api_cors_origins: Origins = Field(
         "", description="Origins whose pages may call the API, separated by commas; empty: none, CORS is off."
     )
     api_queue_limit: int = Field(
@@ -229,9 +202,9 @@ class Settings(BaseSettings):
     api_wait: Duration = Field(
         timedelta(seconds=5), description="Longest that a request waits for the database before it gets 503."
     )
-    log_level: LogLevel = Field("info", description="debug, info, warning or error; debug shows payloads.")
-    log_format: LogFormat = Field(
-        "auto", description="human, json, or auto: human on a terminal, JSON lines elsewhere."
+    log_level: Level = Field(LogLevel.INFO, description="debug, info, warning or error; debug shows payloads.")
+    log_format: Format = Field(
+        LogFormat.AUTO, description="human, json, or auto: human on a terminal, JSON lines elsewhere."
     )
     shutdown_timeout: Duration = Field(
         timedelta(seconds=25), description="Time allowed on a stop to finish the batch and leave the group."
@@ -247,71 +220,6 @@ class Settings(BaseSettings):
         """Mask secrets in every repr, log line and traceback."""
         yield from printable(self).items()
 
-    @field_validator("kafka_bootstrap_servers")
-    @classmethod
-    def _brokers_are_addresses(cls, servers: str) -> str:
-        addresses = [address.strip() for address in servers.split(",")]
-        for number, address in enumerate(addresses, start=1):
-            if not _is_broker(address):
-                message = f"entry {number} of {len(addresses)} is not host:port; separate several brokers with commas"
-                raise ValueError(message)
-        return ",".join(addresses)
-
-    @field_validator("database_url")
-    @classmethod
-    def _database_url_is_postgresql(cls, url: str) -> str:
-        scheme, separator, rest = url.partition("://")
-        if not separator or scheme not in {"postgresql", "postgres", "postgresql+asyncpg"}:
-            message = "must begin with postgresql://"
-            raise ValueError(message)
-        return f"postgresql://{rest}"
-
-    @field_validator("redis_url")
-    @classmethod
-    def _redis_url_is_redis(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
-            message = "must begin with redis://, rediss:// or unix://"
-            raise ValueError(message)
-        return url
-
-    @field_validator("api_jwks_url")
-    @classmethod
-    def _jwks_url_is_safe(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urlsplit(url)
-        if parts.scheme == "https" and parts.hostname:
-            return url
-        if parts.scheme == "http" and parts.hostname in _LOOPBACK:
-            return url
-        message = "must begin with https://: whoever changes the answer on its way can sign tokens"
-        raise ValueError(message)
-
-    @field_validator("api_hs256_secret")
-    @classmethod
-    def _secret_is_long(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and len(secret.get_secret_value().encode("utf-8", "surrogatepass")) < MIN_SECRET_BYTES:
-            message = f"must have at least {MIN_SECRET_BYTES} bytes; `openssl rand -hex 32` makes one"
-            raise ValueError(message)
-        return secret
-
-    @field_validator("api_cors_origins")
-    @classmethod
-    def _origins_are_named(cls, origins: str) -> str:
-        for origin in filter(None, (part.strip() for part in origins.split(","))):
-            if _ORIGIN.fullmatch(origin) is None:
-                message = "must be origins such as https://shop.example, separated by commas, each by its name"
-                raise ValueError(message)
-        return origins
-
-    @field_validator("kafka_ssl_cafile", "kafka_ssl_certfile", "kafka_ssl_keyfile", "api_jwks_file")
-    @classmethod
-    def _file_exists(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.is_file():
-            message = f"there is no file {path}"
-            raise ValueError(message)
-        return path
-
     @model_validator(mode="after")
     def _combinations_are_safe(self) -> Self:
         problems = [*_kafka_security_problems(self), *_timing_problems(self), *_api_problems(self)]
@@ -322,7 +230,7 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the settings from the environment; raises OperatorError with one line per wrong variable."""
-    problems = _unknown_variables(os.environ)
+    problems = unknown_variables(os.environ, Settings.model_fields)
     settings = None
     try:
         settings = Settings()
@@ -333,25 +241,9 @@ def load_settings() -> Settings:
     return settings
 
 
-def variable(field: str) -> str:
-    """Return the environment variable of a field."""
-    return PREFIX + field.upper()
-
-
 def printable(settings: Settings) -> dict[str, str]:
     """Return every setting as text, by field, with passwords masked; an unset one is empty."""
     return {field: _printable(getattr(settings, field)) for field in Settings.model_fields}
-
-
-def mask_url(url: str) -> str:
-    """Mask the password in a URL, in the user part and in the query; in doubt, mask more."""
-    scheme, separator, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    if at and ":" in user:
-        rest = f"{user.partition(':')[0]}:{MASK}@{host}"
-    return re.sub(
-        r"((?:password|passwd|passphrase)=)[^&\s]*", rf"\1{MASK}", scheme + separator + rest, flags=re.IGNORECASE
-    )
 
 
 def _printable(value: object) -> str:
@@ -366,18 +258,6 @@ def _printable(value: object) -> str:
             return mask_url(value)
         case _:
             return str(value)
-
-
-def _is_broker(address: str) -> bool:
-    found = _BROKER.fullmatch(address)
-    if found is None or not 0 < int(found["port"]) <= LAST_PORT:
-        return False
-    try:
-        # The resolver encodes the name first; Kafka's client does not handle the UnicodeError that this may raise.
-        found["host"].encode("idna")
-    except UnicodeError:
-        return False
-    return True
 
 
 def _kafka_security_problems(settings: Settings) -> list[str]:
@@ -480,33 +360,3 @@ def _validation_problems(error: ValidationError) -> list[str]:
             message = f"{variable(str(detail['loc'][0]))}: {message[:1].lower()}{message[1:]}"
         problems += message.split("\n")
     return problems
-
-
-# Variables with our prefix that are not settings: those of the tests, and those that Kubernetes sets in every pod for a
-# Service whose name begins with "inventory" (INVENTORY_API_SERVICE_HOST, INVENTORY_API_PORT_80_TCP ...).
-_FOREIGN = re.compile(
-    r"INVENTORY_(?:TEST_\w+|REQUIRE_\w+|(?:\w+_)?SERVICE_(?:HOST|PORT(?:_\w+)?)"
-    r"|(?:\w+_)?PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
-)
-
-
-def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    known = [field.upper() for field in Settings.model_fields]
-    problems = []
-    for name, value in sorted(environment.items()):
-        upper = name.upper()
-        service_link = upper.endswith("_PORT") and "://" in value
-        rest = upper.removeprefix(PREFIX)
-        if not upper.startswith(PREFIX) or rest in known or _FOREIGN.fullmatch(upper) or service_link:
-            continue
-        nearest = max(known, key=lambda setting: _likeness(setting, rest))
-        alike = _likeness(nearest, rest) >= LIKE_ENOUGH
-        hint = f"did you mean {PREFIX}{nearest}?" if alike else "`inventory settings` lists all of them"
-        problems.append(f"{name} is not a setting: {hint}")
-    return problems
-
-
-def _likeness(one: str, other: str) -> float:
-    """Compare names by words and by letters: CART_TTL is more like CART_RESERVATION_TTL than like SWEEP_TTL."""
-    words, other_words = set(one.split("_")), set(other.split("_"))
-    return len(words & other_words) / len(words | other_words) + SequenceMatcher(None, one, other).ratio()

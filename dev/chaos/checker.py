@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from dev.chaos.evidence import Evidence, Row, read_event
 from dev.chaos.generator import Sent
-from dev.oracle.history import Observed, Violation, check
+from dev.oracle.history import check
+from dev.oracle.observations import Observed, Violation
 from dev.oracle.shop import Settings
 from dev.records import EVENT_TOPICS_OUT, TOPICS_IN, ConsumedRecord, Position
 

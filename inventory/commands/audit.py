@@ -42,13 +42,13 @@ async def _audit(settings: "Settings") -> "AuditResult":
 
     from inventory.console import progress
     from inventory.database import connection, require_migrated
-    from storage.audit import audit as audit_books
+    from storage.audit import audit as audit_everything
 
     async with connection(settings) as opened:
         await require_migrated(opened)
         since = datetime.now(UTC) - settings.outbox_retention * JUDGED_SHARE_OF_RETENTION
         with progress() as show:
-            return await audit_books(opened, since, show)
+            return await audit_everything(opened, since, show)
 
 
 def _print_json(result: "AuditResult") -> None:

@@ -17,7 +17,8 @@ def show(
     import os
 
     from inventory.console import print_json, print_table
-    from inventory.settings import Settings, load_settings, printable, variable
+    from inventory.settings import Settings, load_settings, printable
+    from inventory.variables import variable
 
     values = printable(load_settings())
     # Empty means not set, as in `docker compose` files with ${VARIABLE:-}.

@@ -215,9 +215,9 @@ async def _read_cached(settings: "Settings", product_ids: "Sequence[str]", limit
     from inventory.cache import open_cache
     from inventory.database import pool
     from inventory.errors import OperatorError
-    from inventory.settings import variable
     from inventory.stock.adjusting import SOURCE
     from inventory.stock.reading import read_cached_levels
+    from inventory.variables import variable
 
     async with open_cache(settings) as cache:
         if cache is None:

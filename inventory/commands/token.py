@@ -25,7 +25,8 @@ def token(
     from inventory.durations import parse_duration
     from inventory.errors import OperatorError
     from inventory.http_api import token_rules
-    from inventory.settings import load_settings, variable
+    from inventory.settings import load_settings
+    from inventory.variables import variable
 
     settings = load_settings()
     if settings.api_hs256_secret is None:

@@ -16,7 +16,8 @@ import pytest
 from dev.servers import leash
 from dev.servers.kafka import Broker
 from dev.servers.process import free_port
-from inventory.settings import Settings, printable, variable
+from inventory.settings import Settings, printable
+from inventory.variables import variable
 from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT
 from tests.acceptance import node_packages
 from tests.acceptance.deployment import ROOT, Deployment, clean_environment, existing_topics, wait_until

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from dev.servers.postgres import PostgresServer
-from storage.audit import MAX_EXAMPLES, QUICK_CHECKS, RULES, AuditResult, Violation, audit, quick_audit
+from storage.audit import MAX_EXAMPLES, AuditResult, Violation, audit, quick_audit
+from storage.audit_checks import QUICK_CHECKS, RULES
 from storage.database import Pool, connect, open_pool
 from tests.integration import books
 from tests.integration.command_line import Run, runner

@@ -15,7 +15,8 @@ import yaml
 
 from dev.servers.kafka_settings import VERSION
 from inventory.durations import parse_duration
-from inventory.settings import PREFIX, Settings
+from inventory.settings import Settings
+from inventory.variables import PREFIX
 
 REPOSITORY: Final = Path(__file__).parent.parent.parent
 COMPOSE_FILE: Final = REPOSITORY / "compose.yaml"

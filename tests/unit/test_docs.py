@@ -14,7 +14,8 @@ import yaml
 from api import metrics as api_metrics
 from engine import metrics
 from inventory.cli import app
-from inventory.settings import Settings, printable, variable
+from inventory.settings import Settings, printable
+from inventory.variables import variable
 from schemas.outgoing import DEAD_LETTER_REASONS, REFUSAL_REASONS
 from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
 

@@ -9,6 +9,7 @@ import pytest
 from typing_extensions import override
 
 from inventory import logs
+from inventory.logs import LogFormat, LogLevel
 
 
 class _Terminal(io.StringIO):
@@ -43,7 +44,7 @@ def _json_line(stream: io.StringIO) -> dict[str, object]:
 def test_a_pipe_gets_json_lines_with_the_fields() -> None:
     """Elsewhere than on a terminal each line is an object with the caller's fields."""
     stream = io.StringIO()
-    logs.configure("info", "auto", stream)
+    logs.configure(LogLevel.INFO, LogFormat.AUTO, stream)
     logging.getLogger("workers.consuming.consumer").warning(
         "dead letter", extra={"event_id": "e1", "topic": "order.created", "partition": 3, "offset": 77}
     )
@@ -63,7 +64,7 @@ def test_a_pipe_gets_json_lines_with_the_fields() -> None:
 def test_a_terminal_gets_lines_to_read() -> None:
     """On a terminal the fields follow the message as name=value."""
     stream = _Terminal()
-    logs.configure("info", "auto", stream)
+    logs.configure(LogLevel.INFO, LogFormat.AUTO, stream)
     logging.getLogger("workers").info("applied", extra={"offset": 5, "order_id": "o 1"})
     assert stream.getvalue().rstrip().endswith('info     applied  order_id="o 1"  offset=5')
 
@@ -71,7 +72,7 @@ def test_a_terminal_gets_lines_to_read() -> None:
 def test_payloads_are_left_out_above_debug() -> None:
     """A payload under a known name or in a structure is dropped from every line above debug level."""
     stream = io.StringIO()
-    logs.configure("info", "json", stream)
+    logs.configure(LogLevel.INFO, LogFormat.JSON, stream)
     logging.getLogger("workers").error("no", extra={"payload": "tiger", "items": ["tiger"], "raw": b"tiger"})
     assert "tiger" not in stream.getvalue()
 
@@ -79,16 +80,16 @@ def test_payloads_are_left_out_above_debug() -> None:
 def test_payloads_are_shown_at_debug() -> None:
     """Debug level is for looking at payloads."""
     stream = io.StringIO()
-    logs.configure("debug", "json", stream)
+    logs.configure(LogLevel.DEBUG, LogFormat.JSON, stream)
     logging.getLogger("workers").debug("yes", extra={"payload": "tiger"})
     assert _json_line(stream)["payload"] == "tiger"
 
 
 def test_an_id_with_a_line_break_does_not_forge_a_line() -> None:
     """What comes from outside stays within its own line, in both forms."""
-    for form in ("human", "json"):
+    for form in (LogFormat.HUMAN, LogFormat.JSON):
         stream = io.StringIO()
-        logs.configure("info", form, stream)
+        logs.configure(LogLevel.INFO, form, stream)
         logging.getLogger("workers").info("id %s", "a\nfake", extra={"event_id": "b\nfake"})
         assert len(stream.getvalue().splitlines()) == 1
 
@@ -96,7 +97,7 @@ def test_an_id_with_a_line_break_does_not_forge_a_line() -> None:
 def test_a_traceback_is_part_of_the_json_line() -> None:
     """An exception is one line as well, so that a collector keeps it together."""
     stream = io.StringIO()
-    logs.configure("info", "json", stream)
+    logs.configure(LogLevel.INFO, LogFormat.JSON, stream)
     try:
         json.loads("{")
     except ValueError:
@@ -108,7 +109,7 @@ def test_a_traceback_is_part_of_the_json_line() -> None:
 def test_libraries_are_quiet_at_info(name: str) -> None:
     """Connections and rebalances of client libraries are no news; their warnings are."""
     stream = io.StringIO()
-    logs.configure("info", "json", stream)
+    logs.configure(LogLevel.INFO, LogFormat.JSON, stream)
     logging.getLogger(name).info("joined group")
     logging.getLogger(name).warning("lost")
     assert _json_line(stream)["message"] == "lost"

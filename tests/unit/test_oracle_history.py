@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dev import oracle
-from dev.oracle.history import Observed, Row, check
+from dev.oracle.history import check
+from dev.oracle.observations import Observed, Row
 from domain.commands import ExpireCart, ExpireOrder
 from domain.model import BackInStock, Disposition, LedgerEntry, Outcome, ReservationOutcome, StockAlert, StockStatus
 from tests.unit.domain_cases import (

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from inventory.errors import OperatorError
-from inventory.settings import MASK, Settings, load_settings, mask_url, printable
+from inventory.masking import MASK, mask_url
+from inventory.settings import Settings, load_settings, printable
 
 
 @pytest.fixture(autouse=True)

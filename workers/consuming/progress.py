@@ -109,17 +109,13 @@ class ProgressRecorder:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             try:
-                await self.measure_clock()
+                async with self._pool.acquire() as connection:
+                    await self._clock.measure(connection)
                 await self.tick()
             except Exception as error:
                 if not (is_unavailable(error) or is_contention(error) or is_kafka_trouble(error)):
                     raise
                 logger.debug("Watermarks of idle partitions were not written: %s", in_words(error))
-
-    async def measure_clock(self) -> None:
-        """Compare this machine's clock with the database's."""
-        async with self._pool.acquire() as connection:
-            await self._clock.measure(connection)
 
     async def tick(self) -> None:
         """Write the watermarks of partitions that were read to their end, and measure the lag of all.
