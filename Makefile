@@ -16,7 +16,7 @@ help: ## explain every command
 	@echo "make COMMAND, where COMMAND is one of:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## watch the worker handle a simulated shop for 20 seconds, on embedded servers; DEMO_ARGS=--keep leaves them up
+demo: $(INSTALLED) ## watch worker and API handle a simulated shop for 20 seconds, on embedded servers; DEMO_ARGS=--keep leaves them up
 	@$(BIN)/inventory demo $(DEMO_ARGS)
 
 run: $(INSTALLED) ## run the worker with the INVENTORY_ settings of the environment

@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from api.app import serve_app
-from api.auth import Authenticator, TokenRules
+from api.auth import Authenticator
 from api.gather import Gatherer, GatherLimits
 from api.keys import FixedKeys, IssuerKeys, KeySource, read_jwks_file, secret_key
 from api.pages import Cursors
@@ -34,6 +34,7 @@ from inventory.http_port import HttpPort
 from inventory.policy import policy_of
 from inventory.settings import Settings
 from inventory.signals import stop_on_signals
+from inventory.tokens import token_rules
 from inventory.variables import variable
 from inventory.wiring import service_version, utc_now
 from storage.answers import read_cursor_key
@@ -43,8 +44,6 @@ from workers.cache import CacheRefresher
 
 logger = logging.getLogger(__name__)
 
-# The issuer that development tokens name where no other is set.
-DEVELOPMENT_ISSUER: Final = "inventory-development"
 CLOSE_SECONDS: Final = 5.0
 
 
@@ -122,12 +121,6 @@ def key_source(settings: Settings) -> KeySource:
         return read_jwks_file(settings.api_jwks_file)
     except (OSError, ValueError) as error:
         raise OperatorError(f"{variable('api_jwks_file')}: {settings.api_jwks_file} cannot be used: {error}") from error
-
-
-def token_rules(settings: Settings) -> TokenRules:
-    """Return what a token must say."""
-    issuer = settings.api_token_issuer or DEVELOPMENT_ISSUER
-    return TokenRules(issuer, settings.api_token_audience, settings.api_roles_claim)
 
 
 def health_app(probe: DatabaseProbe) -> ASGIApp:

@@ -19,6 +19,7 @@ def progress_line(state: DemoState) -> str:
     low = [row.product_id + (" (out)" if row.status == "out" else "") for row in state.stock if row.status != "ok"]
     return (
         f"{state.now():5.1f} s  {state.handled:>6,} events {state.rate():>5,.0f}/s  lag {state.lag:>4,}  "
+        f"over HTTP {sum(state.answers.values()):>4,}  "
         f"reserved {reservations['reserved']:>5,}  deducted {reservations['deducted']:>5,}  "
         f"rejected {reservations['rejected']:>4,}  dead letters {sum(state.dead_letter_counts.values()):>3,}  "
         f"low: {', '.join(low) or 'none'}"
@@ -37,6 +38,12 @@ def summary(state: DemoState) -> Iterator[str]:
     handled = sum(state.dispositions.values())
     yield from _row("published", {"": sum(published.values()), **dict(published.most_common())})
     yield from _row("handled", {"": handled, **{_words(name): state.dispositions[name] for name in DISPOSITIONS}})
+    over_http = {
+        "": sum(state.requests.values()),
+        "held": state.answers["held"],
+        "held in part": state.answers["short"],
+    }
+    yield from _row("carts by HTTP", over_http)
     yield from _row("reservations", {_words(kind): state.reservations[kind] for kind in RESERVATION_KINDS})
     yield from _row("alerts", {name: state.alert_counts[name] for name in ("low", "out", "recovered")})
     yield from _row("dead letters", dict(state.dead_letter_counts.most_common()))

@@ -1,4 +1,4 @@
-"""Publishes the shop's records to Kafka when they are due, and records what the broker acknowledged."""
+"""Publishes the shop's records when they are due, and records what the broker acknowledged."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 
 from dev.demo.records import encode
+from dev.demo.requests import CartClient, goes_over_http
 from dev.demo.shop import Publication
 from dev.demo.state import DemoState
 
@@ -32,13 +33,21 @@ class Publisher:
         for topic in topics:
             await self._producer.partitions_for(topic)
 
-    async def publish(self, publications: Iterable[Publication]) -> None:
-        """Publish each record when it is due after the shop's opening; return when Kafka acknowledged all of them."""
+    async def publish(self, publications: Iterable[Publication], carts: CartClient | None = None) -> None:
+        """Publish each record when it is due after the shop's opening, or send it to the API where it goes over HTTP.
+
+        Returns when Kafka acknowledged all of them, and the API answered.
+        """
         for publication in publications:
             wait = publication.due - self._state.now()
             if wait > 0:
                 await asyncio.sleep(wait)
-            await self._send(publication)
+            if carts is not None and goes_over_http(publication):
+                await carts.send(publication)
+            else:
+                await self._send(publication)
+        if carts is not None:
+            await carts.flush()
         await self.flush()
 
     async def flush(self) -> None:

@@ -1,8 +1,8 @@
-"""The demo: a simulated shop, the real worker on embedded servers, and an audit at the end.
+"""The demo: a simulated shop, the real worker and API on embedded servers, and an audit at the end.
 
-    servers -> tables, topics -> worker -> products -> traffic -> drain -> audit -> summary
+    servers -> tables, topics -> worker, API -> products -> traffic -> drain -> audit -> summary
 
-Exit codes: 0 audit passed; 1 audit failed, an event is unaccounted for, or the worker failed; 130 interrupted.
+Exit codes: 0 audit passed; 1 audit failed, an event is unaccounted for, or a program failed; 130 interrupted.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.live import Live
@@ -21,14 +21,18 @@ from dev.demo import plain, screen
 from dev.demo import shop as scripted_shop
 from dev.demo.processes import (
     SETTINGS_IN_WORDS,
+    ProgramFailedError,
+    ProgramProcess,
     Servers,
-    WorkerFailedError,
-    WorkerProcess,
+    make_token,
     run_audit,
+    start_api,
     start_servers,
+    start_worker,
     timed,
 )
 from dev.demo.publisher import Publisher, open_publisher
+from dev.demo.requests import CartClient, open_cart_client
 from dev.demo.state import Alert, DemoState
 from dev.demo.watch import MetricsWatch, TableWatch, TopicWatch
 from dev.servers.errors import ServersError
@@ -44,6 +48,15 @@ LINE_SECONDS: Final = 1.0
 CANCEL_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 30.0
 DRAIN_POLL_SECONDS: Final = 0.05
+
+# For a shell with the exports that --keep prints.
+_CURL: Final = 'curl -H "Authorization: Bearer $TOKEN"'
+_CART: Final = '{"items": [{"product_id": "mug-blue", "quantity": 1}], "expires_in_minutes": 20}'
+LINES_TO_PASTE: Final = (
+    f"{_CURL} $API/mug-blue",
+    f"{_CURL} $API/reserve/cart -H 'Content-Type: application/json' -d '{_CART}'",
+    f'{_CURL} "$API/mug-blue/transactions?limit=3"',
+)
 
 _Result = TypeVar("_Result")
 
@@ -63,13 +76,13 @@ def run(options: Options) -> int:
     console = Console(highlight=False, soft_wrap=True)
     try:
         return asyncio.run(_Demo(options, console).run())
-    except WorkerFailedError as error:
+    except ProgramFailedError as error:
         console.print(f"demo: {error}", markup=False)
         return EXIT_FAILED
     except ServersError as error:
         raise OperatorError(str(error)) from error
     except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("demo: interrupted; servers and worker are stopped")
+        console.print("demo: interrupted; servers, worker and API are stopped")
         return EXIT_INTERRUPTED
 
 
@@ -93,41 +106,50 @@ class _Demo:
             topics = [*TOPICS_IN, *TOPICS_OUT, *map(dlq_topic, TOPICS_IN)]
             with timed(self._say, f"{len(topics)} topics"):
                 await shop.create_topics(topics)
-            worker = WorkerProcess(servers)
-            stack.push_async_callback(worker.end)
-            problems = await self._run_shop(servers, worker, shop)
+            programs = _Programs(start_worker(servers), *start_api(servers))
+            for program in (programs.worker, programs.api):
+                stack.push_async_callback(program.end)
+            problems = await self._run_shop(servers, programs, shop)
             audit_passed, report = await run_audit(servers)
             self._print_summary(problems, "" if audit_passed else report)
             if self._options.keep:
-                await self._keep(servers, worker, "passed" if audit_passed else "failed")
-            await worker.stop()
+                await self._keep(servers, programs, "passed" if audit_passed else "failed")
+            await programs.api.stop()
+            await programs.worker.stop()
         if problems or not audit_passed:
             return EXIT_FAILED
+        if not self._options.keep:
+            self._say("To call the API or the worker yourself: make demo DEMO_ARGS=--keep\n")
         self._say("audit: ok")
         return 0
 
-    async def _run_shop(self, servers: Servers, worker: WorkerProcess, shop: Publisher) -> list[str]:
+    async def _run_shop(self, servers: Servers, programs: "_Programs", shop: Publisher) -> list[str]:
         """Run the shop until everything it published is handled; returns what is not accounted for."""
-        state, options = self._state, self._options
+        state, options, worker, api = self._state, self._options, programs.worker, programs.api
         metrics = MetricsWatch(worker.port, state)
         topics = TopicWatch(servers.bootstrap_servers, state, shop.pop_age, self._on_alert)
-        with timed(self._say, f"the worker: `inventory run`, process {worker.pid}"):
-            await worker.wait_until_ready(metrics.ready)
-        async with contextlib.aclosing(await TableWatch.connect(servers.database_url, state)) as tables:
-            watches = (worker.watch, topics.run, tables.run, metrics.run)
+        with timed(self._say, f"the worker and the API, processes {worker.pid} and {api.pid}"):
+            token, *_ = await asyncio.gather(
+                make_token(servers, "storefront", "service"), worker.wait_until_ready(), api.wait_until_ready()
+            )
+        async with (
+            open_cart_client(programs.url, token, api, state) as carts,
+            contextlib.aclosing(await TableWatch.connect(servers.database_url, state)) as tables,
+        ):
+            watches = (worker.watch, api.watch, topics.run, tables.run, metrics.run)
             with timed(self._say, f"{len(scripted_shop.products(options.rate))} products"):
-                await _alongside(shop.publish(scripted_shop.opening(options.rate)), *watches[:1])
+                await _alongside(shop.publish(scripted_shop.opening(options.rate)), *watches[:2])
             pace = f"{options.seconds:.0f} s at about {options.rate:,.0f} events/s"
             self._say(f"\nseed {options.seed}, {pace}; {SETTINGS_IN_WORDS}\n")
-            return await _alongside(self._open(shop), *watches, self._show)
+            return await _alongside(self._open(shop, carts), *watches, self._show)
 
-    async def _open(self, shop: Publisher) -> list[str]:
+    async def _open(self, shop: Publisher, carts: CartClient) -> list[str]:
         """Publish the shop's events, before and after which the worker must have handled everything."""
         state, options = self._state, self._options
         if not await _drained(state):
             return _problems(state)
         state.open()
-        await shop.publish(scripted_shop.script(options.seed, options.seconds, options.rate))
+        await shop.publish(scripted_shop.script(options.seed, options.seconds, options.rate), carts)
         state.closed = True
         await _drained(state)
         return _problems(state)
@@ -163,18 +185,32 @@ class _Demo:
             if line:
                 self._say(line)
 
-    async def _keep(self, servers: Servers, worker: WorkerProcess, audit: str) -> None:
+    async def _keep(self, servers: Servers, programs: "_Programs", audit: str) -> None:
         """Keep everything running until Ctrl-C, and print how to use it."""
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopped.set)
-        self._say(f"Audit {audit}. Servers and worker run until Ctrl-C; in another terminal:\n")
-        for name, value in servers.variables().items():
+        self._say(f"Audit {audit}. Servers, worker and API run until Ctrl-C; in another terminal:\n")
+        token = await make_token(servers, "ann", "admin")
+        for name, value in {**servers.variables(), "API": programs.url, "TOKEN": token}.items():
             self._say(f"  export {name}={value}")
         self._say("  inventory audit        (also: inventory stock show, inventory dlq list)\n")
-        self._say(f"metrics: http://{LOOPBACK}:{worker.port}/metrics\nworker's log: {worker.log}\n")
-        await _alongside(stopped.wait(), worker.watch)
+        self._say("Over HTTP: a product, a cart that holds one of it for 20 minutes, and the product's ledger:\n")
+        for line in LINES_TO_PASTE:
+            self._say(f"  {line}")
+        worker, api = programs.worker, programs.api
+        self._say(f"\nmetrics: http://{LOOPBACK}:{worker.port}/metrics, the API's http://{LOOPBACK}:{api.port}/metrics")
+        self._say(f"worker's log: {worker.log}\nAPI's log: {api.log}\n")
+        await _alongside(stopped.wait(), worker.watch, api.watch)
+
+
+class _Programs(NamedTuple):
+    """The running worker and API, and the API's URL."""
+
+    worker: ProgramProcess
+    api: ProgramProcess
+    url: str
 
 
 async def _alongside(work: Coroutine[Any, Any, _Result], *watches: Callable[[], Coroutine[Any, Any, None]]) -> _Result:
@@ -212,7 +248,9 @@ def _problems(state: DemoState) -> list[str]:
     if state.is_done():
         return []
     published, handled = sum(state.published.values()), sum(state.dispositions.values())
-    seen = f"{published:,} published, {handled:,} handled; {state.written:,} outgoing written, {state.read:,} read"
+    requests, answers = sum(state.requests.values()), sum(state.answers.values())
+    seen = f"{published:,} published, {handled:,} handled; {requests:,} requests, {answers:,} answered"
+    seen += f"; {state.written:,} outgoing written, {state.read:,} read"
     waiting = f"lag {state.lag:,}, outbox {state.outbox:,}"
     return [f"demo: not everything was handled within {DRAIN_SECONDS:.0f} s: {seen}; {waiting}"]
 

@@ -59,6 +59,8 @@ def draw(state: DemoState, width: int, height: int) -> RenderableType:
 
 def _title(state: DemoState, width: int) -> Text:
     left = Text.assemble(("inventory demo", "bold cyan"), (f"   seed {state.seed}", _QUIET))
+    carts = sum(state.answers.values())
+    left.append(f"   {carts:,}", "bold").append(f" carts over HTTP, {state.answers['short']:,} short", _QUIET)
     if state.closed:
         right = Text("closed, finishing", "cyan")
     else:

@@ -61,8 +61,9 @@ class DeadLetter:
 class DemoState:
     """The demo's figures; times are seconds since the shop opened.
 
-    `published` counts the shop's records by kind; `written` the worker's outgoing events and dead letters in the
-    tables, `read` those that arrived from Kafka; `polls` how often the tables were read.
+    `published` counts the shop's records by kind, `requests` its requests over HTTP and `answers` what the API made of
+    them; `written` counts the outgoing events and dead letters in the tables, `read` those that arrived from Kafka;
+    `polls` how often the tables were read.
     """
 
     seed: int
@@ -70,6 +71,8 @@ class DemoState:
     opened: float = field(default_factory=time.monotonic)
     closed: bool = False
     published: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
     stock: list[StockRow] = field(default_factory=list)
     peak_on_hand: dict[str, int] = field(default_factory=dict)
@@ -97,11 +100,12 @@ class DemoState:
         self.opened = time.monotonic()
 
     def is_done(self) -> bool:
-        """Tell whether every record was handled and all that the worker wrote was published and read."""
+        """Tell whether every record was handled, every request answered, and all outgoing events published and read."""
         return (
             self.lag == self.outbox == 0
             and self.read >= self.written
             and sum(self.dispositions.values()) == sum(self.published.values())
+            and sum(self.answers.values()) == sum(self.requests.values())
         )
 
     def update_stock(self, stock: list[StockRow]) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,8 +9,8 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer
 from prometheus_client.parser import text_string_to_metric_families
 
+from dev.demo.processes import get
 from dev.demo.state import Alert, DeadLetter, DemoState, StockRow
-from dev.servers.process import LOOPBACK
 from schemas.topics import LOW_STOCK, RESERVATIONS, STOCK_RECOVERED, TOPICS_IN, TOPICS_OUT, dlq_topic
 from storage.database import connect
 
@@ -129,7 +127,7 @@ class MetricsWatch:
     """Reads the worker's count of events by disposition."""
 
     def __init__(self, port: int, state: DemoState) -> None:
-        self._address = f"http://{LOOPBACK}:{port}"
+        self._port = port
         self._state = state
 
     async def run(self) -> None:
@@ -140,7 +138,7 @@ class MetricsWatch:
 
     async def poll(self) -> None:
         """Read once."""
-        text = await asyncio.to_thread(self._get, "/metrics")
+        text = await asyncio.to_thread(get, self._port, "/metrics")
         if text is None:
             return
         dispositions = self._state.dispositions
@@ -149,14 +147,3 @@ class MetricsWatch:
             if family.name == _EVENTS:
                 for sample in family.samples:
                     dispositions[sample.labels["outcome"]] += int(sample.value)
-
-    async def ready(self) -> bool:
-        """Tell whether the worker reports that it is ready."""
-        return await asyncio.to_thread(self._get, "/readyz") is not None
-
-    def _get(self, path: str) -> str | None:
-        try:
-            with urllib.request.urlopen(self._address + path, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - our own worker
-                return str(answer.read().decode())
-        except (urllib.error.URLError, OSError):
-            return None

@@ -24,8 +24,8 @@ def token(
     from inventory.console import print_line
     from inventory.durations import parse_duration
     from inventory.errors import OperatorError
-    from inventory.http_api import token_rules
     from inventory.settings import load_settings
+    from inventory.tokens import token_rules
     from inventory.variables import variable
 
     settings = load_settings()

@@ -1,6 +1,7 @@
 """`inventory demo` as a user runs it: ends with `audit: ok`, reports what is wrong, and leaves nothing behind."""
 
 import asyncio
+import json
 import os
 import pty
 import re
@@ -10,9 +11,10 @@ import sys
 import termios
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -21,7 +23,6 @@ import pytest
 BOUND_SECONDS = 120.0
 LEFT_BEHIND_SECONDS = 20.0
 REPOSITORY = Path(__file__).parents[2]
-WORKER = ["-m", "inventory", "run"]
 ENTER_SCREEN, LEAVE_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 
@@ -54,9 +55,9 @@ class Demo:
                 continue
         return found
 
-    def worker(self) -> psutil.Process:
-        """Return the worker's process."""
-        return next(process for process in self.family() if process.cmdline()[1:] == WORKER)
+    def program(self, command: str) -> psutil.Process:
+        """Return the process of a command of the program."""
+        return next(process for process in self.family() if process.cmdline()[1:] == ["-m", "inventory", command])
 
 
 Start = Callable[..., Demo]
@@ -137,6 +138,8 @@ def test_the_demo_accounts_for_every_event(start: Start) -> None:
     assert published == sum(_count(text, "handled", verdict) for verdict in verdicts)
     assert _count(text, "handled", "dead-lettered") == _count(text, "published", "poison") > 0
     assert _count(text, "handled", "duplicate") == _count(text, "published", "sent again") > 0
+    carts = _count(text, "carts by HTTP", "")
+    assert carts == _count(text, "carts by HTTP", "held") + _count(text, "carts by HTTP", "held in part") > 30
     _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
 
 
@@ -144,7 +147,7 @@ def test_a_failed_audit_ends_the_demo_with_the_violation(start: Start) -> None:
     """A unit on hand without a ledger entry: the demo prints the violation and exits with 1."""
     demo = start("--seconds", "3", "--rate", "50")
     _until(lambda: " events " in demo.text(), "the shop is open")
-    url = demo.worker().environ()["INVENTORY_DATABASE_URL"]
+    url = demo.program("run").environ()["INVENTORY_DATABASE_URL"]
 
     async def falsify() -> None:
         connection = await asyncpg.connect(url)
@@ -163,7 +166,7 @@ def test_a_worker_that_dies_ends_the_demo(start: Start) -> None:
     """The demo reports the end of its worker, exits with 1, and leaves no process behind."""
     demo = start("--seconds", "30")
     _until(lambda: " events " in demo.text(), "the shop is open")
-    demo.worker().kill()
+    demo.program("run").kill()
     code, text = demo.finish(), demo.text()
     assert (code, "demo: the worker ended with status -9" in text) == (1, True), text
     _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
@@ -192,14 +195,38 @@ def test_ctrl_c_gives_the_terminal_back(start: Start, terminal: tuple[int, int])
     _until(lambda: not demo.family(), "every process of the demo is gone", LEFT_BEHIND_SECONDS)
 
 
+def _paste(demo: Demo, exports: Mapping[str, str]) -> list[Any]:
+    """Run each of the printed lines in a shell with the exports; returns the JSON that each prints."""
+    lines = re.findall(r"^  (curl .*)$", demo.text(), re.MULTILINE)
+    environment = {**os.environ, **exports}
+    return [
+        json.loads(
+            subprocess.run(
+                ["bash", "-c", line],  # noqa: S607 - the user's own shell
+                env=environment,
+                capture_output=True,
+                check=True,
+                timeout=BOUND_SECONDS,
+            ).stdout
+        )
+        for line in lines
+    ]
+
+
 def test_kept_servers_can_be_used(start: Start) -> None:
-    """With --keep the addresses are printed, the worker keeps running, and Ctrl-C shuts everything down cleanly."""
+    """With --keep its exports and its three lines work in a shell, and Ctrl-C shuts everything down cleanly."""
     demo = start("--seconds", "1", "--keep")
-    _until(lambda: "worker's log" in demo.text() or demo.process.poll() is not None, "the addresses are printed")
+    _until(lambda: "API's log" in demo.text() or demo.process.poll() is not None, "the addresses are printed")
     exports = dict(re.findall(r"^  export (\w+)=(\S+)$", demo.text(), re.MULTILINE))
-    worker = demo.worker().environ()
-    assert exports == {name: worker[name] for name in exports}
-    assert len(exports) == 3
+    worker = demo.program("run").environ()
+    settings = {name: value for name, value in exports.items() if name.startswith("INVENTORY_")}
+    assert settings == {name: worker[name] for name in settings}
+    assert (len(settings), exports.keys() - settings.keys()) == (4, {"API", "TOKEN"})
+    product, cart, ledger = _paste(demo, exports)
+    assert product["product_id"] == "mug-blue"
+    assert (cart["cart_id"], cart["items"]) == ("user:ann", [{"product_id": "mug-blue", "quantity": 1}])
+    newest = ledger["transactions"][0]
+    assert (newest["type"], newest["reference_id"], len(ledger["transactions"])) == ("RESERVE", "user:ann", 3)
     demo.process.send_signal(signal.SIGINT)
     code, text = demo.finish(), demo.text()
     assert (code, text.splitlines()[-1]) == (0, "audit: ok"), text

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 
+from api.app import ROUTERS
+from api.values import PREFIX
 from dev.servers import leash
 from dev.servers.kafka import Broker
 from dev.servers.process import free_port
@@ -176,6 +179,59 @@ def _check_alert(printed: str) -> None:
     assert shown == published
 
 
+@pytest.fixture
+def api(blank_database_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An API alone, started by the README's two lines on an empty database; gives what its user has exported."""
+    port = free_port()
+    commands = block("Call the HTTP API", "sh").replace(README_DATABASE, blank_database_url)
+    assert README_DATABASE not in commands
+    assert f"on port {Settings.model_fields['api_listen_port'].default}" in commands
+    log, secret = tmp_path / "api.log", tmp_path / "secret"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", "-c", commands.replace("\n", f"\necho $INVENTORY_API_HS256_SECRET > {secret}\n", 1)],  # noqa: S607
+            env=_environment(INVENTORY_HTTP_PORT=str(free_port()), INVENTORY_API_LISTEN_PORT=str(port)),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    leash.hold(process.pid, signal.SIGKILL)
+    try:
+        wait_until(lambda: "Ready: " in log.read_text(), EFFECT_TIMEOUT_SECONDS, "the API is ready", log.read_text)
+        yield {
+            "INVENTORY_DATABASE_URL": blank_database_url,
+            "INVENTORY_API_HS256_SECRET": secret.read_text().strip(),
+            "API": f"http://localhost:{port}{PREFIX}",
+        }
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(SNIPPET_TIMEOUT_SECONDS)
+        leash.release(process.pid)
+
+
+def test_a_shop_can_be_run_by_http_alone(api: dict[str, str]) -> None:
+    """Look, cart, order, deduct, ledger: the README's lines run unchanged, and what they print adds up."""
+    finished = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block("Call the HTTP API", "sh", 1)],  # noqa: S607 - the user's own shell
+        env=_environment(**api),
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=SNIPPET_TIMEOUT_SECONDS,
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    added, looked, cart, order, deducted, ledger = map(json.loads, finished.stdout.splitlines())
+    assert (added["on_hand"], looked["available"]) == (20, 20)
+    held = [{"product_id": "kettle", "quantity": 3}]
+    assert (cart["cart_id"], cart["items"]) == ("user:ann", held)
+    assert (order["status"], order["items"], deducted["status"]) == ("reserved", held, "deducted")
+    entries = [(entry["type"], entry["on_hand_after"], entry["reserved_after"]) for entry in ledger["transactions"]]
+    # The newest first; the order takes over the cart's hold.
+    assert entries == [("OUT", 17, 0), ("RESERVE", 20, 3), ("RELEASE", 20, 0), ("RESERVE", 20, 3), ("ADJUST", 20, 0)]
+
+
 # --- the tables -----------------------------------------------------------------------------------
 
 
@@ -198,7 +254,7 @@ def test_settings_have_the_defaults_of_the_program() -> None:
 def test_every_variable_in_the_text_is_a_setting() -> None:
     """The README names no unknown setting."""
     known = {variable(field) for field in Settings.model_fields}
-    assert set(re.findall(r"INVENTORY_[A-Z_]*[A-Z]", README)) <= known
+    assert set(re.findall(r"INVENTORY_[A-Z0-9_]*[A-Z0-9]", README)) <= known
 
 
 def test_topics_are_those_of_the_contracts() -> None:
@@ -220,3 +276,20 @@ def test_outcomes_in_the_table_exist_and_none_is_left_out() -> None:
     section = README.split("\n## Topics\n")[1].split("\n## ")[0]
     assert set(re.findall(r"`(\w+)`", section)) >= outcomes
     assert all(f"`{topic}`" in section for topic in TOPICS_OUT)
+
+
+def test_requests_are_those_of_the_api() -> None:
+    """Each route has its row, with who may call it."""
+    checks = {"_anyone": "any", "_service_or_admin": "service, admin", "_admin": "admin"}
+    expected = {}
+    for route in (route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)):
+        who = {checks[call] for part in route.dependant.dependencies if (call := _name(part.call)) in checks}
+        if "/reserve/" in route.path:
+            who = {"owner"}
+        request = f"{''.join(route.methods or ())} {route.path.removeprefix(PREFIX)}"
+        expected[f"`{request.strip()}`"] = who
+    assert expected == {row[0]: {row[1]} for row in _rows("Call the HTTP API")}
+
+
+def _name(call: object) -> str:
+    return str(getattr(call, "__name__", ""))

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from api.auth import TokenRules
-from inventory.http_api import DEVELOPMENT_ISSUER
+from inventory.tokens import DEVELOPMENT_ISSUER
 from tests.integration.api_shop import SECRET
 
 START_SECONDS = 120.0
