@@ -11,6 +11,8 @@
 | `inventory_outbox_pending` | gauge | | outgoing events that Kafka has not acknowledged yet |
 | `inventory_outbox_oldest_seconds` | gauge | | age of the oldest of them |
 | `inventory_outbox_parked` | gauge | | outgoing events that Kafka will never accept (`inventory outbox list`) |
+| `inventory_levels_published_total` | counter | | records written to `inventory.levels` |
+| `inventory_levels_oldest_seconds` | gauge | | age of the oldest change that is not on `inventory.levels` yet |
 | `inventory_dead_letters_total` | counter | topic, reason | dead letters, by the topic of the original record |
 | `inventory_parked_events` | gauge | | payments, cancellations and refunds parked until their order is created |
 | `inventory_reservations_expired_total` | counter | | holds of carts and orders that expired |
@@ -62,6 +64,10 @@ OUTBOX_OLDEST = Gauge(
 )
 OUTBOX_PARKED = Gauge(
     "inventory_outbox_parked", "Outgoing events that Kafka will never accept (`inventory outbox list`)."
+)
+LEVELS_PUBLISHED = Counter("inventory_levels_published_total", "Records written to inventory.levels.")
+LEVELS_OLDEST = Gauge(
+    "inventory_levels_oldest_seconds", "Age of the oldest change that is not on inventory.levels yet."
 )
 DEAD_LETTERS = Counter(
     "inventory_dead_letters_total", "Dead letters, by the topic of the original record.", ("topic", "reason")

@@ -19,6 +19,7 @@ from inventory.commands import (
     contracts,
     demo,
     dlq,
+    levels,
     migrate,
     outbox,
     publish,
@@ -60,6 +61,7 @@ app.command("recover")(recover.recover)
 app.add_typer(recover.app, name="stream")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(levels.app, name="levels")
 
 
 def main() -> None:

@@ -157,6 +157,12 @@ class Settings(BaseSettings):
     relay_batch_size: int = Field(
         1000, ge=1, le=10_000, description="Maximum number of outbox rows published in one step."
     )
+    levels_max_records_per_second: int = Field(
+        2000,
+        ge=10,
+        le=1_000_000,
+        description="Most records a second on `inventory.levels`; above it more changes of a product are merged.",
+    )
     audit_interval: Duration = Field(timedelta(minutes=10), description="Interval between audits by a running worker.")
     retention_interval: Duration = Field(
         timedelta(minutes=1), description="Interval at which the inbox and the outbox are pruned."

@@ -1,4 +1,4 @@
-"""Creates the topics of the contracts in Kafka: topics in, topics out, and a dead letter topic for each topic in."""
+"""Creates the topics of the contracts in Kafka: in, out, of state, and a dead letter topic for each topic in."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
 
 from inventory.errors import OperatorError
-from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
+from schemas.topics import TOPICS_IN, TOPICS_OUT, TOPICS_STATE, dlq_topic
 
 MIB: Final = 1024 * 1024
 # The contract allows 1 MiB. A larger record must reach the worker to become a dead letter that names its size. The dead
@@ -70,9 +70,11 @@ def wanted_topics(layout: TopicLayout) -> list[NewTopic]:
         "max.message.bytes": str(INCOMING_MAX_BYTES),
         "retention.ms": _milliseconds(layout.incoming_retention),
     }
+    state = {"max.message.bytes": str(OUTGOING_MAX_BYTES), "cleanup.policy": "compact"}
     configurations: dict[str, dict[str, str]] = {
         **dict.fromkeys(TOPICS_IN, incoming),
         **{topic: {"max.message.bytes": str(OUTGOING_MAX_BYTES)} for topic in TOPICS_OUT},
+        **dict.fromkeys(TOPICS_STATE, state),
         **{dlq_topic(topic): dead_letter for topic in TOPICS_IN},
     }
     return [

@@ -18,6 +18,7 @@ from workers.consuming.breaker import FloodBreaker
 from workers.consuming.consumer import Consumer
 from workers.consuming.subscription import Broker, ConsumerOptions, build_broker
 from workers.maintenance import Maintenance, MaintenanceOptions
+from workers.publishing.levels import LevelOptions, LevelPublisher
 from workers.publishing.relay import Relay, RelayOptions
 from workers.sweeper import Sweeper
 
@@ -102,6 +103,15 @@ def make_relay(settings: Settings) -> Relay:
             batch_size=settings.relay_batch_size,
         ),
         utc_now,
+    )
+
+
+def make_level_publisher(settings: Settings) -> LevelPublisher:
+    """Return the publisher of `inventory.levels`; it opens its own connections."""
+    return LevelPublisher(
+        settings.database_url,
+        kafka.producer_options(settings),
+        LevelOptions(settings.kafka_topic_prefix, settings.levels_max_records_per_second),
     )
 
 

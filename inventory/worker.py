@@ -100,6 +100,7 @@ class Worker:
             self.relay = wiring.make_relay(settings)
             self._listeners.append(self._wake_relay)
             self._spawn("relay", self.relay.run())
+            self._spawn("levels", wiring.make_level_publisher(settings).run())
         if Role.SWEEPER in self._roles:
             self._spawn("sweeper", wiring.make_sweeper(settings, pool, policy, self._after_commit).run())
             self._spawn("maintenance", wiring.make_maintenance(settings, pool).run())

@@ -8,10 +8,11 @@ from schemas.asyncapi_messages import (
     dead_letter_message,
     incoming_messages,
     outgoing_message,
+    state_message,
 )
 from schemas.json_schema import Json
 from schemas.limits import MAX_AHEAD_HOURS, MAX_LINES, MAX_QUANTITY, MAX_RECORD_BYTES
-from schemas.topics import TOPICS_IN, TOPICS_OUT, TopicIn, dlq_topic
+from schemas.topics import TOPICS_IN, TOPICS_OUT, TOPICS_STATE, TopicIn, dlq_topic
 
 CONTRACTS_VERSION: Final = "1.0.0"
 
@@ -32,7 +33,8 @@ data is a duplicate and changes nothing. The same id with other data is a produc
 {MAX_AHEAD_HOURS} hours ahead of the record's timestamp and of the worker's clock. A hold's time to live starts at it.
 
 **Consuming.** Outgoing events are CloudEvents in binary mode; their bodies repeat id, type and time. Delivery is at
-least once and ids are deterministic, so drop an id that you have seen. Ignore unknown fields.
+least once and ids are deterministic, so drop an id that you have seen. Ignore unknown fields. A topic of state is read
+from its beginning: the last record of each key is the state, and no record is an event.
 
 **Dead letters.** A record that breaks its contract, or that can never be applied, goes to `<topic>.dlq` with its
 original key, value and headers, byte for byte, and headers that say why. Fix the cause, then publish it again.
@@ -53,6 +55,10 @@ def asyncapi_document() -> Json:
         messages.update({type_: outgoing_message(out, type_) for type_ in out.types})
         channels[out.name] = _channel(out.name, out.description, "out", list(out.types))
         operations[f"send_{_key(out.name)}"] = _send(out.name, "Publishes what became of the units.")
+    for state in TOPICS_STATE.values():
+        messages[state.name] = state_message(state)
+        channels[state.name] = _channel(state.name, state.description, "state", [state.name])
+        operations[f"send_{_key(state.name)}"] = _send(state.name, "Publishes the newest state of each key.")
     for topic in incoming:
         name = dlq_topic(topic.name)
         channels[name] = _channel(name, f"Dead letters of {topic.name}.", "dead-letters", ["dead_letter"])
@@ -67,6 +73,7 @@ def asyncapi_document() -> Json:
             "tags": [
                 {"name": "in", "description": "Topics that the worker reads; you publish to them."},
                 {"name": "out", "description": "Topics that the worker writes; you consume them."},
+                {"name": "state", "description": "Compacted topics: of each key the last record is the state."},
                 {"name": "dead-letters", "description": "Records that could not be applied."},
             ],
         },

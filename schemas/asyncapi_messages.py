@@ -9,7 +9,7 @@ from schemas.incoming import WITHOUT_NUL
 from schemas.json_schema import Json, event_models, model_schema
 from schemas.limits import MAX_ID_LENGTH
 from schemas.outgoing import DEAD_LETTER_REASONS
-from schemas.topics import SOURCE, TopicIn, TopicOut
+from schemas.topics import SOURCE, TOPICS_STATE, TopicIn, TopicOut, TopicState
 
 BINDING_VERSION: Final = "0.5.0"
 STRUCTURED_CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -156,6 +156,21 @@ def outgoing_message(topic: TopicOut, type_: str) -> Json:
     }
 
 
+def state_message(topic: TopicState) -> Json:
+    """Return the message of a topic of state; its records have no headers."""
+    return {
+        "name": topic.name,
+        "title": topic.name,
+        "summary": topic.description,
+        "description": topic.contract.__doc__,
+        "contentType": "application/json",
+        "headers": {"type": "object", "maxProperties": 0},
+        "payload": {"$ref": f"{_SCHEMAS}{topic.name}"},
+        "bindings": _key_binding((topic.key_field,)),
+        "examples": [{"name": topic.name, "payload": example} for example in _examples(topic.contract)],
+    }
+
+
 def _outgoing_headers(type_: str) -> Json:
     return {
         "type": "object",
@@ -250,9 +265,10 @@ def dead_letter_message() -> Json:
 
 
 def component_schemas() -> Json:
-    """Return the schema of every event's body and of their parts."""
+    """Return the schema of every event's body, of every state, and of their parts."""
     schemas: Json = {}
-    for type_, model in event_models().items():
+    states = {topic.name: topic.contract for topic in TOPICS_STATE.values()}
+    for type_, model in (event_models() | states).items():
         schema = model_schema(model, f"{_SCHEMAS}{{model}}")
         schemas.update(schema.pop("$defs", {}))
         schemas[type_] = {**schema, "title": type_}

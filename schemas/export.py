@@ -1,11 +1,12 @@
-"""The contracts as files: one JSON Schema per event type, and an AsyncAPI document of all topics."""
+"""The contracts as files: one JSON Schema per event type and topic of state, and an AsyncAPI document of all topics."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from schemas.asyncapi import asyncapi_document
-from schemas.json_schema import event_models, event_schema
+from schemas.json_schema import event_models, event_schema, state_schema
+from schemas.topics import TOPICS_STATE
 
 
 def export(directory: Path) -> list[Path]:
@@ -22,7 +23,8 @@ def export(directory: Path) -> list[Path]:
 def documents() -> dict[str, str]:
     """Return the text of every file, by its path below the directory."""
     schemas = {f"events/{type_}.json": render(event_schema(type_)) for type_ in event_models()}
-    return {"asyncapi.json": render(asyncapi_document()), **schemas}
+    states = {f"state/{topic}.json": render(state_schema(topic)) for topic in TOPICS_STATE}
+    return {"asyncapi.json": render(asyncapi_document()), **schemas, **states}
 
 
 def render(document: dict[str, Any]) -> str:

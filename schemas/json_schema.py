@@ -8,7 +8,7 @@ from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
 from typing_extensions import override
 
 from schemas.incoming import Contract
-from schemas.topics import TOPICS_IN, TOPICS_OUT
+from schemas.topics import TOPICS_IN, TOPICS_OUT, TOPICS_STATE
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -25,9 +25,18 @@ def event_models() -> dict[str, type[BaseModel]]:
 
 def event_schema(type_: str) -> Json:
     """Return the schema of the body of one event type, without references to other files."""
-    schema = model_schema(event_models()[type_], "#/$defs/{model}")
+    return _document(event_models()[type_], f"urn:inventory-worker:event:{type_}", type_)
+
+
+def state_schema(topic: str) -> Json:
+    """Return the schema of the values on a topic of state."""
+    return _document(TOPICS_STATE[topic].contract, f"urn:inventory-worker:state:{topic}", topic)
+
+
+def _document(model: type[BaseModel], identifier: str, title: str) -> Json:
+    schema = model_schema(model, "#/$defs/{model}")
     schema.pop("title")
-    return {"$schema": DIALECT, "$id": f"urn:inventory-worker:event:{type_}", "title": type_, **schema}
+    return {"$schema": DIALECT, "$id": identifier, "title": title, **schema}
 
 
 def model_schema(model: type[BaseModel], reference: str) -> Json:

@@ -155,6 +155,45 @@ class BackInStock(_StockLevel):
     available: Annotated[int, Field(ge=1)] = Field(description="Units that can be promised again: on_hand - reserved.")
 
 
+class Level(BaseModel):
+    """The stock of a product as it was when the record was written; the last record of a product is its state.
+
+    State and not history: changes within 100 ms are merged, and more when many products change at once, but the last
+    one always follows. Versions never fall from one record of a product to the next; the same version may come twice.
+    For every single change read the events.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "product_id": "mug-blue",
+                    "on_hand": 12,
+                    "reserved": 4,
+                    "available": 8,
+                    "low_stock_threshold": 10,
+                    "stock_status": "low",
+                    "version": 31,
+                    "updated_at": "2026-03-01T10:15:30.250000Z",
+                }
+            ]
+        },
+    )
+
+    product_id: Name = Field(description="The product's id; also the record's key.")
+    on_hand: Units = Field(description="Units that the shop has, reserved ones included.")
+    reserved: Units = Field(description="Units held for carts and unpaid orders.")
+    available: Units = Field(description="Units that can still be promised: on_hand - reserved.")
+    low_stock_threshold: Units = Field(
+        description="The product is low when available is at or below this number of units."
+    )
+    stock_status: Literal["ok", "low", "out"] = Field(description="ok, low, or out: none is available.")
+    version: Units = Field(description="The product's version; it grows with every change.")
+    updated_at: AwareDatetime = Field(description="When the product last changed, in UTC, by PostgreSQL's clock.")
+
+
 class OutgoingLine(BaseModel):
     """A product and the number of its units that the outcome is about."""
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from pydantic import BaseModel
+
 from schemas.incoming import (
     CartUpdated,
     Contract,
@@ -19,6 +21,7 @@ from schemas.outgoing import (
     CartShortage,
     Deducted,
     Expired,
+    Level,
     LowStock,
     Outgoing,
     Rejected,
@@ -35,6 +38,7 @@ SOURCE: Final = "inventory-worker"
 LOW_STOCK: Final = "inventory.low_stock"
 STOCK_RECOVERED: Final = "inventory.stock_recovered"
 BACK_IN_STOCK: Final = "inventory.back_in_stock"
+LEVELS: Final = "inventory.levels"
 RESERVATIONS: Final = "inventory.reservations"
 
 RESERVED: Final = "inventory.reservation.reserved"
@@ -52,6 +56,15 @@ class TopicIn(NamedTuple):
 
     name: str
     contract: type[Contract]
+    key_field: str
+    description: str
+
+
+class TopicState(NamedTuple):
+    """A compacted topic that the worker writes: of each key the last record is the state."""
+
+    name: str
+    contract: type[BaseModel]
     key_field: str
     description: str
 
@@ -151,6 +164,17 @@ TOPICS_OUT: Final[Mapping[str, TopicOut]] = MappingProxyType(
             ("order_id", "cart_id"),
             "What became of the units that an order or a cart asked for.",
         ),
+    }
+)
+
+TOPICS_STATE: Final[Mapping[str, TopicState]] = MappingProxyType(
+    {
+        LEVELS: TopicState(
+            LEVELS,
+            Level,
+            "product_id",
+            "The stock of every product as it is: the last record of a key is its state.",
+        )
     }
 )
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from storage import outbox
+from storage import levels, outbox
 from storage.database import Connection
 
 _COUNTS = """
@@ -31,6 +31,7 @@ class Gauges(NamedTuple):
     outbox_pending: int
     outbox_oldest: datetime | None
     outbox_unpublishable: int
+    levels_oldest: datetime | None
     slowest: Partition | None
 
 
@@ -39,4 +40,12 @@ async def read_gauges(connection: Connection) -> Gauges:
     parked, low, unpublishable = await connection.fetchrow(_COUNTS)
     pending, oldest = await outbox.backlog(connection)
     slowest = await connection.fetchrow(_SLOWEST)
-    return Gauges(parked, low, pending, oldest, unpublishable, None if slowest is None else Partition(*slowest))
+    return Gauges(
+        parked,
+        low,
+        pending,
+        oldest,
+        unpublishable,
+        await levels.oldest_unpublished(connection),
+        None if slowest is None else Partition(*slowest),
+    )

@@ -4,6 +4,7 @@ The migrations create them; a test compares the two, so this module is what the 
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -181,6 +182,15 @@ Index(
     "ix_outbox_pending",
     outbox.c.position,
     postgresql_where=text("published_at IS NULL"),
+)
+
+level_changes = Table(
+    "level_changes",
+    metadata,
+    Column("position", BigInteger, Identity(always=True)),
+    Column("product_ids", ARRAY(Text), nullable=False),
+    Column("created_at", _TIME, server_default=_NOW, nullable=False),
+    PrimaryKeyConstraint("position", name="pk_level_changes"),
 )
 
 dead_letters = Table(

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from engine import metrics
 from engine.backoff import Backoff
-from storage import answers, gauges, load, retention
+from storage import answers, gauges, levels, load, retention
 from storage.audit import QUICK_STATEMENT_TIMEOUT_SECONDS, AuditResult, AuditTimeoutError, quick_audit
 from storage.database import Connection, Pool
 from storage.errors import in_words, is_contention, is_unavailable
@@ -110,6 +110,7 @@ class Maintenance:
             inbox_pruned = await self._prune(retention.prune_inbox, forgotten_before)
             await self._prune(answers.prune_answers, forgotten_before)
             outbox_pruned = await self._prune_outbox(self._clock() - options.outbox_retention)
+            await self._merge_level_marks()
             if inbox_pruned == PRUNE_STEP * MAX_PRUNE_STEPS or self._outbox_pruned_to:
                 self._retention_due = now
             if inbox_pruned or outbox_pruned:
@@ -129,6 +130,7 @@ class Maintenance:
         metrics.OUTBOX_PENDING.set(read.outbox_pending)
         metrics.OUTBOX_PARKED.set(read.outbox_unpublishable)
         metrics.OUTBOX_OLDEST.set(_age(read.outbox_oldest, now))
+        metrics.LEVELS_OLDEST.set(_age(read.levels_oldest, now))
         metrics.WATERMARK_LAG.set(_age(read.slowest and read.slowest.watermark, now))
         if read.slowest is not None:
             self._watch_low_watermark(read.slowest, now)
@@ -197,6 +199,13 @@ class Maintenance:
             if next_position is None:
                 break
         return pruned
+
+    async def _merge_level_marks(self) -> None:
+        """Keep the marks of unpublished levels bounded by the number of products, also where nobody publishes."""
+        for _ in range(MAX_PRUNE_STEPS):
+            async with self._pool.acquire() as connection:
+                if not await levels.merge_marks(connection):
+                    break
 
     def _watch_low_watermark(self, slowest: Partition, now: datetime) -> None:
         """Log once that the low watermark stands still, with the partition to blame, and once that it moves."""

@@ -1,6 +1,9 @@
 """The scenarios: what is measured and which ratios are reported."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import asyncpg
 
 from dev.benchmarks import programs
 from dev.benchmarks.comparison import Bench, Contestant, compare, rehearsed, template_for
@@ -76,6 +79,35 @@ async def workers(bench: Bench) -> Section:
     return Section("workers", "the life cycle shared by several processes", figures, ratios)
 
 
+async def levels(bench: Bench) -> Section:
+    """The scenario `life`, with and without what `inventory.levels` costs: the marks, and publishing them."""
+    workload = life_cycle(bench.sizes.events)
+    async with template_for(bench, workload) as template, _without_marks(bench, template) as unmarked:
+        contestants = (
+            Contestant("with levels", workload, programs.worker(), template=template),
+            Contestant("without", workload, programs.worker(), template=unmarked),
+        )
+        figures = await compare(bench, contestants, bench.sizes.rounds)
+    ratios = {"with/without": ratio(figures["with levels"], figures["without"])}
+    return Section("levels", "the life cycle with and without inventory.levels", list(figures.values()), ratios)
+
+
+@asynccontextmanager
+async def _without_marks(bench: Bench, template: str) -> AsyncIterator[str]:
+    """Give a copy of a template in which no change is marked, so that no level is ever published."""
+    name = f"{template}_unmarked"
+    bench.servers.drop_template(name)
+    with bench.servers.database(template) as url:
+        connection = await asyncpg.connect(url)
+        await connection.execute("ALTER TABLE inventory DISABLE TRIGGER USER")
+        await connection.close()
+        bench.servers.copy(url, name)
+    try:
+        yield name
+    finally:
+        bench.servers.drop_template(name)
+
+
 async def batches(bench: Bench) -> Section:
     """The scenario `life` with different maximum batch sizes."""
     workload = life_cycle(bench.sizes.batches_events)
@@ -125,6 +157,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "csv": csv,
     "workers": workers,
     "batches": batches,
+    "levels": levels,
     "scale": scale,
     "latency": latency,
     "memory": memory,

@@ -38,7 +38,7 @@ from dev.demo.watch import MetricsWatch, TableWatch, TopicWatch
 from dev.servers.errors import ServersError
 from dev.servers.process import LOOPBACK
 from inventory.errors import OperatorError
-from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
+from schemas.topics import TOPICS_IN, TOPICS_OUT, TOPICS_STATE, dlq_topic
 from storage.migrate import upgrade
 
 EXIT_FAILED: Final = 1
@@ -103,7 +103,7 @@ class _Demo:
             with timed(self._say, "tables migrated"):
                 await asyncio.to_thread(upgrade, servers.database_url)
             shop = await stack.enter_async_context(open_publisher(servers.bootstrap_servers, self._state))
-            topics = [*TOPICS_IN, *TOPICS_OUT, *map(dlq_topic, TOPICS_IN)]
+            topics = [*TOPICS_IN, *TOPICS_OUT, *TOPICS_STATE, *map(dlq_topic, TOPICS_IN)]
             with timed(self._say, f"{len(topics)} topics"):
                 await shop.create_topics(topics)
             programs = _Programs(start_worker(servers), *start_api(servers))

@@ -21,7 +21,7 @@ from dev.servers.kafka import Broker
 from dev.servers.process import free_port
 from inventory.settings import Settings, printable
 from inventory.variables import variable
-from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT
+from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT, TOPICS_STATE
 from tests.acceptance import node_packages
 from tests.acceptance.deployment import ROOT, Deployment, clean_environment, existing_topics, wait_until
 
@@ -88,7 +88,7 @@ def shop(
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(SNIPPET_TIMEOUT_SECONDS)
         leash.release(process.pid)
-        shop.delete_topics(*TOPICS_IN, *TOPICS_OUT, *(f"{topic}.dlq" for topic in TOPICS_IN))
+        shop.delete_topics(*TOPICS_IN, *TOPICS_OUT, *TOPICS_STATE, *(f"{topic}.dlq" for topic in TOPICS_IN))
 
 
 @pytest.fixture

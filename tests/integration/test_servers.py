@@ -25,7 +25,7 @@ from dev.servers.kafka_jvm import JvmBroker
 from dev.servers.postgres import PostgresServer
 from dev.servers.process import scratch_directory
 from dev.servers.redis import RedisServer
-from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
+from schemas.topics import TOPICS_IN, TOPICS_OUT, TOPICS_STATE, dlq_topic
 
 REPOSITORY = Path(__file__).parent.parent.parent
 WAIT_SECONDS = 30.0
@@ -72,7 +72,7 @@ async def test_a_record_comes_back_from_the_broker(name: str, request: pytest.Fi
 async def test_topics_of_the_contracts_are_there_with_four_partitions(kafka: Broker, topics: str) -> None:
     """The `topics` fixture makes every topic under the test's own prefix."""
     found = AdminClient({"bootstrap.servers": kafka.bootstrap_servers}).list_topics(timeout=WAIT_SECONDS).topics
-    contracts = [*TOPICS_IN, *TOPICS_OUT, *map(dlq_topic, TOPICS_IN)]
+    contracts = [*TOPICS_IN, *TOPICS_OUT, *TOPICS_STATE, *map(dlq_topic, TOPICS_IN)]
     expected = {f"{topics}{topic}": 4 for topic in contracts}
     assert expected == {name: len(topic.partitions) for name, topic in found.items() if name.startswith(topics)}
 

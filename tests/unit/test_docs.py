@@ -17,7 +17,7 @@ from inventory.cli import app
 from inventory.settings import Settings, printable
 from inventory.variables import variable
 from schemas.outgoing import DEAD_LETTER_REASONS, REFUSAL_REASONS
-from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
+from schemas.topics import TOPICS_IN, TOPICS_OUT, TOPICS_STATE, dlq_topic
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -66,6 +66,7 @@ def test_every_topic_has_its_row() -> None:
     expected += [
         (f"`{name}`", "out", " or ".join(topic.key_fields), topic.description) for name, topic in TOPICS_OUT.items()
     ]
+    expected += [(f"`{name}`", "state", topic.key_field, topic.description) for name, topic in TOPICS_STATE.items()]
     dead_letters = [f"`{dlq_topic(name)}`" for name in TOPICS_IN]
     rows = [row for row in _rows(_page("topics.md")) if len(row) == 4]
     assert [row for row in rows if row[1] != "dead letters"] == expected
@@ -82,7 +83,7 @@ def test_every_metric_has_its_row() -> None:
     """The page's tables are those that stand beside the metrics in the code."""
     modules = (metrics, api_metrics)
     in_code = [row for module in modules for row in _rows(module.__doc__ or "") if row[0].startswith("`inventory_")]
-    assert len(in_code) == 19 + 5
+    assert len(in_code) == 21 + 5
     assert [row for row in _rows(_page("metrics.md")) if row[0].startswith("`inventory_") and len(row) == 4] == in_code
 
 

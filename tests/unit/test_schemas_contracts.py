@@ -16,9 +16,9 @@ from schemas import topics
 from schemas.asyncapi import asyncapi_document
 from schemas.envelope import decode
 from schemas.export import documents, export
-from schemas.json_schema import event_models, event_schema
+from schemas.json_schema import event_models, event_schema, state_schema
 from schemas.outgoing import DEAD_LETTER_REASONS, LowStock
-from schemas.topics import TOPICS_IN, TOPICS_OUT, dlq_topic
+from schemas.topics import LEVELS, TOPICS_IN, TOPICS_OUT, TOPICS_STATE, dlq_topic
 
 CONTRACTS = Path(__file__).parents[2] / "docs" / "contracts"
 NOON = 1_772_366_400_000
@@ -57,7 +57,7 @@ def test_export_writes_what_it_returns(tmp_path: Path) -> None:
     """Every file is below the directory, which is made if need be, and is there afterwards."""
     written = export(tmp_path / "new")
     assert sorted(tmp_path.rglob("*.json")) == sorted(written)
-    assert len(ALL_TYPES) + 1 == len(written)
+    assert len(ALL_TYPES) + len(TOPICS_STATE) + 1 == len(written)
 
 
 @pytest.mark.parametrize("type_", ALL_TYPES)
@@ -119,6 +119,18 @@ def test_outgoing_bodies_leave_out_rather_than_say_null(type_: str) -> None:
     assert not accepts(event_schema(type_), {**body, "type": "inventory.other"})
 
 
+def test_the_schema_of_a_level_is_valid_and_described() -> None:
+    """The state of a product has a schema as the events have, an example that fits, and its key among its fields."""
+    schema = state_schema(LEVELS)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["description"]
+    assert all(field["description"] for field in schema["properties"].values())
+    for example in schema["examples"]:
+        jsonschema.Draft202012Validator(schema).validate(example)
+        TOPICS_STATE[LEVELS].contract.model_validate(example)
+    assert TOPICS_STATE[LEVELS].key_field in schema["required"]
+
+
 def test_a_stock_level_adds_up() -> None:
     """What is available is what is on hand and not reserved."""
     with pytest.raises(ValidationError, match="available 9 is not on_hand 12 - reserved 4"):
@@ -148,14 +160,14 @@ def test_the_table_of_topics_is_consistent() -> None:
     constants = {
         value for name, value in vars(topics).items() if name.isupper() and isinstance(value, str) and "." in value
     }
-    assert types | {topics.RESERVATIONS} == constants
+    assert types | {topics.RESERVATIONS, *TOPICS_STATE} == constants
     assert dlq_topic("order.created") == "order.created.dlq"
 
 
 def test_asyncapi_names_every_channel() -> None:
     """Every topic in, out and of dead letters is a channel with one operation."""
     document = asyncapi_document()
-    expected = {*TOPICS_IN, *TOPICS_OUT, *(dlq_topic(name) for name in TOPICS_IN)}
+    expected = {*TOPICS_IN, *TOPICS_OUT, *TOPICS_STATE, *(dlq_topic(name) for name in TOPICS_IN)}
     assert expected == set(document["channels"])
     assert expected == {
         operation["channel"]["$ref"].removeprefix("#/channels/") for operation in document["operations"].values()

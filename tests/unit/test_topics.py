@@ -10,17 +10,28 @@ from inventory.settings import Settings
 from inventory.topic_retention import retention_warning
 from inventory.topics import TopicReport, partition_warning, wanted_topics
 from schemas.limits import MAX_RECORD_BYTES
-from schemas.topics import RESERVATIONS, TOPICS_IN, TOPICS_OUT, dlq_topic
+from schemas.topics import LEVELS, RESERVATIONS, TOPICS_IN, TOPICS_OUT, TOPICS_STATE, dlq_topic
 
 # Four bytes in UTF-8: an id has at most 256 characters, not bytes.
 TEA = "\N{TEACUP WITHOUT HANDLE}"
 
 
 def test_every_topic_of_the_contracts_is_wanted() -> None:
-    """Those in, those out and a dead letter topic per topic in, each with the prefix."""
+    """Those in, out and of state, and a dead letter topic per topic in, each with the prefix."""
     names = [topic.name for topic in wanted_topics(topic_layout(Settings(kafka_topic_prefix="shop.")))]
-    assert sorted(names) == sorted(f"shop.{name}" for name in [*TOPICS_IN, *TOPICS_OUT, *map(dlq_topic, TOPICS_IN)])
-    assert len(names) == 18
+    assert sorted(names) == sorted(
+        f"shop.{name}" for name in [*TOPICS_IN, *TOPICS_OUT, *TOPICS_STATE, *map(dlq_topic, TOPICS_IN)]
+    )
+    assert len(names) == 19
+
+
+def test_only_topics_of_state_are_compacted() -> None:
+    """An event that Kafka compacted away would be lost to its readers."""
+    policies = {
+        topic.name: topic.topic_configs.get("cleanup.policy") for topic in wanted_topics(topic_layout(Settings()))
+    }
+    assert "compact" == policies.pop(LEVELS)
+    assert {None} == set(policies.values())
 
 
 def test_all_topics_have_the_same_partitions() -> None:
