@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from api.auth import Authenticator
 from api.front import Front
+from api.links import LINKS
 from api.problems import MEDIA_TYPE, ProblemError
 from api.routes import adjustments, carts, cleanup, deductions, low_stock, orders, products, transactions
 from api.services import Services
@@ -88,6 +89,8 @@ def openapi_document() -> Json:
         for operation in operations.values():
             for status, response in operation["responses"].items():
                 _document_answer(status, response)
+                if links := LINKS.get((operation["operationId"], status)):
+                    response["links"] = links
     for unused in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(unused, None)
     return document

@@ -11,7 +11,7 @@ from inventory.settings import Settings
 from tests.integration.stream import environment_of, eventually
 
 _REPOSITORY = Path(__file__).parents[2]
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 
 
 class Program:

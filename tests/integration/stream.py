@@ -13,7 +13,7 @@ from inventory.settings import Settings
 from schemas.topics import TOPICS_IN
 from tests.integration.shop import Published, body
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
 LARGEST_BYTES = 8 * 1024 * 1024
 
 Headers = Sequence[tuple[str, bytes | None]]

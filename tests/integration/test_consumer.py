@@ -156,7 +156,7 @@ async def test_a_header_name_that_is_not_utf8_blocks_nothing(stage: Stage) -> No
         # Only aiokafka's pure Python record builder lets such a name through.
         env={"PATH": "/usr/bin:/bin", "AIOKAFKA_NO_EXTENSIONS": "1"},
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         assert 0 == await producer.wait()
     async with worker(stage.settings):
         await stage.wait_for("inbox", 5)
@@ -180,7 +180,7 @@ async def test_offsets_follow_the_transaction(stage: Stage, monkeypatch: pytest.
     monkeypatch.setattr(applying, "execute", execute_unless_away)
     await stage.producer.send(product("p", 10), created("o", {"p": 1}))
     async with worker(stage.settings) as running:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             await tried.wait()
         await eventually(lambda: _is(lambda: bool(running.consumer and running.consumer.status().waits_because)))
         assert {} == await committed(stage.bootstrap_servers, stage.prefix)
@@ -209,7 +209,7 @@ async def test_a_stop_while_the_database_is_away_loses_nothing(stage: Stage, mon
     for one in orders:
         await stage.producer.raw(one["topic"], body(one), partition=0)
     async with worker(stage.with_settings(batch_max_records=1)):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             await tried.wait()
     monkeypatch.undo()
     async with worker(stage.settings):
@@ -256,7 +256,7 @@ async def test_a_bug_ends_the_process_and_loses_nothing(stage: Stage) -> None:
     )
     await stage.producer.send(product("p", 10), created("o", {"p": 1}))
     process = await _start(stage.settings, "-c", program)
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         output, _ = await process.communicate()
     assert 70 == process.returncode
     assert b"A bug stopped this worker" in output
@@ -323,7 +323,7 @@ async def test_a_worker_that_was_frozen_expires_nothing_that_was_paid_meanwhile(
     finally:
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await process.communicate()
 
 
@@ -450,7 +450,7 @@ async def test_a_worker_whose_clock_is_behind_goes_by_the_databases(stage: Stage
         await stage.wait_for("orders WHERE status = 'expired'")
     finally:
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             output, _ = await process.communicate()
     assert 1 == output.count(b"s behind the database's"), output
 
