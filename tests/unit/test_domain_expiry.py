@@ -4,7 +4,7 @@ import pytest
 
 from domain.commands import ExpireOrder
 from domain.decide import step
-from domain.due import DueHolds
+from domain.due import DueHold, DueHolds
 from domain.model import Disposition, OrderStatus, Policy, ReservationOutcome
 from tests.unit.domain_cases import Books, Event, at, cancelled, cart, command, created, paid, product
 
@@ -116,6 +116,91 @@ def test_a_cart_that_released_the_product_since_it_was_found_stays() -> None:
     emptied, short = (command(one) for one in (cart({"q": 1}, minutes=1), created({"p": 5})))
     assert [] == step(books.state, emptied, books.policy, due).expiries
     assert ([], {"p": 1}) == step(books.state, short, books.policy, due)[1:]
+
+
+@pytest.mark.parametrize(
+    "since",
+    [cart({"p": 4}, 50), cart({"p": 3, "q": 1}, 50)],
+    ids=["the same lines", "other lines"],
+)
+def test_a_cart_that_was_renewed_since_it_was_found_stays(since: Event) -> None:
+    """Its deadline is another by now."""
+    books = Books(product("p", 4, 0), product("q", 10, 0), cart({"p": 4}))
+    due = DueHolds(books.state, at(60), {"p": None})
+    step(books.state, command(since), books.policy, due)
+    assert [] == step(books.state, command(created({"p": 5}, minutes=51)), books.policy, due).expiries
+
+
+def test_an_order_that_released_the_product_since_it_was_found_stays() -> None:
+    """A line that is cancelled holds nothing, though the order still holds others."""
+    books = Books(product("p", 4, 0), product("q", 10, 0), created({"p": 4, "q": 1}, "old"))
+    due = DueHolds(books.state, at(60), {"p": None})
+    step(books.state, command(cancelled({"p": 4}, "old")), books.policy, due)
+    assert ([], {"p": 1}) == step(books.state, command(created({"p": 5})), books.policy, due)[1:]
+
+
+@pytest.mark.parametrize("holder", [created({"p": 4}, "old"), cart({"p": 4})], ids=["order", "cart"])
+def test_a_hold_that_is_due_when_it_is_made_expires_too(holder: Event) -> None:
+    """Of a backlog, say: it is known from the decision that made it."""
+    books = Books(product("p", 4, 0))
+    due = DueHolds(books.state, at(60), {"p": None})
+    step(books.state, command(holder), books.policy, due)
+    assert 1 == len(step(books.state, command(created({"p": 4}, minutes=90)), books.policy, due).expiries)
+    assert (4, 4) == books.stock()
+
+
+def _expired(books: Books, want: Event, due: DueHolds) -> list[str]:
+    """Return the owners of the holds that expired in favour of an event, in order."""
+    expiries = step(books.state, command(want), books.policy, due).expiries
+    return [
+        one.reference_id for decision in expiries for one in decision.outcomes if isinstance(one, ReservationOutcome)
+    ]
+
+
+def test_the_oldest_hold_goes_first_whichever_product_it_holds() -> None:
+    """Until each product has the units that are missing."""
+    holders = [
+        created({line: 1}, name, minutes=minutes)
+        for name, line, minutes in (("a", "p", 0), ("b", "p", 1), ("c", "q", 2))
+    ]
+    books = Books(product("p", 2, 0), product("q", 1, 0), *holders)
+    due = DueHolds(books.state, at(60), {"p": None, "q": None})
+    assert ["a", "b", "c"] == _expired(books, created({"p": 2, "q": 1}, minutes=90), due)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["found before", "made in this batch"])
+def test_a_commands_own_cart_does_not_count_as_more_stock(*, known: bool) -> None:
+    """Its units were available to the command before it expired, so others must expire as well, in their order."""
+    own = cart({"p": 2})
+    others = (created({"p": 2}, "a", minutes=20), created({"q": 1}, "b", minutes=21))
+    books = Books(product("p", 4, 0), product("q", 1, 0), *others, *((own,) if known else ()))
+    due = DueHolds(books.state, at(60), {"p": None, "q": None})
+    if not known:
+        step(books.state, command(own), books.policy, due)
+    assert ["c", "a", "b"] == _expired(books, created({"p": 4, "q": 1}, cart="c", minutes=90), due)
+    assert ((4, 4), (1, 1)) == (books.stock("p"), books.stock("q"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "until", "expired", "exhausted"),
+    [
+        (1, "a", ["a"], set()),
+        (2, "a", ["a"], {"p"}),
+        (2, "b", ["a", "b"], set()),
+        (3, "b", ["a", "b"], {"p"}),
+        (3, None, ["a", "b"], set()),
+    ],
+    ids=["enough", "more were not loaded", "just enough", "none left, more were not loaded", "none left"],
+)
+def test_holds_beyond_those_that_were_loaded_are_asked_for(
+    asked: int, until: str | None, expired: list[str], exhausted: set[str]
+) -> None:
+    """A later hold may come before one that is known here, so the product is exhausted rather than out of order."""
+    books = Books(product("p", 2, 0), *(created({"p": 1}, name, minutes=n) for n, name in enumerate("ab")))
+    last = None if until is None else DueHold(at(15 + "ab".index(until)), "order", until)
+    due = DueHolds(books.state, at(60), {"p": last})
+    assert expired == _expired(books, created({"p": asked}, minutes=90), due)
+    assert exhausted == due.exhausted
 
 
 def test_no_more_holds_expire_than_are_needed() -> None:
