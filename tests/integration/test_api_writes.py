@@ -297,7 +297,7 @@ async def test_a_batch_of_corrections_is_all_or_each(shop: ApiShop) -> None:
 
 
 async def test_each_edge_in_a_batch_is_published_once(shop: ApiShop) -> None:
-    """Out, back, out again within one request: three events with three ids."""
+    """Out, back, out again within one request: four events with four ids."""
     lines = [
         {"product_id": "mug", "operation": operation, "quantity": 10, "reason": "r"}
         for operation in ("SUBTRACT", "ADD", "SUBTRACT")
@@ -305,7 +305,12 @@ async def test_each_edge_in_a_batch_is_published_once(shop: ApiShop) -> None:
     await shop.call("POST", "/batch/adjust", None, {"mode": "all", "adjustments": lines}, KEY)
     rows = await shop.rows("SELECT type, id FROM outbox WHERE aggregatetype <> 'inventory.reservations'")
     assert len({row[1] for row in rows}) == len(rows)
-    assert [row[0] for row in rows] == ["inventory.low_stock", "inventory.stock_recovered", "inventory.low_stock"]
+    assert [row[0] for row in rows] == [
+        "inventory.low_stock",
+        "inventory.stock_recovered",
+        "inventory.back_in_stock",
+        "inventory.low_stock",
+    ]
 
 
 # --- idempotency --------------------------------------------------------------------------------
