@@ -54,8 +54,8 @@ class Stage:
     prefix: str
 
     def with_settings(self, **changes: Any) -> Settings:
-        """Return the worker's settings with changes."""
-        return self.settings.model_copy(update=changes)
+        """Return the worker's settings with changes, validated as all settings are."""
+        return Settings(**{**self.settings.model_dump(exclude_unset=True), **changes})
 
     async def count(self, query: str) -> int:
         """Count the rows of a table expression."""
