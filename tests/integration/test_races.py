@@ -137,8 +137,8 @@ async def test_early_facts_at_once_all_wait(shop: Shop) -> None:
     await _race(shop, *facts)
     assert [(4 * len(names),)] == await shop.rows("SELECT count(*) FROM parked_events")
     await shop.apply(*(created(name, {"p": 9}) for name in names))
-    # Nine wanted, three cancelled in time, one refunded after the payment.
-    assert (100 - 5 * len(names), 0) == await shop.stock("p")
+    # Nine ordered, three cancelled; the unit that was refunded may be one of these, so it is not given up again.
+    assert (100 - 6 * len(names), 0) == await shop.stock("p")
     assert [] == await shop.rows("SELECT event_id FROM parked_events")
 
 
@@ -279,7 +279,8 @@ async def test_the_streams_clock_is_written_by_many_at_once(shop: Shop) -> None:
     async with contended(shop.pool):
         await asyncio.gather(*(execute(shop.pool, [], POLICY, T0, progress=one) for one in rows))
     furthest = (RACERS - 1, T0 + timedelta(RACERS - 1))
-    assert [furthest] * 30 == await shop.rows("SELECT next_offset, watermark FROM stream_progress")
+    found = await shop.rows("SELECT next_offset, watermark FROM stream_progress WHERE topic = 't'")
+    assert [furthest] * 30 == found
 
 
 async def test_processes_that_fight_for_few_units_sell_each_once(shop: Shop, database_url: str) -> None:
