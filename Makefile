@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
+# Each process has servers of its own; files are shared out, the tests of a file run one after the other.
+PYTEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES)
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -22,12 +25,12 @@ demo: $(INSTALLED) ## watch worker and API handle a simulated shop for 20 second
 run: $(INSTALLED) ## run the worker with the INVENTORY_ settings of the environment
 	@$(BIN)/inventory run
 
-test: $(INSTALLED) ## run every test that this machine can run; PYTEST_ARGS="-k name" narrows it
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(INSTALLED) ## run every test that this machine can run; PYTEST_ARGS="-k name" narrows it, PYTEST_PROCESSES=0 shows output at once
+	@$(PYTEST) $(PYTEST_ARGS)
 
 TIMES ?= 1
 test-busy: $(INSTALLED) ## run every test TIMES times while every core is kept busy; the first failure ends it
-	@$(BIN)/python -m dev.busy --times $(TIMES) -- $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m dev.busy --times $(TIMES) -- $(PYTEST) $(PYTEST_ARGS)
 
 quick: $(INSTALLED) ## run the unit tests only (no servers)
 	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)

@@ -11,6 +11,9 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
+from typing_extensions import override
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from dev.servers import kafka as kafka_brokers
 from dev.servers import postgres as postgres_servers
@@ -27,7 +30,7 @@ __all__ = ["collect_leaks"]
 _TEMPLATE_DATABASE = "migrated"
 _ADMIN_TIMEOUT_SECONDS = 10.0
 _choice = pytest.StashKey[Choice]()
-_broker = pytest.StashKey["_Found"]()
+_CHAOS = "tests/acceptance/chaos/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,15 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"broker: {config.stash[_choice].description}"
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say at the end if the broker of the header could not be used."""
-    found = config.stash.get(_broker, None)
-    if found is not None and found.broker is None:
-        terminalreporter.write_line(f"broker: no real Kafka: {found.missing}")
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Keep the tests of a file in one process, and those that share the chaos run."""
+    return _Scheduling(config, log)
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc] # published without types
+    @override
+    def _split_scope(self, nodeid: str) -> str:
+        return _CHAOS if nodeid.startswith(_CHAOS) else str(super()._split_scope(nodeid))
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +188,6 @@ def _started_kafka(request: pytest.FixtureRequest) -> Iterator[_Found]:
             found = _Found(kafka_brokers.start(choice), "")
         except ServersError as error:
             found = _Found(None, str(error))
-    request.config.stash[_broker] = found
     yield found
     if found.broker is not None:
         found.broker.close()

@@ -1,6 +1,7 @@
 """Fixtures of the acceptance tests: a deployment on real servers, and figures for the report."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,19 +9,21 @@ import pytest
 from dev.servers.kafka import Broker
 from tests.acceptance.deployment import Deployment
 
-_figures = pytest.StashKey[list[str]]()
+_FIGURE = "measured"
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the figures at the end, also if every test passed."""
-    for figure in config.stash.get(_figures, []):
-        terminalreporter.write_line(f"measured: {figure}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures of the tests that passed."""
+    for report in terminalreporter.getreports("passed"):
+        for name, figure in report.user_properties:
+            if name == _FIGURE:
+                terminalreporter.write_line(f"measured: {figure}")
 
 
 @pytest.fixture
-def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Add a figure to the report."""
-    return request.config.stash.setdefault(_figures, []).append
+    return partial(record_property, _FIGURE)
 
 
 @pytest.fixture
