@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 from typing_extensions import override
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -26,6 +27,11 @@ from dev.servers.redis import RedisServer
 from tests.leaks import collect_leaks, forget_what_is_loaded
 
 __all__ = ["collect_leaks"]
+
+# How long an example takes says nothing on a busy machine. The mutation run has a profile of its own.
+if settings.get_current_profile_name() == "default":
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
 
 _TEMPLATE_DATABASE = "migrated"
 _ADMIN_TIMEOUT_SECONDS = 10.0

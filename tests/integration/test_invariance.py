@@ -135,7 +135,7 @@ def bench(postgres: PostgresServer, template_database: str) -> Iterator[_Bench]:
 _LENIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=_LENIENT)
+@settings(max_examples=25, suppress_health_check=_LENIENT)
 @given(stream=_streams(), cuts=st.lists(st.integers(0, 40), max_size=6))
 def test_any_cut_ends_in_the_same_state(bench: _Bench, stream: list[Published], cuts: list[int]) -> None:
     """One batch, one event a batch and any cut between have the same state, ledger, inbox and outgoing events."""
@@ -148,7 +148,7 @@ def test_any_cut_ends_in_the_same_state(bench: _Bench, stream: list[Published], 
     assert outcomes[0] == [outcome for one in outcomes_single for outcome in one]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=_LENIENT)
+@settings(max_examples=40, suppress_health_check=_LENIENT)
 @given(stream=_streams(), cuts=st.lists(st.integers(0, 40), max_size=3))
 def test_the_end_is_what_the_oracle_says(bench: _Bench, stream: list[Published], cuts: list[int]) -> None:
     """Stock, ledger sums, order statuses, holds of carts and everything published agree with the independent model."""

@@ -101,7 +101,7 @@ def test_dense_collisions_of_due_holds_end_alike_however_the_stream_is_cut(polic
 
 
 def _assert_alike(streams: st.SearchStrategy[list[Event]], examples: int, policy: Policy) -> None:
-    @settings(max_examples=examples, deadline=None, database=None)
+    @settings(max_examples=examples, database=None)
     @given(streams, st.sets(st.integers(1, 13)), st.sampled_from(_LOW_WATERMARKS))
     def alike(stream: list[Event], cuts: set[int], low_watermark: Any) -> None:
         whole = _apply(stream, set(), low_watermark, policy)
@@ -117,7 +117,7 @@ def _assert_alike(streams: st.SearchStrategy[list[Event]], examples: int, policy
 def test_which_holds_expire_is_what_the_oracle_says(policy: Policy) -> None:
     """Stock, statuses and what is published, in one batch, agree with the model that takes one event at a time."""
 
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=40, database=None)
     @given(_STREAMS, st.sampled_from(_LOW_WATERMARKS))
     def agrees(stream: list[Event], low_watermark: Any) -> None:
         found = _apply(stream, set(), low_watermark, policy)

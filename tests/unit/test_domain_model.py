@@ -335,9 +335,7 @@ class ShortfallShopMachine(ShopMachine):
     late_payment = LatePaymentPolicy.SHORTFALL
 
 
-_machine = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+_machine = settings(max_examples=80, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
 TestShop = ShopMachine.TestCase
 TestShop.settings = _machine
 TestShortfallShop = ShortfallShopMachine.TestCase
@@ -424,7 +422,7 @@ def _end(facts: list[Event], policy: Policy | None = None) -> dict[str, tuple[in
     return {product_id: books.stock(product_id) for product_id in PRODUCTS}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data(), story=stories())
 def test_any_permutation_and_duplication_of_an_orders_events_ends_in_the_same_stock(
     data: st.DataObject, story: list[Event]
@@ -434,7 +432,7 @@ def test_any_permutation_and_duplication_of_an_orders_events_ends_in_the_same_st
     assert _end(story) == _end(data.draw(st.permutations(repeated)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), story=stories())
 def test_the_stock_at_the_end_is_what_the_facts_add_up_to(data: st.DataObject, story: list[Event]) -> None:
     """Gone at the end is what was paid and not given up, or not restocked, counted from the facts alone."""
@@ -508,7 +506,7 @@ def _save(stored: State, state: State) -> None:
     stored.carts.update(state.carts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), stream=streams())
 def test_results_do_not_depend_on_how_the_stream_was_cut(data: st.DataObject, stream: list[Event]) -> None:
     """Batches that each load only the rows they name end in the state, ledger and outcomes of one single batch."""
@@ -525,7 +523,7 @@ def test_results_do_not_depend_on_how_the_stream_was_cut(data: st.DataObject, st
     assert (whole.state, whole.decisions) == (stored, decisions)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), stream=streams())
 def test_streams_that_share_nothing_do_not_affect_each_other(data: st.DataObject, stream: list[Event]) -> None:
     """Two shops' events, merged in any way, lead to the state and outcomes of each shop alone."""
@@ -553,7 +551,7 @@ def _renamed(published: Event) -> Event:
 # --- what must hold in every stream -------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(stream=streams())
 def test_an_alert_is_reported_exactly_once_per_edge(stream: list[Event]) -> None:
     """The alerts of a product are the edges of its status after each event: none missing, none repeated."""
@@ -571,7 +569,7 @@ def test_an_alert_is_reported_exactly_once_per_edge(stream: list[Event]) -> None
         expected.clear()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(stream=streams())
 def test_stock_on_hand_is_what_came_in_less_what_went_out(stream: list[Event]) -> None:
     """Initial stock plus what came in minus what went out is what is on hand, and it is never oversold."""
@@ -585,7 +583,7 @@ def test_stock_on_hand_is_what_came_in_less_what_went_out(stream: list[Event]) -
             assert 0 <= found.reserved <= found.on_hand
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(stream=streams())
 def test_the_ledger_rebuilds_the_state(stream: list[Event]) -> None:
     """Replaying each product's entries gives its stock; sequences have no holes and each before is the last after."""
@@ -593,7 +591,7 @@ def test_the_ledger_rebuilds_the_state(stream: list[Event]) -> None:
     books.check()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(stream=streams())
 def test_a_repeated_event_moves_nothing(stream: list[Event]) -> None:
     """Every event about orders and products, repeated at once, writes no entry and has no outcome."""

@@ -184,7 +184,7 @@ def _loaded(state: State, named: Footprint) -> State:
     return State({key: state.products[key] for key in products if key in state.products}, orders, carts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(commands=st.lists(_commands, max_size=25))
 def test_what_is_locked_is_enough_to_decide(commands: list[Command]) -> None:
     """Decided on the locked rows alone, a command means the same as on all there is, and changes no other row."""

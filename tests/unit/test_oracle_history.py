@@ -119,7 +119,7 @@ def days(draw: st.DrawFn) -> list[Event]:
     return draw(st.permutations(events + repeats))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(day=days(), expire_at=st.none() | st.just(600), data=st.data())
 def test_whatever_the_rules_do_in_any_order_is_allowed(
     day: list[Event], expire_at: int | None, data: st.DataObject

@@ -3,7 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain.model import StockStatus
@@ -24,7 +24,6 @@ PRODUCTS = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(PRODUCTS)
 @example({" X ": (1, 0), "X": (2, 0), "\r": (3, 0), "a\rb": (4, 0), '"': (5, 0), "=1+1": (6, 0), " ": (7, 0)})
 def test_an_export_reads_back_as_it_is(products: dict[str, tuple[int, int]]) -> None:

@@ -161,7 +161,7 @@ def test_no_record_stops_the_worker_or_affects_its_neighbours(database_url: str)
         warehouse = _Warehouse(pool)
         runner.run(warehouse.open())
 
-        @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=150, suppress_health_check=list(HealthCheck))
         @given(drawn=st.lists(records(), min_size=1, max_size=6))
         def judge(drawn: list[Any]) -> None:
             batch = [warehouse.neighbour(), *(warehouse.record(*record) for record in drawn), warehouse.neighbour()]
