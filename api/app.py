@@ -17,7 +17,7 @@ from api.auth import Authenticator
 from api.front import Front
 from api.links import LINKS
 from api.problems import MEDIA_TYPE, ProblemError
-from api.routes import adjustments, carts, cleanup, deductions, low_stock, orders, products, transactions
+from api.routes import adjustments, carts, cleanup, deductions, low_stock, orders, products, stream, transactions
 from api.services import Services
 
 VERSION: Final = "1.0.0"
@@ -25,6 +25,7 @@ VERSION: Final = "1.0.0"
 ROUTERS: Final = (
     products.router,
     low_stock.router,
+    stream.router,
     carts.router,
     orders.router,
     deductions.router,
@@ -105,7 +106,9 @@ def _document_answer(status: str, response: Json) -> None:
     }
     if status.startswith("2") or status == "304":
         return
-    response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+    # FastAPI gives it under the media type that the route has for its success.
+    [described] = response["content"].values()
+    response["content"] = {MEDIA_TYPE: described}
     if status == "401":
         headers["WWW-Authenticate"] = {"description": "Bearer.", "schema": {"type": "string"}}
     if status == "503":

@@ -12,6 +12,7 @@ that it has expired, which only follows a good signature.
 
 import base64
 import binascii
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -48,10 +49,11 @@ class Role(StrEnum):
 
 
 class Principal(NamedTuple):
-    """Who is calling, and in which roles."""
+    """Who is calling, in which roles, and until when (Unix time) the token says so."""
 
     subject: str
     roles: frozenset[Role]
+    expires_at: float = math.inf
 
     @property
     def acts_for_anyone(self) -> bool:
@@ -182,7 +184,7 @@ class Authenticator:
         subject = claims.get("sub")
         if not isinstance(subject, str) or not is_subject(subject):
             raise TokenRejectedError(TokenRejection.SUBJECT)
-        return Principal(subject, roles_of(claims, self._rules.roles_claim))
+        return Principal(subject, roles_of(claims, self._rules.roles_claim), expires)
 
 
 def bearer_token(values: list[bytes]) -> bytes:

@@ -174,7 +174,8 @@ def _note(scope: Message, answer: _Answer, head: _Head, subject: str | None, sec
     template = getattr(scope.get("route"), "path", "unmatched")
     method = scope["method"] if scope["method"] in METHODS else "other"
     metrics.REQUESTS.labels(template, method, answer.status).inc()
-    metrics.REQUEST_DURATION.labels(template, method).observe(seconds)
+    if "exempt_from_duration" not in scope:
+        metrics.REQUEST_DURATION.labels(template, method).observe(seconds)
     logger.info(
         "%s %s %d",
         method,

@@ -29,6 +29,7 @@ _OF_CART: Final = {
 def _of_product(product_id: str) -> dict[str, Any]:
     return {
         "look": _link("get_product", {"product_id": product_id}),
+        "watch": _link("stream", {"product_id": product_id}),
         "adjust": _link("adjust", {"product_id": product_id}),
         "threshold": _link("set_threshold", {"product_id": product_id}),
         "transactions": _link("list_transactions", {"product_id": product_id}),

@@ -14,6 +14,7 @@ from api.front import Visit
 from api.gather import Gatherer
 from api.pages import Cursors
 from api.problems import ProblemError
+from api.watching import Watchers
 from domain.model import Policy
 from engine.reading import StockReader
 from engine.tasks import BatchResult
@@ -23,11 +24,12 @@ from storage.errors import is_unavailable
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a cart may hold stock, and how long a request waits for the database."""
+    """How long a cart may hold stock, how long a request waits for the database, and how long a stream may last."""
 
     cart_ttl: timedelta
     max_cart_ttl: timedelta
     wait_seconds: float
+    stream_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Services:
     policy: Policy
     clock: Callable[[], datetime]
     after_commit: Callable[[BatchResult], None]
+    watchers: Watchers
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
@@ -71,6 +74,11 @@ def visit_of(request: Request) -> Visit:
     """Return who is calling, and the request's id and trace."""
     visit: Visit = request.scope["visit"]
     return visit
+
+
+def exempt_from_duration(request: Request) -> None:
+    """Leave the request out of the histogram of durations: how long it takes is up to the client."""
+    request.scope["exempt_from_duration"] = True
 
 
 async def _services(request: Request) -> Services:

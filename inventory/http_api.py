@@ -24,6 +24,7 @@ from api.gather import Gatherer, GatherLimits
 from api.keys import FixedKeys, IssuerKeys, KeySource, read_jwks_file, secret_key
 from api.pages import Cursors
 from api.services import Limits, Services
+from api.watching import Watchers, WatchLimits
 from engine.reading import StockReader, close_quietly
 from engine.tasks import BatchResult
 from inventory import telemetry
@@ -80,13 +81,20 @@ async def serving(settings: Settings) -> AsyncIterator[Ports]:
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(_pool(settings))
         cache = await stack.enter_async_context(_cache(settings))
-        limits = Limits(settings.cart_reservation_ttl, settings.api_max_cart_ttl, settings.api_wait.total_seconds())
+        wait_seconds = settings.api_wait.total_seconds()
+        limits = Limits(
+            settings.cart_reservation_ttl,
+            settings.api_max_cart_ttl,
+            wait_seconds,
+            settings.api_stream_lifetime.total_seconds(),
+        )
+        watchers = Watchers(pool, WatchLimits(settings.api_max_watches), wait_seconds)
         after_commit = await stack.enter_async_context(_refreshing(cache))
         policy = policy_of(settings)
         gatherer = Gatherer(pool, policy, _gather_limits(settings), utc_now, after_commit)
         stack.push_async_callback(gatherer.close)
         services = Services(
-            pool, StockReader(pool, cache, utc_now), cursors, limits, gatherer, policy, utc_now, after_commit
+            pool, StockReader(pool, cache, utc_now), cursors, limits, gatherer, policy, utc_now, after_commit, watchers
         )
         origins = [part.strip() for part in settings.api_cors_origins.split(",") if part.strip()]
         probe = probe_database(settings.database_url)
@@ -101,6 +109,8 @@ async def serving(settings: Settings) -> AsyncIterator[Ports]:
                 settings,
             )
         )
+        # First of all: the port's end waits for the requests under way.
+        stack.push_async_callback(watchers.stop)
         logger.info("Ready: API on port %d, health on port %d", api, health)
         yield Ports(api, health)
     logger.info("Stopped")

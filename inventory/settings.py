@@ -205,6 +205,12 @@ class Settings(BaseSettings):
         1000, ge=1, le=100_000, description="Most writes that wait or are under way in one process; more get 503."
     )
     api_batch_max_requests: int = Field(200, ge=1, le=10_000, description="Most writes that share one transaction.")
+    api_max_watches: int = Field(
+        1000, ge=1, le=100_000, description="Most streams and waiting requests in one process; more get 503."
+    )
+    api_stream_lifetime: Duration = Field(
+        timedelta(hours=1), description="Longest that a stream lasts; clients then connect again."
+    )
     api_wait: Duration = Field(
         timedelta(seconds=5), description="Longest that a request waits for the database before it gets 503."
     )

@@ -13,6 +13,11 @@ from storage.database import Connection
 _COLUMNS = "product_id, on_hand, reserved, available, low_stock_threshold, stock_status, version, updated_at"
 _SOME = f"SELECT {_COLUMNS} FROM inventory WHERE product_id = ANY($1::text[]) ORDER BY product_id"  # noqa: S608 - constants
 _PAGE = f"SELECT {_COLUMNS} FROM inventory WHERE product_id > $1 ORDER BY product_id LIMIT $2"  # noqa: S608 - constants
+_NEWER = f"""
+SELECT {_COLUMNS} FROM unnest($1::text[], $2::text::bigint[]) AS known (product_id, known_version)
+    JOIN inventory USING (product_id)
+WHERE version > known_version
+"""  # noqa: S608 - constants
 # The condition is that of the partial index, so products with enough stock are not read.
 _LOW = f"SELECT {_COLUMNS} FROM inventory WHERE stock_status <> 'ok' ORDER BY product_id LIMIT $1"  # noqa: S608 - constants
 _COUNT = "SELECT count(*), count(*) FILTER (WHERE stock_status <> 'ok') FROM inventory"
@@ -76,6 +81,13 @@ async def read_stock(connection: Connection, product_ids: Collection[str]) -> di
     if not product_ids:
         return {}
     return {row[0]: level_of_row(row) for row in await connection.fetch(_SOME, list(product_ids))}
+
+
+async def read_newer(connection: Connection, versions: Mapping[str, int]) -> list[StockLevel]:
+    """Return the products whose version is higher than the one given."""
+    # The versions as the text of an array: asyncpg encodes it fastest.
+    known = "{" + ",".join(map(str, versions.values())) + "}"
+    return [level_of_row(row) for row in await connection.fetch(_NEWER, list(versions), known)]
 
 
 async def read_stock_page(connection: Connection, after: str, limit: int) -> list[StockLevel]:

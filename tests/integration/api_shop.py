@@ -15,6 +15,7 @@ from api.gather import Gatherer, GatherLimits
 from api.keys import FixedKeys, secret_key
 from api.pages import Cursors
 from api.services import Limits, Services
+from api.watching import Watchers, WatchLimits
 from domain.model import Policy
 from engine.reading import StockReader
 from engine.tasks import BatchResult
@@ -27,7 +28,9 @@ SECRET = "an-hs256-secret-for-tests-of-the-api"  # noqa: S105 - the tests' own
 RULES = TokenRules("https://issuer.example", "inventory")
 PREFIX = "/api/v1/inventory"
 GATHER = GatherLimits(queue=500, batch=100, transactions=2)
-LIMITS = Limits(timedelta(minutes=30), timedelta(hours=24), wait_seconds=20)
+LIMITS = Limits(timedelta(minutes=30), timedelta(hours=24), wait_seconds=20, stream_seconds=600)
+
+WATCH_LIMITS = WatchLimits(watches=20, products=50)
 
 DAY_SECONDS = 86_400
 
@@ -75,7 +78,9 @@ def services_for(pool: Pool, key: bytes, cache: Cache | None = None, limits: Lim
         """Leave the cache as it is."""
 
     gatherer = Gatherer(pool, policy, GATHER, _now, after_commit)
-    return Services(pool, StockReader(pool, cache, _now), Cursors(key), limits, gatherer, policy, _now, after_commit)
+    watchers = Watchers(pool, WATCH_LIMITS, limits.wait_seconds)
+    reader = StockReader(pool, cache, _now)
+    return Services(pool, reader, Cursors(key), limits, gatherer, policy, _now, after_commit, watchers)
 
 
 def _now() -> datetime:
@@ -83,13 +88,15 @@ def _now() -> datetime:
 
 
 @asynccontextmanager
-async def open_api_shop(url: str, cache: Cache | None = None, size: int = 5) -> AsyncIterator[ApiShop]:
+async def open_api_shop(
+    url: str, cache: Cache | None = None, size: int = 5, limits: Limits = LIMITS
+) -> AsyncIterator[ApiShop]:
     """Open a shop and its API on a migrated database; requests go straight to the application."""
     pool = await open_pool(url, size)
     try:
         async with pool.acquire() as connection:
             key = await read_cursor_key(connection)
-        services = services_for(pool, key, cache)
+        services = services_for(pool, key, cache, limits)
         app = serve_app(services, Authenticator(FixedKeys([secret_key(SECRET)]), RULES))
         # A bug is to be seen as the 500 that a client would get.
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -1,6 +1,7 @@
 """Who may do what: every route with every kind of token, each with the status that it must have."""
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from fastapi.routing import APIRoute
 from api.app import ROUTERS
 from api.auth import Role, TokenRules
 from api.values import PREFIX
+from tests.integration import api_shop
 from tests.integration.api_shop import RULES, ApiShop, open_api_shop, token
 from tests.integration.shop import product
 
@@ -35,6 +37,7 @@ class Call(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
 
 
+LIMITS = replace(api_shop.LIMITS, stream_seconds=0.5)
 KEY = {"Idempotency-Key": "matrix"}
 LINES = [{"product_id": "mug", "quantity": 1}]
 ADJUSTMENT = {"operation": "ADD", "quantity": 1, "reason": "count"}
@@ -43,6 +46,8 @@ MATRIX: dict[tuple[str, str], Call] = {
     ("GET", ""): Call("", None, (403, 403, 200, 200)),
     ("POST", "/batch"): Call("/batch", {"product_ids": ["mug"]}, (200, 200, 200, 200)),
     ("GET", "/low-stock"): Call("/low-stock", None, (200, 200, 200, 200)),
+    # Streams last half a second here.
+    ("GET", "/stream"): Call("/stream?product_id=mug", None, (200, 200, 200, 200)),
     ("POST", "/reserve/cart"): Call("/reserve/cart", {"cart_id": "c", "items": LINES}, (200, 404, 200, 200)),
     ("GET", "/reserve/cart"): Call("/reserve/cart?cart_id=c", None, (200, 404, 200, 200)),
     ("DELETE", "/reserve/cart"): Call("/reserve/cart?cart_id=c", None, (200, 404, 200, 200)),
@@ -76,7 +81,7 @@ ROUTES = [
 @pytest.fixture
 async def shop(database_url: str) -> AsyncIterator[ApiShop]:
     """A shop in which ann has a cart and an order."""
-    async with open_api_shop(database_url) as opened:
+    async with open_api_shop(database_url, limits=LIMITS) as opened:
         await opened.apply(product("mug", 10))
         for path, body in (
             ("/reserve/cart", {"cart_id": "c", "items": LINES}),

@@ -33,7 +33,7 @@ MIN_LINKS = 5
 @pytest.mark.parametrize("role", list(Role))
 async def test_every_answer_is_in_the_document(database_url: str, tmp_path: Path, role: Role) -> None:
     """No 5xx, no status, type, header or body that the document does not have, and balanced books afterwards."""
-    async with open_shop(database_url) as shop, api_process(database_url) as api:
+    async with open_shop(database_url) as shop, api_process(database_url, INVENTORY_API_STREAM_LIFETIME="1s") as api:
         await shop.apply(product("mug-blue", 50), product("tea-green", 5, 10))
         bearer = token("ann", role, rules=PROCESS_RULES)
         report = tmp_path / "report.json"

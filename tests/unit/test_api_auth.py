@@ -116,7 +116,8 @@ SHARED = Authenticator(FixedKeys([secret_key(SECRET)]), RULES, clock=lambda: NOW
 )
 async def test_a_good_token_is_let_in(authenticator: Authenticator, token: bytes) -> None:
     """Each algorithm of the list, and clocks that differ by less than half a minute."""
-    assert await authenticator.authenticate(token) == Principal("ann", frozenset([Role.USER]))
+    principal = await authenticator.authenticate(token)
+    assert principal == Principal("ann", frozenset([Role.USER]), principal.expires_at)
 
 
 ATTACKS: Mapping[str, tuple[Authenticator, bytes, TokenRejection]] = {

@@ -61,7 +61,8 @@ def _bodies() -> list[str]:
         content["schema"]["$ref"].rpartition("/")[2]
         for operation in OPERATIONS.values()
         for part in (operation.get("requestBody", {}), *operation["responses"].values())
-        for content in part.get("content", {}).values()
+        for media_type, content in part.get("content", {}).items()
+        if media_type != "text/event-stream"
     }
     return sorted(found)
 
