@@ -1,14 +1,17 @@
 """The topics of the contracts are made with what their promises need."""
 
 from datetime import timedelta
+from typing import Any
 
 import orjson
 import pytest
+from aiokafka.admin.config_resource import ConfigResource
+from aiokafka.errors import IncompatibleBrokerVersion
 
 from inventory.kafka import topic_layout
 from inventory.settings import Settings
 from inventory.topic_retention import retention_warning
-from inventory.topics import TopicReport, partition_warning, wanted_topics
+from inventory.topics import TopicReport, partition_warning, size_warning, wanted_topics
 from schemas.limits import MAX_RECORD_BYTES
 from schemas.topics import LEVELS, RESERVATIONS, TOPICS_IN, TOPICS_OUT, TOPICS_STATE, dlq_topic
 
@@ -125,3 +128,45 @@ def test_topics_that_outlive_the_inbox_are_a_warning(retention_ms: dict[str, int
     """As long as the inbox remembers is allowed; longer, or for good, is not."""
     warning = retention_warning(retention_ms, timedelta(days=1))
     assert (named is None) if warning is None else (named is not None and named in warning)
+
+
+class _Limits:
+    """An admin client of a cluster whose topics have these limits; all others are missing."""
+
+    def __init__(self, limits: dict[str, int]) -> None:
+        self._limits = limits
+
+    async def describe_configs(self, resources: list[ConfigResource]) -> list[Any]:
+        """Answer as Kafka does: code 3 for a missing topic."""
+        if not self._limits:
+            raise IncompatibleBrokerVersion("no admin API")
+        return [_Response([self._described(resource.name)]) for resource in resources]
+
+    def _described(self, name: str) -> tuple[int, str, int, str, list[tuple[object, ...]]]:
+        limit = self._limits.get(name)
+        entry: tuple[object, ...] = ("max.message.bytes", str(limit), False, 1, False, [])
+        return (3, "unknown", 2, name, []) if limit is None else (0, "", 2, name, [entry])
+
+
+class _Response:
+    def __init__(self, resources: list[Any]) -> None:
+        self.resources = resources
+
+
+async def test_a_topic_with_a_low_limit_is_warned_of() -> None:
+    """The line names each topic out and each dead letter topic whose limit is below what the worker may write."""
+    limits = {
+        "s.inventory.reservations": 1_048_588,
+        "s.inventory.low_stock": 2_097_152,
+        "s.order.created.dlq": 4_194_304,
+    }
+    warning = await size_warning(_Limits(limits), "s.")
+    assert warning is not None
+    assert "on s.inventory.reservations 1,048,588, s.order.created.dlq 4,194,304 (" in warning
+    assert "low_stock" not in warning
+
+
+@pytest.mark.parametrize("limits", [{}, {"s.inventory.reservations": 2_097_152}])
+async def test_enough_room_or_no_answer_is_no_warning(limits: dict[str, int]) -> None:
+    """A broker without an admin API cannot be asked."""
+    assert await size_warning(_Limits(limits), "s.") is None
