@@ -42,7 +42,7 @@ _REUSED_ID = "another event with this id and source was received before, with ot
 class Changes:
     """What a batch decided: a verdict for each task, and the rows to write.
 
-    `products`, `orders` and `carts` are the ids of those that changed. `settled` are parked events of earlier batches
+    `products`, `orders` and `carts` are the ids of those that changed. `resolved` are parked events of earlier batches
     whose fact has been judged, `forgotten` those whose deadline has passed. `short` are the products of which a
     command wanted more than was available before holds expired in its favour, `holds` every hold that the batch made,
     whether or not it still stands.
@@ -57,7 +57,7 @@ class Changes:
     inbox: dict[EventKey, InboxRow] = field(default_factory=dict)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     parked: dict[EventKey, ParkedEvent] = field(default_factory=dict)
-    settled: dict[EventKey, ResolvedFact] = field(default_factory=dict)
+    resolved: dict[EventKey, ResolvedFact] = field(default_factory=dict)
     forgotten: set[EventKey] = field(default_factory=set)
     answers: dict[EventKey, Answer] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
@@ -238,8 +238,8 @@ class _Fold:
         changes.ledger.extend(decision.entries)
         for outcome in decision.outcomes:
             changes.outbox.append(outbox_row(outcome))
-        for settled in decision.resolved:
-            self._settle(settled)
+        for resolved in decision.resolved:
+            self._resolve(resolved)
 
     def _receive(self, key: EventKey, digest: bytes, decision: Decision) -> None:
         """Put an event into the inbox, so that a repeat is known from now on."""
@@ -256,14 +256,14 @@ class _Fold:
             key[0], key[1], command.order_id, task.event_type, task.record, self._now, deadline
         )
 
-    def _settle(self, settled: ResolvedFact) -> None:
+    def _resolve(self, resolved: ResolvedFact) -> None:
         """Record what became of a fact that waited: since this batch, or since an earlier one."""
-        key = key_of(settled.cause)
+        key = key_of(resolved.cause)
         if self.changes.parked.pop(key, None) is None:
-            self.changes.settled[key] = settled
+            self.changes.resolved[key] = resolved
         else:
             received = self.changes.inbox[key]
-            self.changes.inbox[key] = received._replace(outcome=settled.disposition, reason=settled.reason)
+            self.changes.inbox[key] = received._replace(outcome=resolved.disposition, reason=resolved.reason)
 
     def _dead_letter(self, task: EventTask, reason: DeadLetterReason, message: str) -> Verdict:
         """Make the record of a valid event a dead letter."""

@@ -236,15 +236,15 @@ async def append_inbox(connection: Connection, rows: Iterable[InboxRow]) -> None
         await connection.copy_records_to_table("inbox", columns=_INBOX_COLUMNS, records=records)
 
 
-async def settle_inbox(connection: Connection, settled: Mapping[EventKey, ResolvedFact]) -> None:
+async def resolve_in_inbox(connection: Connection, resolved: Mapping[EventKey, ResolvedFact]) -> None:
     """Write what became of events whose facts had waited."""
-    if settled:
+    if resolved:
         await connection.execute(
             _SETTLE,
-            [key[1] for key in settled],
-            [key[0] for key in settled],
-            [fact.disposition for fact in settled.values()],
-            [fact.reason for fact in settled.values()],
+            [key[1] for key in resolved],
+            [key[0] for key in resolved],
+            [fact.disposition for fact in resolved.values()],
+            [fact.reason for fact in resolved.values()],
         )
 
 

@@ -22,7 +22,7 @@ from domain.model import (
 )
 from domain.orders.conclude import conclude, order_outcome
 from domain.orders.shortages import find_shortages, missing_units
-from domain.orders.waiting import has_waiting, is_cancelled_early, park, settle_early_cancellation
+from domain.orders.waiting import apply_early_cancellation, has_waiting, is_cancelled_early, park
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
 _PENDING, _RESERVED, _DEDUCTED = OrderStatus.PENDING, OrderStatus.RESERVED, OrderStatus.DEDUCTED
@@ -44,7 +44,7 @@ def pay_order(state: State, command: PayOrder, policy: Policy) -> Decision:
     if order.status is OrderStatus.REJECTED:
         return _shortfall(draft, Reason.ORDER_REJECTED)
     # Cancelled, perhaps before it was created. Deducted and restocked orders are paid: they were duplicates above.
-    return _shortfall(draft, Reason.ORDER_CANCELLED, resolved=settle_early_cancellation(draft))
+    return _shortfall(draft, Reason.ORDER_CANCELLED, resolved=apply_early_cancellation(draft))
 
 
 def deduct(draft: OrderDraft, held: Mapping[str, int]) -> ReservationOutcome:

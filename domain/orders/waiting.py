@@ -76,14 +76,14 @@ def is_cancelled_early(order: Order) -> bool:
     return order.status is OrderStatus.PENDING and (order.paid or any(map(_is_whole_cancellation, order.waiting)))
 
 
-def settle_early_cancellation(draft: OrderDraft) -> tuple[ResolvedFact, ...]:
+def apply_early_cancellation(draft: OrderDraft) -> tuple[ResolvedFact, ...]:
     """Apply the cancellation of the whole order that waits, because a payment was refused on its account.
 
     It has no deadline from now on: were it withdrawn, the order could be served although a shortfall was published.
     """
-    settled = tuple(fact for fact in draft.waiting if _is_whole_cancellation(fact))
+    cancellations = tuple(fact for fact in draft.waiting if _is_whole_cancellation(fact))
     draft.waiting = tuple(fact for fact in draft.waiting if not _is_whole_cancellation(fact))
-    return tuple(ResolvedFact(fact.cause, Disposition.APPLIED) for fact in settled)
+    return tuple(ResolvedFact(fact.cause, Disposition.APPLIED) for fact in cancellations)
 
 
 def identity_of(fact: Fact) -> str:

@@ -53,13 +53,13 @@ def list_(  # noqa: PLR0913 - one parameter per option
     if group:
         _print_groups(asyncio.run(dead_letters.groups(settings, matching, limit)), as_json=as_json)
     else:
-        letters, total = asyncio.run(dead_letters.newest(settings, matching, limit))
-        _print_letters(letters, total, as_json=as_json)
+        found, total = asyncio.run(dead_letters.newest(settings, matching, limit))
+        _print_list(found, total, as_json=as_json)
 
 
 @app.command()
 def show(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The id, or a unique beginning of it.")],
+    id_prefix: Annotated[str, typer.Argument(metavar="ID", help="The id, or a unique beginning of it.")],
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -73,11 +73,11 @@ def show(
     from inventory.console import print_json, print_line
     from inventory.settings import load_settings
 
-    letter = asyncio.run(dead_letters.one(load_settings(), letter_id))
+    dead_letter = asyncio.run(dead_letters.one(load_settings(), id_prefix))
     if as_json:
-        print_json(letter)
+        print_json(dead_letter)
         return
-    for line in dead_letters.described(letter):
+    for line in dead_letters.described(dead_letter):
         print_line(line)
 
 
@@ -122,18 +122,18 @@ def _print_groups(groups: list[dict[str, object]], *, as_json: bool) -> None:
         print_table(columns, [[_short(name, group[name]) for name in columns] for group in groups])
 
 
-def _print_letters(letters: list[dict[str, object]], total: int, *, as_json: bool) -> None:
+def _print_list(found: list[dict[str, object]], total: int, *, as_json: bool) -> None:
     from inventory.console import print_json, print_line, print_table
 
     if as_json:
-        print_json(letters)
-    elif not letters:
+        print_json(found)
+    elif not found:
         print_line("no dead letters")
     else:
         columns = ("id", "failed_at", "topic", "partition", "offset", "reason", "event_id", "message")
-        print_table(columns, [[_short(name, letter[name]) for name in columns] for letter in letters])
-        if total > len(letters):
-            print_line(f"{len(letters):,} of {total:,}; --limit shows more, --group counts them by cause")
+        print_table(columns, [[_short(name, dead_letter[name]) for name in columns] for dead_letter in found])
+        if total > len(found):
+            print_line(f"{len(found):,} of {total:,}; --limit shows more, --group counts them by cause")
 
 
 def _short(column: str, value: object) -> object:

@@ -18,7 +18,7 @@ from tests.acceptance.deployment import Deployment, Finished, Headers, clean_env
 
 NOW = datetime.now(UTC).isoformat()
 STOCK = 1000
-GOOD_PIECES = 2
+GOOD_UNITS = 2
 # A record's time need not be the time of sending; the dead letter keeps it to the millisecond.
 TIMESTAMP_MS = int(time.time() * 1000) - 12_345
 NOISE: Headers = [("trace", b"\x00\xff\xfe"), ("null", None), ("empty", b""), ("trace", b"again")]
@@ -77,9 +77,9 @@ BAD = (
     Bad("quantity null", "order.created", _order("b6", _line(None)), "schema_invalid", ("items[0].quantity", "null")),
     Bad("quantity -1", "order.created", _order("b7", _line(-1)), "schema_invalid", ("items[0].quantity", "-1")),
     Bad("quantity 0", "order.created", _order("b8", _line(0)), "schema_invalid", ("items[0].quantity", "got 0")),
-    Bad("1,000,001 pieces", "cart.updated", _json(event_id="b9", cart_id="b9", items=_line(1_000_001)),
+    Bad("1,000,001 units", "cart.updated", _json(event_id="b9", cart_id="b9", items=_line(1_000_001)),
         "schema_invalid", ("items[0].quantity", "1000001")),
-    Bad("10^30 pieces", "order.created", _order("b10", _line(10**30)), "schema_invalid",
+    Bad("10^30 units", "order.created", _order("b10", _line(10**30)), "schema_invalid",
         ("items[0].quantity", "integer")),
     Bad("1,001 lines", "order.created", _order("b11", [{"product_id": f"p{n}", "quantity": 1} for n in range(1001)]),
         "schema_invalid", ("items", "1000 lines", "1001")),
@@ -127,10 +127,10 @@ BAD = (
     Bad("a batch of CloudEvents", "order.created", b"[]", "decode_error", ("one event per record",),
         [("content-type", b"application/cloudevents-batch+json")]),
     # These follow good ones with the same key, and so stand behind them in the same partition.
-    Bad("an id reused", "order.created", _order("good-0", _line(GOOD_PIECES + 1)), "id_reused", ("other content",),
+    Bad("an id reused", "order.created", _order("good-0", _line(GOOD_UNITS + 1)), "id_reused", ("other content",),
         NOISE, b"good-0"),
     Bad("an order placed again with other lines", "order.created",
-        _json(event_id="again", order_id="good-1", items=_line(GOOD_PIECES + 1)), "conflict", ("other lines",),
+        _json(event_id="again", order_id="good-1", items=_line(GOOD_UNITS + 1)), "conflict", ("other lines",),
         NOISE, b"good-1"),
 )  # fmt: skip
 
@@ -143,33 +143,33 @@ def silent_port() -> Iterator[int]:
         yield int(taken.getsockname()[1])
 
 
-def test_every_kind_of_bad_record_is_given_up_alone(deployment: Deployment) -> None:
+def test_every_kind_of_bad_record_is_dead_lettered_alone(deployment: Deployment) -> None:
     """Each lands in its topic's dead letters, whole and with its reason; the good ones beside them are applied."""
     goods = _publish(deployment)
     worker = deployment.start_worker().wait_ready()
     deployment.settle(*TOPICS_IN)
 
-    letters = deployment.read(*(f"{topic}.dlq" for topic in TOPICS_IN))
+    dead_letters = deployment.read(*(f"{topic}.dlq" for topic in TOPICS_IN))
     originals = {(message.topic, message.partition, message.offset): message for message in deployment.read(*TOPICS_IN)}
     found = {}
-    for letter in letters:
-        headers = dict(letter.headers)
+    for dead_letter in dead_letters:
+        headers = dict(dead_letter.headers)
         place = (_text(headers, "x-original-topic"), _text(headers, "__dlq.errors.partition"))
         topic, partition = place[0].removeprefix(deployment.prefix), int(place[1])
         original = originals[topic, partition, int(_text(headers, "__dlq.errors.offset"))]
-        _check_whole(letter, original)
-        assert (topic, original.value, original.key) not in found, "given up twice"
+        _check_whole(dead_letter, original)
+        assert (topic, original.value, original.key) not in found, "dead-lettered twice"
         found[topic, original.value, original.key] = (
             _text(headers, "x-dlq-reason"),
             _text(headers, "__dlq.errors.message"),
         )
     wrong = {
-        bad.name: told
+        bad.name: reported
         for bad in BAD
-        if not _fits(bad, told := found.pop((bad.topic, bad.value, bad.key), ("nothing", "not given up")))
+        if not _fits(bad, reported := found.pop((bad.topic, bad.value, bad.key), ("nothing", "not dead-lettered")))
     }
     assert wrong == {}
-    assert found == {}, "good records were given up"
+    assert found == {}, "good records were dead-lettered"
 
     _check_good_ones(deployment, goods)
     # Nothing stopped: the worker takes what comes now.
@@ -200,7 +200,7 @@ def _publish(deployment: Deployment) -> int:
     for bad in BAD:
         for _ in range(2):
             name = f"good-{goods}"
-            _put(producer, deployment, "order.created", name.encode(), _order(name, _line(GOOD_PIECES)), NOISE)
+            _put(producer, deployment, "order.created", name.encode(), _order(name, _line(GOOD_UNITS)), NOISE)
             goods += 1
         _put(producer, deployment, bad.topic, bad.key, bad.value, bad.headers)
     for number in range(goods):
@@ -210,19 +210,23 @@ def _publish(deployment: Deployment) -> int:
     return goods
 
 
-def _check_whole(letter: ConsumedRecord, original: ConsumedRecord) -> None:
+def _check_whole(dead_letter: ConsumedRecord, original: ConsumedRecord) -> None:
     """Key, value, headers, time and place are the original's, and what was added stands behind them."""
-    assert (original.key, original.value, original.timestamp) == (letter.key, letter.value, letter.timestamp)
-    assert original.headers == letter.headers[: len(original.headers)]
-    assert f"{original.topic}.dlq" == letter.topic
-    assert original.partition == letter.partition
-    added = dict(letter.headers[len(original.headers) :])
+    assert (original.key, original.value, original.timestamp) == (
+        dead_letter.key,
+        dead_letter.value,
+        dead_letter.timestamp,
+    )
+    assert original.headers == dead_letter.headers[: len(original.headers)]
+    assert f"{original.topic}.dlq" == dead_letter.topic
+    assert original.partition == dead_letter.partition
+    added = dict(dead_letter.headers[len(original.headers) :])
     assert all(value is not None and value.decode() for value in added.values())
     assert {"x-dlq-id", "x-dlq-failed-at", "x-dlq-fingerprint", "x-dlq-version", "__dlq.errors.group"} <= added.keys()
 
 
-def _fits(bad: Bad, told: tuple[str, str]) -> bool:
-    reason, message = told
+def _fits(bad: Bad, reported: tuple[str, str]) -> bool:
+    reason, message = reported
     return reason == bad.reason and all(words in message for words in bad.says)
 
 
@@ -231,8 +235,8 @@ def _check_good_ones(deployment: Deployment, goods: int) -> None:
     rows = deployment.query(
         "SELECT reference_id, sum(quantity) FROM inventory_transactions WHERE type = 'OUT' GROUP BY 1"
     )
-    assert {f"good-{number}": GOOD_PIECES for number in range(goods)} == {row[0]: row[1] for row in rows}
-    assert STOCK - GOOD_PIECES * goods == _on_hand(deployment)
+    assert {f"good-{number}": GOOD_UNITS for number in range(goods)} == {row[0]: row[1] for row in rows}
+    assert STOCK - GOOD_UNITS * goods == _on_hand(deployment)
     assert [("tea",)] == [tuple(row) for row in deployment.query("SELECT product_id FROM inventory")]
 
 
@@ -360,7 +364,7 @@ def test_topics_that_were_not_created_are_named(real_kafka: Broker, database_url
 
 
 def _operator_lines(finished: Finished) -> list[str]:
-    """Return what the operator is told; fail unless the program left with 2, and without a traceback or other noise."""
+    """Return what the operator reads; fail unless the program left with 2, and without a traceback or other noise."""
     assert finished.code == 2, finished
     assert "Traceback" not in finished.errors
     assert finished.output == ""

@@ -11,7 +11,7 @@ from dev.servers.postgres import PostgresServer
 from storage.audit import MAX_EXAMPLES, AuditResult, Violation, audit, quick_audit
 from storage.audit_checks import QUICK_CHECKS, RULES
 from storage.database import Pool, connect, open_pool
-from tests.integration import books
+from tests.integration import sample
 from tests.integration.command_line import Run, runner
 
 
@@ -26,7 +26,7 @@ def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     """A worker's pool on a database with every kind of row, without violations."""
     opened = await open_pool(database_url, 2)
-    await books.fill(opened)
+    await sample.fill(opened)
     yield opened
     await opened.close()
 

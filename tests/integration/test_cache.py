@@ -23,7 +23,7 @@ from storage import stock
 from storage.cache import CACHE_ERRORS, LOW_STOCK_TTL, STOCK_TTL, Batch, Cache
 from storage.database import Pool, open_pool
 from storage.stock import Reservation, StockLevel
-from tests.integration import books
+from tests.integration import sample
 from workers import cache as worker_cache
 from workers.cache import CacheRefresher, Refreshed
 
@@ -51,10 +51,10 @@ async def redis(redis_url: str) -> AsyncIterator[Any]:
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     """A pool on a database where apples are in stock and bread is low."""
     opened = await open_pool(database_url, 4)
-    await books.apply(
+    await sample.apply(
         opened,
-        CreateProduct(books.cause("a"), "apple", 50, 10),
-        CreateProduct(books.cause("b"), "bread", 5, 5),
+        CreateProduct(sample.cause("a"), "apple", 50, 10),
+        CreateProduct(sample.cause("b"), "bread", 5, 5),
     )
     yield opened
     await opened.close()
@@ -203,11 +203,11 @@ async def test_commits_reach_the_cache(pool: Pool, cache: Cache) -> None:
     """Readers of the cache see the stock, orders and carts that several commits changed."""
     refresher = CacheRefresher(cache, lambda: NOW)
     for command in (
-        books.created("o", {"apple": 3}),
-        UpdateCart(books.cause("k"), "k", {"apple": 2}),
-        AdjustStock(books.cause("x"), "apple", Operation.ADD, 1, reason="x"),
+        sample.created("o", {"apple": 3}),
+        UpdateCart(sample.cause("k"), "k", {"apple": 2}),
+        AdjustStock(sample.cause("x"), "apple", Operation.ADD, 1, reason="x"),
     ):
-        refresher.after_commit(await books.apply(pool, command))
+        refresher.after_commit(await sample.apply(pool, command))
     assert Refreshed(3, 3) == await refresher.run_once()
     assert Refreshed(0, 0) == await refresher.run_once()
     async with pool.acquire() as connection:
@@ -247,7 +247,7 @@ async def test_many_values_go_in_bounded_calls(cache: Cache) -> None:
 
 async def test_readers_fill_what_is_missing(pool: Pool, cache: Cache) -> None:
     """The first reader queries PostgreSQL and caches the answer; the next is served from the cache."""
-    await books.apply(pool, books.created("o", {"apple": 3}), UpdateCart(books.cause("k"), "k", {"apple": 2}))
+    await sample.apply(pool, sample.created("o", {"apple": 3}), UpdateCart(sample.cause("k"), "k", {"apple": 2}))
     reader = StockReader(pool, cache, lambda: NOW)
     blind = StockReader(None, cache, lambda: NOW)
     for ask in _questions():
@@ -279,8 +279,8 @@ async def test_readers_and_writers_in_a_race_end_right(pool: Pool, redis_url: st
     async def change(refresher: CacheRefresher, name: str) -> None:
         for number in range(15):
             operation = Operation.ADD if number % 2 else Operation.SUBTRACT
-            command = AdjustStock(books.cause(f"{name}{number}"), "bread", operation, 1, 4, reason="x")
-            refresher.after_commit(await books.apply(pool, command))
+            command = AdjustStock(sample.cause(f"{name}{number}"), "bread", operation, 1, 4, reason="x")
+            refresher.after_commit(await sample.apply(pool, command))
             await refresher.run_once()
 
     async def keep_reading(cache: Cache) -> None:
@@ -324,11 +324,11 @@ async def test_redis_may_die_and_come_back(
     errors = _cache_errors()
     loop = asyncio.create_task(refresher.run())
     try:
-        refresher.after_commit(await books.apply(pool, books.created("o1", {"apple": 1})))
+        refresher.after_commit(await sample.apply(pool, sample.created("o1", {"apple": 1})))
         await _until(lambda: _cached(cache, "apple", 49))
         await asyncio.to_thread(server.stop)
         for number in range(2, 6):
-            refresher.after_commit(await books.apply(pool, books.created(f"o{number}", {"apple": 1})))
+            refresher.after_commit(await sample.apply(pool, sample.created(f"o{number}", {"apple": 1})))
             await _until(lambda: _is(health.lost))
             assert 50 - number == (await reader.stock(["apple"]))["apple"].available
         assert _cache_errors() > errors
@@ -351,7 +351,7 @@ async def test_a_value_queued_for_long_does_not_bring_old_stock_back(pool: Pool)
     ticker = iter((0.0, 0.0, 61.0))
     refresher = CacheRefresher(cache, lambda: NOW, CacheHealth(lambda: 0.0), lambda: next(ticker))
     server.stop()
-    refresher.after_commit(await books.apply(pool, books.created("o", {"apple": 1})))
+    refresher.after_commit(await sample.apply(pool, sample.created("o", {"apple": 1})))
     assert Refreshed(2, 0) == await refresher.run_once()
     server.start()
     assert Refreshed(2, 0) == await refresher.run_once()

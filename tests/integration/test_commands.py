@@ -209,10 +209,10 @@ async def test_publishing_without_a_worker_stops_after_the_wait(
 
 
 @pytest.fixture
-async def letters(database_url: str) -> dict[str, str]:
+async def dead_letters(database_url: str) -> dict[str, str]:
     """Three dead letters, two of which failed alike; the value is the environment that reaches them."""
 
-    def letter(number: int, topic: str, value: bytes | None, reason: DeadLetterReason) -> DeadLetter:
+    def dead_letter(number: int, topic: str, value: bytes | None, reason: DeadLetterReason) -> DeadLetter:
         headers = [("content-type", b"application/json"), ("binary", b"\xff\x00"), ("empty", None)]
         return DeadLetter(
             id=UUID(int=number << 100),
@@ -234,9 +234,9 @@ async def letters(database_url: str) -> dict[str, str]:
     await append_dead_letters(
         connection,
         [
-            letter(1, "order.created", b'{"order_id": "\xc3\xa9"}', DeadLetterReason.SCHEMA_INVALID),
-            letter(2, "cart.updated", b"\xff\xfe", DeadLetterReason.DECODE_ERROR),
-            letter(3, "order.created", None, DeadLetterReason.SCHEMA_INVALID),
+            dead_letter(1, "order.created", b'{"order_id": "\xc3\xa9"}', DeadLetterReason.SCHEMA_INVALID),
+            dead_letter(2, "cart.updated", b"\xff\xfe", DeadLetterReason.DECODE_ERROR),
+            dead_letter(3, "order.created", None, DeadLetterReason.SCHEMA_INVALID),
         ],
     )
     await connection.close()
@@ -255,22 +255,22 @@ async def letters(database_url: str) -> dict[str, str]:
     ],
 )
 async def test_dead_letters_are_listed_and_filtered(
-    letters: dict[str, str], inventory: Inventory, arguments: tuple[str, ...], offsets: list[int]
+    dead_letters: dict[str, str], inventory: Inventory, arguments: tuple[str, ...], offsets: list[int]
 ) -> None:
     """The newest come first; every filter leaves the others out, and filters add up."""
-    code, output, _ = await inventory("dlq", "list", "--json", *arguments, **letters)
+    code, output, _ = await inventory("dlq", "list", "--json", *arguments, **dead_letters)
     assert (code, [row["offset"] for row in json.loads(output)]) == (0, offsets)
 
 
-async def test_a_cut_list_says_so(letters: dict[str, str], inventory: Inventory) -> None:
+async def test_a_cut_list_says_so(dead_letters: dict[str, str], inventory: Inventory) -> None:
     """Below the table stands how many there are in all."""
-    _, output, _ = await inventory("dlq", "list", "--limit", "2", **letters)
+    _, output, _ = await inventory("dlq", "list", "--limit", "2", **dead_letters)
     assert output.splitlines()[-1].startswith("2 of 3; --limit shows more")
 
 
-async def test_dead_letters_that_failed_alike_are_counted(letters: dict[str, str], inventory: Inventory) -> None:
+async def test_dead_letters_that_failed_alike_are_counted(dead_letters: dict[str, str], inventory: Inventory) -> None:
     """One line per group, the largest first, with the newest of it to look at."""
-    _, output, _ = await inventory("dlq", "list", "--group", "--json", **letters)
+    _, output, _ = await inventory("dlq", "list", "--group", "--json", **dead_letters)
     groups = [(row["count"], row["reason"], row["topic"], row["newest"], row["message"]) for row in json.loads(output)]
     assert groups == [
         (2, "schema_invalid", "order.created", str(UUID(int=3 << 100)), "what is wrong with 3"),
@@ -278,11 +278,11 @@ async def test_dead_letters_that_failed_alike_are_counted(letters: dict[str, str
     ]
 
 
-async def test_a_dead_letter_is_shown_with_its_bytes(letters: dict[str, str], inventory: Inventory) -> None:
+async def test_a_dead_letter_is_shown_with_its_bytes(dead_letters: dict[str, str], inventory: Inventory) -> None:
     """UTF-8 as text, other bytes as hexadecimal digits, null as null; nothing is lost."""
     shown = {}
     for number in (1, 2, 3):
-        _, output, _ = await inventory("dlq", "show", str(UUID(int=number << 100)), "--json", **letters)
+        _, output, _ = await inventory("dlq", "show", str(UUID(int=number << 100)), "--json", **dead_letters)
         shown[number] = json.loads(output)
     assert [shown[number]["value"] for number in (1, 2, 3)] == [
         {"encoding": "utf-8", "content": '{"order_id": "é"}'},
@@ -296,22 +296,26 @@ async def test_a_dead_letter_is_shown_with_its_bytes(letters: dict[str, str], in
     ]
 
 
-async def test_a_dead_letter_cannot_command_the_terminal(letters: dict[str, str], inventory: Inventory) -> None:
+async def test_a_dead_letter_cannot_command_the_terminal(dead_letters: dict[str, str], inventory: Inventory) -> None:
     """Control characters of a record or a trace are shown, not obeyed."""
-    code, output, _ = await inventory("dlq", "show", str(UUID(int=1 << 100)), **letters)
+    code, output, _ = await inventory("dlq", "show", str(UUID(int=1 << 100)), **dead_letters)
     assert (code, "\x1b" in output, r"\x1b[31m" in output) == (0, False, True)
     assert "what is wrong with 1" in output
 
 
 @pytest.mark.parametrize(
     ("beginning", "message"),
-    [("ffff", "there is no dead letter ffff"), ("0000", "several dead letters begin with 0000"), ("x%", "is no id")],
+    [
+        ("ffff", "there is no dead letter ffff"),
+        ("0000", "several dead letters begin with 0000"),
+        ("x%", "is no id"),
+    ],
 )
 async def test_an_id_that_names_no_single_letter_is_one_line(
-    letters: dict[str, str], inventory: Inventory, beginning: str, message: str
+    dead_letters: dict[str, str], inventory: Inventory, beginning: str, message: str
 ) -> None:
     """None, several and nonsense are told apart."""
-    code, _, errors = await inventory("dlq", "show", beginning, **letters)
+    code, _, errors = await inventory("dlq", "show", beginning, **dead_letters)
     assert (code, len(errors.splitlines())) == (2, 1)
     assert message in errors
 

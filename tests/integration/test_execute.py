@@ -87,7 +87,7 @@ async def test_an_order_created_again_with_other_lines_is_a_conflict(shop: Shop)
     assert ["duplicate"] == await shop.apply(created("o", {"p": 1}) | {"id": "yet-another"})
 
 
-async def test_an_early_payment_waits_and_is_settled(shop: Shop) -> None:
+async def test_an_early_payment_waits_and_is_resolved(shop: Shop) -> None:
     """A payment before its order is parked with its record; the order's creation settles it."""
     await shop.apply(product("p", 10))
     assert ["parked", "duplicate"] == await shop.apply(paid("o"), paid("o"))
@@ -99,7 +99,7 @@ async def test_an_early_payment_waits_and_is_settled(shop: Shop) -> None:
     assert [("applied",)] == await shop.rows("SELECT outcome FROM inbox WHERE event_id = 'paid-o'")
 
 
-async def test_a_fact_parked_and_settled_in_one_batch_leaves_nothing_parked(shop: Shop) -> None:
+async def test_a_fact_parked_and_resolved_in_one_batch_leaves_nothing_parked(shop: Shop) -> None:
     """Early and its order in one batch: the inbox has the outcome, no row waits."""
     await shop.apply(product("p", 10))
     await shop.apply(cancelled("o"), paid("o"), created("o", {"p": 3}))

@@ -19,11 +19,11 @@ async def test_an_empty_outbox_has_nothing_to_pass(database_url: str, monkeypatc
     try:
         water = LowWater()
         for _ in range(4):
-            water.raise_to(await water.settled_position(connection))
+            water.raise_to(await water.complete_position(connection))
         first = await connection.fetchval(_INSERT)
         assert water.position <= first
         for _ in range(4):
-            water.raise_to(await water.settled_position(connection))
+            water.raise_to(await water.complete_position(connection))
         assert water.position == first + 1
     finally:
         await connection.close()

@@ -15,7 +15,7 @@ from engine import metrics
 from storage import migrate
 from storage.audit import quick_audit
 from storage.database import Pool, connect, open_pool
-from tests.integration import books
+from tests.integration import sample
 from workers import maintenance
 from workers.maintenance import Maintained, Maintenance, MaintenanceOptions
 
@@ -39,7 +39,7 @@ class Ticker:
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     """A worker's pool on a database with every kind of row, without violations."""
     opened = await open_pool(database_url, 2)
-    await books.fill(opened)
+    await sample.fill(opened)
     yield opened
     await opened.close()
 

@@ -547,8 +547,8 @@ async def test_a_dead_letter_is_its_record_byte_for_byte(stage: Stage) -> None:
 async def test_dead_letters_without_key_or_value_are_published(stage: Stage) -> None:
     """A tombstone's dead letter is a tombstone; one without a key has none; without both it is still a record."""
     made = [(None, b"{"), (b"k", None), (None, None), (b"", b"")]
-    letters = [_poison(Record("cart.updated", 0, n, -1, key, value))[0] for n, (key, value) in enumerate(made)]
-    await _keep(stage, *letters)
+    kept = [_poison(Record("cart.updated", 0, n, -1, key, value))[0] for n, (key, value) in enumerate(made)]
+    await _keep(stage, *kept)
     await stage.relay().run_once()
     records = await stage.read("cart.updated.dlq", len(made))
     assert made == [(record.key, record.value) for record in records]
@@ -590,10 +590,8 @@ async def test_a_dead_letter_too_large_for_its_topic_stays_in_the_table(stage: S
     await admin.start()
     limit = {"max.message.bytes": "20000"}
     await admin.create_topics([NewTopic(f"{small}order.created.dlq", 1, 1, topic_configs=limit)])
-    letters = [
-        _poison(Record("order.created", 0, n, -1, b"k", b"{" * size))[0] for n, size in enumerate((10, 30_000, 20))
-    ]
-    await _keep(stage, *letters)
+    kept = [_poison(Record("order.created", 0, n, -1, b"k", b"{" * size))[0] for n, size in enumerate((10, 30_000, 20))]
+    await _keep(stage, *kept)
     made = stage.relay(prefix=small)
     await made.run_once()
     assert 0 == await made.run_once()
@@ -613,8 +611,8 @@ async def test_dead_letters_are_taken_by_the_byte(stage: Stage) -> None:
     await _keep(stage, *(_poison(Record("order.created", 0, n, -1, b"k", b"{" * s))[0] for n, s in enumerate(sizes)))
     async with stage.shop.pool.acquire() as connection:
         for max_bytes, expected in ((100, [0]), (320, [0, 1]), (330, [0, 1, 2]), (10_000, [0, 1, 2, 3])):
-            letters = await dead_letters.pending_dead_letters(connection, 100, max_bytes)
-            assert expected == [letter.record.offset for _, letter in letters]
+            found = await dead_letters.pending_dead_letters(connection, 100, max_bytes)
+            assert expected == [dead_letter.record.offset for _, dead_letter in found]
 
 
 async def test_dead_letters_are_polled_for_when_there_may_be_some(
@@ -769,5 +767,5 @@ async def _create(admin: AIOKafkaAdminClient, *topics: NewTopic) -> None:
     await eventually(ready, why="the topics have no leaders")
 
 
-async def _keep(stage: Stage, *letters: DeadLetter) -> None:
-    await stage.shop.run([DeadLetterTask(letter) for letter in letters])
+async def _keep(stage: Stage, *kept: DeadLetter) -> None:
+    await stage.shop.run([DeadLetterTask(dead_letter) for dead_letter in kept])

@@ -18,7 +18,7 @@ from inventory.cli import app
 from inventory.errors import OperatorError
 from storage.audit import audit
 from storage.database import connect, open_pool
-from tests.integration import books
+from tests.integration import sample
 
 PREVIEW_COUNTS = ("rows", "applied_before", "created", "changed", "unchanged", "refused")
 
@@ -31,12 +31,12 @@ def shop(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
     async def fill() -> None:
         pool = await open_pool(database_url, 1)
-        await books.apply(
+        await sample.apply(
             pool,
-            CreateProduct(books.cause("a"), "apple", 50, 10),
-            CreateProduct(books.cause("b"), "bread", 5, 5),
-            CreateProduct(books.cause("c"), "cheese", 0, 5),
-            books.created("o1", {"apple": 4}),
+            CreateProduct(sample.cause("a"), "apple", 50, 10),
+            CreateProduct(sample.cause("b"), "bread", 5, 5),
+            CreateProduct(sample.cause("c"), "cheese", 0, 5),
+            sample.created("o1", {"apple": 4}),
         )
         await pool.close()
 
@@ -535,11 +535,11 @@ def failing_after(calls: int) -> Callable[..., Awaitable[None]]:
 
 
 def violations(url: str) -> int:
-    """Count the disagreements in the books."""
+    """Count the disagreements in the sample."""
 
     async def count() -> int:
         connection = await connect(url)
-        result = await audit(connection, books.OPENING)
+        result = await audit(connection, sample.OPENING)
         await connection.close()
         return result.violations
 

@@ -118,8 +118,8 @@ async def _append_inbox(database: MemoryDatabase, rows: Iterable[InboxRow]) -> N
     database.inbox |= {(row.source, row.event_id): row for row in rows}
 
 
-async def _settle_inbox(database: MemoryDatabase, settled: Mapping[EventKey, ResolvedFact]) -> None:
-    for key, fact in settled.items():
+async def _resolve_in_inbox(database: MemoryDatabase, resolved: Mapping[EventKey, ResolvedFact]) -> None:
+    for key, fact in resolved.items():
         database.inbox[key] = database.inbox[key]._replace(outcome=fact.disposition, reason=fact.reason)
 
 
@@ -173,7 +173,7 @@ def in_memory() -> Iterator[None]:
                     "save_carts": _save("carts"),
                     "append_ledger": _append_ledger,
                     "append_inbox": _append_inbox,
-                    "settle_inbox": _settle_inbox,
+                    "settle_inbox": _resolve_in_inbox,
                     "forget_events": _forget_events,
                     "append_outbox": _append_outbox,
                     "save_progress": _save_progress,

@@ -258,7 +258,7 @@ def test_a_conflicting_request_is_not_received(fold: Fold) -> None:
     assert ("shop", "other") not in fold.known
 
 
-# --- what waits ---------------------------------------------------------------------------------
+# --- waiting facts ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -281,16 +281,16 @@ def test_an_early_fact_is_parked_with_its_record(fold: Fold, early: EventTask) -
     assert {"o"} == changes.orders
 
 
-def test_a_fact_parked_and_settled_in_one_batch_is_never_written_as_parked(fold: Fold) -> None:
+def test_a_fact_parked_and_resolved_in_one_batch_is_never_written_as_parked(fold: Fold) -> None:
     """The inbox row that is written has the outcome already."""
     changes = fold.batch(paid(), created("o", 3))
-    assert ({}, {}) == (changes.parked, changes.settled)
+    assert ({}, {}) == (changes.parked, changes.resolved)
     row = InboxRow("paid-o", "shop", b"1", Disposition.APPLIED, None)
     assert row == changes.inbox["shop", "paid-o"]
     assert (7, 0) == fold.stock()
 
 
-def test_a_settled_fact_has_its_own_reason(fold: Fold) -> None:
+def test_a_resolved_fact_has_its_own_reason(fold: Fold) -> None:
     """A partial cancellation of more than was ordered waits, and is refused when its order comes."""
     part = event(CancelOrder(cause("part"), "o", {"p": 9}))
     changes = fold.batch(part, created("o", 3))
@@ -299,12 +299,12 @@ def test_a_settled_fact_has_its_own_reason(fold: Fold) -> None:
     assert refused == changes.inbox["shop", "part"]
 
 
-def test_a_fact_of_an_earlier_batch_is_settled_by_its_key(fold: Fold) -> None:
+def test_a_fact_of_an_earlier_batch_is_resolved_by_its_key(fold: Fold) -> None:
     """Its parked event and its inbox row are in the tables."""
     early = paid()
     fold.batch(early)
     changes = fold.batch(created("o", 3))
-    assert {("shop", "paid-o"): ResolvedFact(early.command.cause, Disposition.APPLIED)} == changes.settled
+    assert {("shop", "paid-o"): ResolvedFact(early.command.cause, Disposition.APPLIED)} == changes.resolved
     assert {("shop", "created-o")} == changes.inbox.keys()
     assert set() == changes.forgotten
 

@@ -166,12 +166,12 @@ def test_a_position_is_settled_when_it_is_processed_or_stood_still() -> None:
     """A position ahead of what was processed counts only after a quiet interval, as aiokafka may just have moved it."""
     tracker = WatermarkTracker("")
     positions = {HERE: 8}
-    assert {} == tracker.settled(positions, quiet=True)
-    assert {} == tracker.settled(positions, quiet=False)
-    assert positions == tracker.settled(positions, quiet=True)
-    assert {} == tracker.settled({HERE: 9}, quiet=True)
+    assert {} == tracker.trusted(positions, quiet=True)
+    assert {} == tracker.trusted(positions, quiet=False)
+    assert positions == tracker.trusted(positions, quiet=True)
+    assert {} == tracker.trusted({HERE: 9}, quiet=True)
     tracker.processed({HERE: 9})
-    assert {HERE: 9} == tracker.settled({HERE: 9}, quiet=False)
+    assert {HERE: 9} == tracker.trusted({HERE: 9}, quiet=False)
 
 
 def test_revoked_partitions_are_forgotten() -> None:
@@ -180,5 +180,5 @@ def test_revoked_partitions_are_forgotten() -> None:
     tracker.processed({HERE: 7})
     _idle(tracker, client.answer(7, NOON), 7)
     tracker.forget_positions()
-    assert {} == tracker.settled({HERE: 7}, quiet=False)
+    assert {} == tracker.trusted({HERE: 7}, quiet=False)
     assert None is _idle(tracker, client.answer(7, NOON + timedelta(seconds=1)), 7)

@@ -126,10 +126,10 @@ class ProgressRecorder:
         if client is None or self._stopping or self._received != self._handled:
             return
         positions = await client.known_positions()
-        settled = self._watermarks.settled(positions, quiet=self._received == self._received_at_tick)
+        trusted = self._watermarks.trusted(positions, quiet=self._received == self._received_at_tick)
         self._received_at_tick = self._received
         self._list_partitions(client)
-        await self._write([*self._watermarks.unread_rows(), *self._watermarks.idle_rows(client, settled)])
+        await self._write([*self._watermarks.unread_rows(), *self._watermarks.idle_rows(client, trusted)])
         self._lag.measure(client, positions, self._watermarks.processed_offsets)
 
     def stop(self) -> None:

@@ -100,17 +100,17 @@ class WatermarkTracker:
             for partition, offset in next_offsets(records).items()
         ]
 
-    def idle_rows(self, client: RecordClient, settled: Offsets) -> list[PartitionProgress]:
-        """Return rows for those partitions of `settled` that have no records left to read."""
+    def idle_rows(self, client: RecordClient, trusted: Offsets) -> list[PartitionProgress]:
+        """Return rows for those partitions of `trusted` that have no records left to read."""
         rows = []
         complete = self._complete_until(client)
-        for partition, position in settled.items():
+        for partition, position in trusted.items():
             watermark = min(self._end_confirmed(client, partition, position), complete)
             if watermark > EPOCH:
                 rows.append(self._row(partition, position, watermark))
         return rows
 
-    def settled(self, positions: Offsets, *, quiet: bool) -> Offsets:
+    def trusted(self, positions: Offsets, *, quiet: bool) -> Offsets:
         """Return those positions before which everything was processed; `quiet`: no batch came since the last call.
 
         A batch that aiokafka has handed over and our handler has not received yet is counted nowhere, but the position

@@ -54,7 +54,7 @@ class EventPublisher:
         """
         if self._set_aside.due():
             await self._try_again(connection, shards)
-        settled = await self._low_water.settled_position(connection)
+        complete = await self._low_water.complete_position(connection)
         events = await outbox.pending(
             connection,
             shards,
@@ -66,8 +66,8 @@ class EventPublisher:
             without_keys=self._set_aside.keys,
         )
         self._acknowledged = []
-        if not events or events[0].position > settled:
-            self._low_water.raise_to(settled)
+        if not events or events[0].position > complete:
+            self._low_water.raise_to(complete)
         if not events:
             return 0
         deliveries = await self._producer.send_events(events)
@@ -75,7 +75,7 @@ class EventPublisher:
             self._failed_polls = 0
             self._acknowledged = [event.position for event in events]
         else:
-            await self._settle(connection, deliveries)
+            await self._handle_failures(connection, deliveries)
         return len(events)
 
     async def mark(self, connection: asyncpg.Connection) -> None:
@@ -96,7 +96,7 @@ class EventPublisher:
         """
         self._acknowledged = []
 
-    async def _settle(self, connection: asyncpg.Connection, deliveries: Sequence[Delivery]) -> None:
+    async def _handle_failures(self, connection: asyncpg.Connection, deliveries: Sequence[Delivery]) -> None:
         """Mark what was acknowledged of a batch that failed in part; set the rest aside, or mark it unpublishable."""
         deliveries, unpublishable = await self._send_refused_alone(deliveries)
         failed = [delivery for delivery in deliveries if delivery.error is not None]

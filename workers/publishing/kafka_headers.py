@@ -35,9 +35,9 @@ def event_headers(event: PendingEvent) -> Headers:
     return headers
 
 
-def dead_letter_headers(letter: DeadLetter, prefix: str, group_id: str, version: str) -> Headers:
+def dead_letter_headers(dead_letter: DeadLetter, prefix: str, group_id: str, version: str) -> Headers:
     """Return the record's own headers byte for byte, then ours, which replace those of an earlier dead letter."""
-    record = letter.record
+    record = dead_letter.record
     headers: list[tuple[str, Any]] = [
         (name, value) for name, value in record.headers if not name.lower().startswith(_DEAD_LETTER_PREFIXES)
     ]
@@ -46,21 +46,21 @@ def dead_letter_headers(letter: DeadLetter, prefix: str, group_id: str, version:
         "__dlq.errors.partition": record.partition,
         "__dlq.errors.offset": record.offset,
         "__dlq.errors.group": group_id,
-        "__dlq.errors.delivery.count": letter.delivery_count,
-        "__dlq.errors.message": letter.message[:MAX_HEADER_TEXT],
+        "__dlq.errors.delivery.count": dead_letter.delivery_count,
+        "__dlq.errors.message": dead_letter.message[:MAX_HEADER_TEXT],
         "x-original-topic": prefix + record.topic,
         "x-dlq-version": 1,
-        "x-dlq-id": letter.id,
-        "x-dlq-reason": letter.reason,
-        "x-dlq-exception-class": letter.exception_class,
-        "x-dlq-stacktrace": letter.stacktrace,
-        "x-dlq-fingerprint": letter.fingerprint,
-        "x-dlq-failed-at": letter.failed_at.isoformat(),
+        "x-dlq-id": dead_letter.id,
+        "x-dlq-reason": dead_letter.reason,
+        "x-dlq-exception-class": dead_letter.exception_class,
+        "x-dlq-stacktrace": dead_letter.stacktrace,
+        "x-dlq-fingerprint": dead_letter.fingerprint,
+        "x-dlq-failed-at": dead_letter.failed_at.isoformat(),
         "x-dlq-original-timestamp": None if record.timestamp is None else record.timestamp.isoformat(),
-        "x-dlq-event-id": letter.event_id,
-        "x-dlq-event-type": letter.event_type,
+        "x-dlq-event-id": dead_letter.event_id,
+        "x-dlq-event-type": dead_letter.event_type,
         "x-dlq-service-version": version,
-        "x-dlq-redrive-count": letter.redrive_count,
+        "x-dlq-redrive-count": dead_letter.redrive_count,
     }
     headers.extend((name, str(value).encode()) for name, value in ours.items() if value is not None)
     return headers

@@ -34,7 +34,7 @@ class LowWater:
         if position < self.position:
             self.position, self._candidate = position, None
 
-    async def settled_position(self, connection: asyncpg.Connection) -> int:
+    async def complete_position(self, connection: asyncpg.Connection) -> int:
         """Return the position up to which no transaction can add rows any more; queries about once a second."""
         now = asyncio.get_running_loop().time()
         if now < self._next_check:
