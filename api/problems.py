@@ -35,6 +35,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "method_not_allowed": Kind(405, "This path does not take the method"),
     "insufficient_stock": Kind(409, "There is less stock than requested"),
     "below_reserved": Kind(409, "Stock cannot go below what is reserved"),
+    "already_paid": Kind(409, "The order was paid before with another payment"),
     "order_rejected": Kind(409, "The order was rejected"),
     "order_cancelled": Kind(409, "The order was cancelled"),
     "order_paid": Kind(409, "The order is paid"),

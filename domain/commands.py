@@ -20,10 +20,11 @@ class CreateOrder:
 
 @dataclass(frozen=True, slots=True)
 class PayOrder:
-    """Deduct the order's hold."""
+    """Deduct the order's hold; `payment_id` tells a second payment from a repeat of the first."""
 
     cause: Cause
     order_id: str
+    payment_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class CancelOrder:
 class RefundOrder:
     """Put refunded units back on hand; without `restock`, only count them as refunded.
 
-    `returned` are delivered units that the customer sent back. Other refunds may be the money of cancelled units.
+    Without `lines`, only money was given back. `returned` are delivered units that the customer sent back. Other
+    refunds may be the money of cancelled units.
     """
 
     cause: Cause

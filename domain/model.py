@@ -26,6 +26,7 @@ class Reason(StrEnum):
     UNKNOWN_CART = "unknown_cart"
     UNKNOWN_PRODUCT = "unknown_product"
     STALE_VERSION = "stale_version"
+    ALREADY_PAID = "already_paid"
     ORDER_REJECTED = "order_rejected"
     ORDER_CANCELLED = "order_cancelled"
     ORDER_PAID = "order_paid"
@@ -174,7 +175,7 @@ class Fact(NamedTuple):
     """A fact about an order, as it waits.
 
     `lines` is None for a payment and for a cancellation of the whole order. `business_id` is the refund's id, or the
-    partial cancellation's if it has one. `restock` and `returned` are those of a refund.
+    payment's or partial cancellation's if it has one. `restock` and `returned` are those of a refund.
     """
 
     kind: FactKind
@@ -188,9 +189,9 @@ class Fact(NamedTuple):
 class Order(NamedTuple):
     """Everything known about an order.
 
-    `seen` maps the business identities of partial cancellations and refunds that were judged to digests of what they
-    said: they count once even after the inbox has dropped their event ids, and another content is noticed. `refused`
-    stays true for an order that was rejected when it was created.
+    `seen` maps the business identities of payments, partial cancellations and refunds that were judged to digests of
+    what they said: they count once even after the inbox has dropped their event ids, and another content is noticed.
+    `refused` stays true for an order that was rejected when it was created.
     """
 
     order_id: str

@@ -103,7 +103,11 @@ class PaymentSucceeded(Contract):
     model_config = ConfigDict(json_schema_extra={"examples": [{"order_id": "order-1001", "payment_id": "pay-88"}]})
 
     order_id: Identifier = Field(description="The order's id; also the record's key.")
-    payment_id: Identifier | None = Field(default=None, description="The payment's id, if known.")
+    payment_id: Identifier | None = Field(
+        default=None,
+        description="The payment's id. A second payment of an order, with another id, is published as a "
+        "shortfall with the reason already_paid; without ids it is a duplicate.",
+    )
 
 
 class OrderCancelled(Contract):
@@ -156,7 +160,11 @@ class PaymentRefunded(Contract):
     refund_id: Identifier = Field(
         description="The refund's id. Another event with the same id is a duplicate, or with other content a conflict."
     )
-    items: SomeItems = Field(description="The lines refunded; all refunds of an order name no more than was ordered.")
+    items: AnyItems = Field(
+        default=(),
+        description="The lines refunded; absent or empty if only money is given back, such as "
+        "shipping costs. All refunds of an order name no more than was ordered.",
+    )
     restock: bool = Field(default=True, description="Whether the units can be sold again; false for damaged goods.")
     returned: bool = Field(
         default=False,

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 RefusalReason = Literal[
     "unknown_product",
     "stale_version",
+    "already_paid",
     "order_rejected",
     "order_cancelled",
     "reservation_expired",

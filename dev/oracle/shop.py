@@ -144,6 +144,7 @@ class OrderFacts:
     not_restocked: Counter[str] = field(default_factory=Counter)
     waiting: list[Event] = field(default_factory=list)
     judged: dict[object, Event] = field(default_factory=dict)
+    payments: set[str] = field(default_factory=set)
     placed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> "OrderFacts":
@@ -157,6 +158,7 @@ class OrderFacts:
             not_restocked=Counter(self.not_restocked),
             waiting=list(self.waiting),
             judged=dict(self.judged),
+            payments=set(self.payments),
             placed=dict(self.placed),
         )
 
@@ -476,6 +478,7 @@ class Shop:
     def _apply_early_facts(self, order: OrderFacts, verdict: Verdict) -> tuple[bool, bool]:
         """Apply the facts that arrived before the order; returns whether it is paid, and whether cancelled whole."""
         asked = order.requested or {}
+        again: list[Event] = []
         paid, cancelled = order.paid, order.cancelled
         for event in order.waiting:
             if event.topic == "order.cancelled" and event.lines is not None:
@@ -485,21 +488,34 @@ class Shop:
                     order.cancelled_lines.subtract(event.lines)
                 reason = None if fits else "cancellation_exceeds_order"
                 verdict.resolved.append((event.id, "applied" if fits else "refused", reason))
+            elif event.topic == "payment.succeeded" and paid:
+                again.append(event)
             elif event.topic != "payment.refunded":
+                order.payments.update(filter(None, [event.data.get("payment_id")]))
                 paid = paid or event.topic == "payment.succeeded"
                 cancelled = cancelled or event.topic == "order.cancelled"
                 verdict.resolved.append((event.id, "applied", None))
-        order.waiting = [event for event in order.waiting if event.topic == "payment.refunded"]
+        order.waiting = again + [event for event in order.waiting if event.topic == "payment.refunded"]
         return paid, cancelled
 
     def _paid(self, event: Event) -> Verdict:
         order = self._order(event)
-        if order.paid or any(fact.topic == "payment.succeeded" for fact in order.waiting):
-            return Verdict("duplicate")
+        payments = [fact for fact in order.waiting if fact.topic == "payment.succeeded"]
+        if order.paid or payments:
+            known = order.payments | {fact.data.get("payment_id") for fact in payments} - {None}
+            if not known or event.data.get("payment_id") in {None, *known}:
+                return Verdict("duplicate")
+            if not order.paid:
+                order.waiting.append(event)
+                return Verdict("parked")
+            verdict = Verdict("refused", "already_paid")
+            verdict.outcomes.append(self._paid_again(order, event))
+            return verdict
         if order.status == "pending" and not _is_cancelled_early(order):
             order.waiting.append(event)
             return Verdict("parked")
         order.paid = True
+        order.payments.update(filter(None, [event.data.get("payment_id")]))
         verdict = Verdict("applied")
         if order.status == "pending":
             self._settle_early_cancellation(order, verdict)
@@ -525,6 +541,13 @@ class Shop:
         verdict.resolved += [(event.id, "applied", None) for event in order.waiting if _is_whole_cancellation(event)]
         order.waiting = [event for event in order.waiting if not _is_whole_cancellation(event)]
         order.cancelled = True
+
+    def _paid_again(self, order: OrderFacts, event: Event) -> Outcome:
+        """A second payment is money for units that are not delivered twice: those that the customer keeps."""
+        order.payments.add(event.data["payment_id"])
+        kept = {} if order.cancelled and not order.rejected else order.remaining()
+        short = [Short(p, n, self._available(p), "already_paid") for p, n in kept.items() if n]
+        return _about_order("shortfall", order, event.id, {}, "already_paid", short)
 
     def _refuse_payment(self, order: OrderFacts, verdict: Verdict, cause: str, reason: str, short: list[Short]) -> None:
         short = short or [Short(p, n, self._available(p), reason) for p, n in order.remaining().items() if n]
@@ -580,6 +603,9 @@ class Shop:
         order = self._order(event)
         if (again := _repeat(order, event)) is not None:
             return Verdict(again)
+        if not event.lines:
+            order.judged[_identity(event)] = event
+            return Verdict("applied")
         if order.status == "pending" or not (order.paid or order.rejected):
             order.waiting.append(event)
             return Verdict("parked")
@@ -591,6 +617,10 @@ class Shop:
     def _judge_waiting_refunds(self, order: OrderFacts, verdict: Verdict) -> Verdict:
         if order.requested is not None and (order.paid or order.rejected):
             for event in order.waiting:
+                if event.topic == "payment.succeeded":
+                    verdict.outcomes.append(self._paid_again(order, event))
+                    verdict.resolved.append((event.id, "refused", "already_paid"))
+                    continue
                 reason = self._apply_refund(order, event, verdict)
                 verdict.resolved.append((event.id, "refused" if reason else "applied", reason))
             order.waiting = []
@@ -703,11 +733,13 @@ def _identity(event: Event) -> object:
 
 def _repeat(order: OrderFacts, event: Event) -> str | None:
     """Say whether a refund or partial cancellation was known before, with the same content or with another."""
-    known = {_identity(waits): waits for waits in order.waiting if waits.lines is not None} | order.judged
+    known = {
+        _identity(waits): waits for waits in order.waiting if waits.topic != "payment.succeeded" and waits.lines
+    } | order.judged
     before = known.get(_identity(event))
     if before is None:
         return None
-    said = [(e.lines, e.data.get("restock", True), e.data.get("returned", False)) for e in (before, event)]
+    said = [(e.lines or {}, e.data.get("restock", True), e.data.get("returned", False)) for e in (before, event)]
     return "duplicate" if said[0] == said[1] else "conflict"
 
 

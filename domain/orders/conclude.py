@@ -8,6 +8,7 @@ from domain.model import (
     Cause,
     Decision,
     Disposition,
+    FactKind,
     OrderStatus,
     Outcome,
     OutcomeKind,
@@ -36,7 +37,7 @@ def conclude(
     """Return the decision that the draft has come to: applied, or refused for `refusal`."""
     outcomes: tuple[Outcome, ...] = () if outcome is None else (outcome,)
     if draft.waiting and draft.status is not _PENDING and (draft.paid or draft.refused):
-        judged, refunds = _judge_waiting_refunds(draft)
+        judged, refunds = _judge_waiting(draft)
         resolved += judged
         outcomes += refunds
     moves = draft.moves
@@ -67,11 +68,29 @@ def order_outcome(
     return ReservationOutcome(kind, _ORDER, draft.order_id, draft.user_id, lines, reason, shortages, cause)
 
 
-def _judge_waiting_refunds(draft: OrderDraft) -> tuple[tuple[ResolvedFact, ...], tuple[Outcome, ...]]:
-    """Judge each refund that waited. Its entries and outcome name its own event; the edges name the command's."""
+def not_delivered(draft: OrderDraft, reason: Reason) -> tuple[Shortage, ...]:
+    """Return the lines of an order that a payment was meant for and will not be delivered, for `reason`."""
+    return tuple(
+        Shortage(product_id, quantity, draft.moves.available(product_id), reason)
+        for product_id, quantity in draft.wanted().items()
+    )
+
+
+def _judge_waiting(draft: OrderDraft) -> tuple[tuple[ResolvedFact, ...], tuple[Outcome, ...]]:
+    """Judge each refund and each second payment that waited.
+
+    Its entries and outcome name its own event; the edges name the command's.
+    """
     resolved: list[ResolvedFact] = []
     outcomes: list[Outcome] = []
     for fact in draft.waiting:
+        if fact.kind is FactKind.PAID:
+            draft.receive_payment(fact)
+            reason = Reason.ALREADY_PAID
+            resolved.append(ResolvedFact(fact.cause, Disposition.REFUSED, reason))
+            shortages = not_delivered(draft, reason)
+            outcomes.append(order_outcome(OutcomeKind.SHORTFALL, draft, fact.cause, {}, reason, shortages))
+            continue
         refusal, kind, moved = judge_refund(draft, fact)
         resolved.append(ResolvedFact(fact.cause, _APPLIED if refusal is None else Disposition.REFUSED, refusal))
         if kind is not None:

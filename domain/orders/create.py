@@ -79,17 +79,21 @@ def _repeated_order(order: Order, command: CreateOrder) -> Decision:
 def _apply_early_facts(draft: OrderDraft) -> tuple[bool, tuple[ResolvedFact, ...]]:
     """Apply the facts that arrived before the order; returns whether it is cancelled whole, and the resolved facts.
 
-    Refunds go on waiting: they are judged once the order is concluded.
+    Refunds and second payments go on waiting: they are judged once the order is concluded.
     """
     cancelled = False
     resolved: list[ResolvedFact] = []
+    again: list[Fact] = []
     for fact in draft.waiting:
         refusal: Reason | None = None
         match fact.kind:
             case FactKind.REFUNDED:
                 continue
+            case FactKind.PAID if draft.paid:
+                again.append(fact)
+                continue
             case FactKind.PAID:
-                draft.paid = True
+                draft.receive_payment(fact)
             case FactKind.CANCELLED if fact.lines is None:
                 cancelled = True
             case FactKind.CANCELLED:
@@ -99,7 +103,7 @@ def _apply_early_facts(draft: OrderDraft) -> tuple[bool, tuple[ResolvedFact, ...
         resolved.append(
             ResolvedFact(fact.cause, Disposition.APPLIED if refusal is None else Disposition.REFUSED, refusal)
         )
-    draft.waiting = tuple(fact for fact in draft.waiting if fact.kind is FactKind.REFUNDED)
+    draft.waiting = (*again, *(fact for fact in draft.waiting if fact.kind is FactKind.REFUNDED))
     return cancelled, tuple(resolved)
 
 

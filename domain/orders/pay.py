@@ -20,9 +20,16 @@ from domain.model import (
     Shortage,
     State,
 )
-from domain.orders.conclude import conclude, order_outcome
+from domain.orders.conclude import conclude, not_delivered, order_outcome
 from domain.orders.shortages import find_shortages, missing_units
-from domain.orders.waiting import apply_early_cancellation, has_waiting, is_cancelled_early, park
+from domain.orders.waiting import (
+    apply_early_cancellation,
+    has_waiting,
+    is_cancelled_early,
+    is_second_payment,
+    judged_too_many,
+    park,
+)
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
 _PENDING, _RESERVED, _DEDUCTED = OrderStatus.PENDING, OrderStatus.RESERVED, OrderStatus.DEDUCTED
@@ -31,12 +38,13 @@ _PENDING, _RESERVED, _DEDUCTED = OrderStatus.PENDING, OrderStatus.RESERVED, Orde
 def pay_order(state: State, command: PayOrder, policy: Policy) -> Decision:
     """Deduct the order's hold. A paid order that cannot be served is a shortfall."""
     order = state.orders.get(command.order_id) or Order(command.order_id)
+    fact = Fact(FactKind.PAID, command.cause, None, command.payment_id)
     if order.paid or has_waiting(order, FactKind.PAID):
-        return Decision(Disposition.DUPLICATE)
+        return _pay_again(state, order, fact)
     if order.status is _PENDING and not is_cancelled_early(order):
-        return park(order, Fact(FactKind.PAID, command.cause))
+        return park(order, fact)
     draft = OrderDraft(order, state.products, command.cause)
-    draft.paid = True
+    draft.receive_payment(fact)
     if order.status is _RESERVED:
         return conclude(draft, deduct(draft, draft.held()))
     if order.status is OrderStatus.EXPIRED:
@@ -52,6 +60,19 @@ def deduct(draft: OrderDraft, held: Mapping[str, int]) -> ReservationOutcome:
     draft.deduct(held)
     draft.status, draft.expires_at = _DEDUCTED, None
     return order_outcome(OutcomeKind.DEDUCTED, draft, draft.cause, held)
+
+
+def _pay_again(state: State, order: Order, fact: Fact) -> Decision:
+    """Publish a second payment as a shortfall, now or when the order comes; a repeat of the first is a duplicate."""
+    if not is_second_payment(order, fact):
+        return Decision(Disposition.DUPLICATE)
+    if not order.paid:
+        return park(order, fact)
+    if (conflict := judged_too_many(order)) is not None:
+        return conflict
+    draft = OrderDraft(order, state.products, fact.cause)
+    draft.receive_payment(fact)
+    return _shortfall(draft, Reason.ALREADY_PAID)
 
 
 def _pay_late(state: State, draft: OrderDraft, policy: Policy) -> Decision:
@@ -75,10 +96,7 @@ def _shortfall(
 
     The outcome lists `shortages`, or without any, every wanted line for `reason`.
     """
-    reported = shortages or tuple(
-        Shortage(product_id, quantity, draft.moves.available(product_id), reason)
-        for product_id, quantity in draft.wanted().items()
-    )
+    reported = shortages or not_delivered(draft, reason)
     outcome = order_outcome(OutcomeKind.SHORTFALL, draft, draft.cause, {}, reason, reported)
     if reason is Reason.ORDER_CANCELLED and not draft.refused:
         draft.cancel_whole()

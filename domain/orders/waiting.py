@@ -21,12 +21,16 @@ MAX_WAITING_FACTS = 100
 MAX_WAITING_LINES = 5_000
 MAX_JUDGED = 1_000
 
+_PAYMENT = "payment:"
+
 
 def park(order: Order, fact: Fact) -> Decision:
     """Keep a fact with its order until it can be judged; beyond the bounds it is in conflict, which can be redriven.
 
-    A payment and a cancellation of the whole order wait once each, whatever else waits.
+    The first payment and a cancellation of the whole order wait, whatever else waits.
     """
+    if fact.kind is FactKind.PAID and has_waiting(order, FactKind.PAID) and len(order.waiting) >= MAX_WAITING_FACTS:
+        return _beyond_bounds(f"more than {MAX_WAITING_FACTS} facts would wait for order {order.order_id}")
     if fact.lines is not None:
         partial = [waiting.lines for waiting in order.waiting if waiting.lines is not None]
         if len(partial) >= MAX_WAITING_FACTS or sum(map(len, partial)) + len(fact.lines) > MAX_WAITING_LINES:
@@ -86,8 +90,19 @@ def apply_early_cancellation(draft: OrderDraft) -> tuple[ResolvedFact, ...]:
     return tuple(ResolvedFact(fact.cause, Disposition.APPLIED) for fact in cancellations)
 
 
+def is_second_payment(order: Order, payment: Fact) -> bool:
+    """Say whether a payment of an order is another one than those received before; without ids, it is a repeat."""
+    if payment.business_id is None:
+        return False
+    known = {identity for identity in order.seen if identity.startswith(_PAYMENT)}
+    known.update(identity_of(waits) for waits in order.waiting if waits.kind is FactKind.PAID and waits.business_id)
+    return bool(known) and identity_of(payment) not in known
+
+
 def identity_of(fact: Fact) -> str:
-    """Return the business identity of a refund or a partial cancellation, as `Order.seen` keeps it."""
+    """Return the business identity of a payment, a refund or a partial cancellation, as `Order.seen` keeps it."""
+    if fact.kind is FactKind.PAID:
+        return f"{_PAYMENT}{fact.business_id}"
     if fact.kind is FactKind.REFUNDED:
         return f"refund:{fact.business_id}"
     if fact.business_id is not None:
@@ -96,7 +111,7 @@ def identity_of(fact: Fact) -> str:
 
 
 def content_of(fact: Fact) -> str:
-    """Return a digest of what a refund or a partial cancellation says, as `Order.seen` keeps it."""
+    """Return a digest of what a fact says, as `Order.seen` keeps it."""
     said = (sorted((fact.lines or {}).items()), fact.restock, fact.returned)
     return hashlib.blake2b(repr(said).encode(), digest_size=8).hexdigest()
 

@@ -80,9 +80,10 @@ def created(lines: Lines, order: str = "o", cart: str | None = None, minutes: fl
     )
 
 
-def paid(order: str = "o", minutes: float = 1) -> Event:
-    """Return a `payment.succeeded`."""
-    return event("payment.succeeded", f"paid-{order}", minutes, order_id=order)
+def paid(order: str = "o", minutes: float = 1, payment_id: str | None = None) -> Event:
+    """Return a `payment.succeeded`; its event id names the payment's id."""
+    name = f"paid-{order}" if payment_id is None else f"paid-{order}-{payment_id}"
+    return event("payment.succeeded", name, minutes, order_id=order, payment_id=payment_id)
 
 
 def cancelled(
@@ -182,7 +183,7 @@ def command(published: Event) -> Command:  # noqa: PLR0911 - one return a topic
         case "order.created":
             return CreateOrder(cause, data["order_id"], lines, data.get("cart_id"), data.get("user_id"))
         case "payment.succeeded":
-            return PayOrder(cause, data["order_id"])
+            return PayOrder(cause, data["order_id"], data.get("payment_id"))
         case "order.cancelled":
             return CancelOrder(
                 cause,

@@ -184,10 +184,12 @@ class ShopMachine(RuleBasedStateMachine):
         """Place an order, with or without a cart."""
         self.publish("order.created", minute, overdue=overdue, order_id=order_id, cart_id=cart_id, items=_items(asked))
 
-    @rule(order_id=orders, minute=minutes, overdue=st.booleans())
-    def pay(self, order_id: str, minute: int, *, overdue: bool) -> None:
-        """Pay an order in whatever state."""
-        self.publish("payment.succeeded", minute, overdue=overdue, order_id=order_id)
+    @rule(
+        order_id=orders, minute=minutes, overdue=st.booleans(), payment=st.none() | st.sampled_from(("y1", "y2", "y3"))
+    )
+    def pay(self, order_id: str, minute: int, *, overdue: bool, payment: str | None = None) -> None:
+        """Pay an order in whatever state, perhaps a second time."""
+        self.publish("payment.succeeded", minute, overdue=overdue, order_id=order_id, payment_id=payment)
 
     @rule(order_id=orders)
     def cancel(self, order_id: str) -> None:
@@ -202,7 +204,7 @@ class ShopMachine(RuleBasedStateMachine):
     @rule(
         order_id=orders,
         refund=st.integers(1, 5),
-        asked=known_lines,
+        asked=st.just({}) | known_lines,
         restock=st.none() | st.booleans(),
         returned=st.none() | st.booleans(),
     )
@@ -371,7 +373,7 @@ def _something_likely(shop: ShopMachine, dice: Random, step: int) -> None:
         case 2 | 3 | 4:
             shop.create_order(order_id, dice.choice((None, cart_id)), asked, dice.randint(0, 60), overdue=overdue)
         case 5 | 6:
-            shop.pay(order_id, dice.randint(0, 60), overdue=overdue)
+            shop.pay(order_id, dice.randint(0, 60), overdue=overdue, payment=dice.choice((None, "y1", "y2")))
         case 7:
             shop.cancel(order_id)
         case 8:

@@ -778,6 +778,78 @@ def test_a_late_payment_that_is_refused_cancels_nothing() -> None:
     assert lines == books.state.orders["o"].lines
 
 
+FIRST, SECOND = paid(payment_id="y1"), paid(payment_id="y2")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        (CREATE, FIRST, SECOND),
+        (FIRST, CREATE, SECOND),
+        (FIRST, SECOND, CREATE),
+        (FIRST, SECOND, CREATE, SECOND),
+        (CREATE, FIRST, SECOND, FIRST, SECOND),
+    ],
+)
+def test_a_second_payment_is_a_shortfall_and_the_order_is_served(facts: Given) -> None:
+    """Money taken twice is published once, with a reason of its own and the second payment as the cause."""
+    books = given(*facts)
+    outcomes = [outcome for outcome in books.outcomes if isinstance(outcome, ReservationOutcome)]
+    [shortfall] = [outcome for outcome in outcomes if outcome.kind is OutcomeKind.SHORTFALL]
+    assert (Reason.ALREADY_PAID, SECOND["id"]) == (shortfall.reason, shortfall.cause.event_id)
+    assert (Shortage("p", 4, 6, Reason.ALREADY_PAID),) == shortfall.shortages
+    assert ((6, 0), OrderStatus.DEDUCTED) == (books.stock(), books.state.orders["o"].status)
+    books.check()
+
+
+@pytest.mark.parametrize("known", [(CREATE,), (), (CANCEL,), (CREATE, EXPIRE)])
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [(FIRST, FIRST), (PAY, SECOND), (FIRST, PAY), (PAY, PAY)],
+    ids=["same id", "first without", "second without", "both without"],
+)
+def test_a_payment_that_cannot_be_told_from_the_first_is_a_duplicate(known: Given, first: Event, again: Event) -> None:
+    """The same payment id is a repeat, and without ids on both there is nothing to tell two payments apart by."""
+    decision = given(*known, first).take(again)
+    assert (Disposition.DUPLICATE, ()) == (decision.disposition, decision.outcomes)
+
+
+@pytest.mark.parametrize("known", [(CREATE, PAY, CANCEL), (CREATE, CANCEL, PAY), (CANCEL, PAY), (CANCEL, PAY, CREATE)])
+def test_a_second_payment_of_a_cancelled_order_is_a_shortfall_without_lines(known: Given) -> None:
+    """There is money to give back, though no units are left that it could be for."""
+    first = [FIRST if fact is PAY else fact for fact in known]
+    [outcome] = given(*first).take(SECOND).outcomes
+    assert isinstance(outcome, ReservationOutcome)
+    assert (OutcomeKind.SHORTFALL, Reason.ALREADY_PAID, ()) == (outcome.kind, outcome.reason, outcome.shortages)
+
+
+def test_the_second_payment_serves_the_order_if_the_first_is_withdrawn() -> None:
+    """Which payment counts is decided when the order comes."""
+    books = given(FIRST, SECOND)
+    books.obey(ForgetFact("o", "shop", FIRST["id"]))
+    assert [OutcomeKind.DEDUCTED] == [
+        found.kind for found in books.take(CREATE).outcomes if isinstance(found, ReservationOutcome)
+    ]
+
+
+@pytest.mark.parametrize(
+    "known", [(), (CREATE,), (CREATE, PAY), (CREATE, PAY, CANCEL), (created({"p": 11}),), (CREATE, EXPIRE)]
+)
+def test_a_refund_without_lines_is_accepted_and_moves_nothing(known: Given) -> None:
+    """Shipping costs are given back in any state of the order; the refund counts once, and its id is taken."""
+    books = given(*known)
+    before = books.stock()
+    decision = books.take(refunded({}))
+    assert (Disposition.APPLIED, (), (), before) == (
+        decision.disposition,
+        decision.entries,
+        decision.outcomes,
+        books.stock(),
+    )
+    assert Disposition.DUPLICATE is books.take(refunded({})).disposition
+    assert Disposition.CONFLICT is books.take(refunded({"p": 1})).disposition
+
+
 # --- deadlines of facts -------------------------------------------------------------------------
 
 

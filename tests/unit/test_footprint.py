@@ -70,6 +70,7 @@ NAMES_NO_ROW = {
     "initial_quantity",
     "operation",
     "operator",
+    "payment_id",
     "owner",
     "partial",
     "quantity",

@@ -69,7 +69,7 @@ SUMMED = {"p": 3, "q": 5}
             {"order_id": "o", "cart_id": "c", "user_id": "u", "items": TWICE},
             CreateOrder(CAUSE, "o", SUMMED, "c", "u"),
         ),
-        ("payment.succeeded", {"order_id": "o", "payment_id": "x", "amount": 3}, PayOrder(CAUSE, "o")),
+        ("payment.succeeded", {"order_id": "o", "payment_id": "x", "amount": 3}, PayOrder(CAUSE, "o", "x")),
         ("order.cancelled", {"order_id": "o", "reason": "no"}, CancelOrder(CAUSE, "o", None, "no")),
         ("order.cancelled", {"order_id": "o", "items": TWICE}, CancelOrder(CAUSE, "o", SUMMED)),
         (
@@ -87,6 +87,7 @@ SUMMED = {"p": 3, "q": 5}
             {"order_id": "o", "refund_id": "r", "items": TWICE, "restock": False},
             RefundOrder(CAUSE, "o", "r", SUMMED, restock=False),
         ),
+        ("payment.refunded", {"order_id": "o", "refund_id": "r"}, RefundOrder(CAUSE, "o", "r", {}, restock=True)),
         (
             "payment.refunded",
             {"order_id": "o", "refund_id": "r", "items": TWICE, "returned": True},
