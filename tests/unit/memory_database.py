@@ -173,7 +173,7 @@ def in_memory() -> Iterator[None]:
                     "save_carts": _save("carts"),
                     "append_ledger": _append_ledger,
                     "append_inbox": _append_inbox,
-                    "settle_inbox": _resolve_in_inbox,
+                    "resolve_in_inbox": _resolve_in_inbox,
                     "forget_events": _forget_events,
                     "append_outbox": _append_outbox,
                     "save_progress": _save_progress,
