@@ -165,14 +165,15 @@ class Topics:
 
     def remaining(self, backlog: Backlog) -> int:
         """Return how many offsets of the backlog the group has not committed."""
-        asked = [TopicPartition(topic, number) for topic, number in backlog.ends]
-        request = [ConsumerGroupTopicPartitions(backlog.group, asked)]
-        answer = self._admin.list_consumer_group_offsets(request)[backlog.group].result(_ADMIN_SECONDS)
-        left = 0
-        for place in answer.topic_partitions:
-            end = backlog.ends[place.topic, place.partition]
-            left += max(end - max(place.offset, 0), 0)
-        return left
+        committed = self.committed(backlog.group)
+        return sum(max(end - max(committed[place], 0), 0) for place, end in backlog.ends.items())
+
+    def committed(self, group: str) -> dict[tuple[str, int], int]:
+        """Return the group's offset in each incoming partition; negative where it has none."""
+        asked = [TopicPartition(topic, number) for topic, number in self._incoming]
+        request = [ConsumerGroupTopicPartitions(group, asked)]
+        answer = self._admin.list_consumer_group_offsets(request)[group].result(_ADMIN_SECONDS)
+        return {(place.topic, place.partition): place.offset for place in answer.topic_partitions}
 
     def _ends(self) -> dict[tuple[str, int], int]:
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # same reason

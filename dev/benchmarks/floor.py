@@ -24,6 +24,7 @@ from engine.tasks import EventTask
 from storage.database import Connection, open_pool
 from workers.consuming.records import DecodedRecord, read_records
 
+_TRANSACTION = frozenset(("BEGIN;", "COMMIT;", "ROLLBACK;"))
 _WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "WITH"))
 
 Write = tuple[str, tuple[Any, ...], dict[str, Any]]
@@ -101,7 +102,7 @@ class _RecordingPool:
 
 
 class _RecordingConnection:
-    """A connection that forwards every call and records writes."""
+    """A connection that forwards every call and records writes: a commit keeps them, a rollback drops them."""
 
     def __init__(self, connection: Connection, batches: list[Batch]) -> None:
         self._connection = connection
@@ -110,9 +111,6 @@ class _RecordingConnection:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the real one has
         return getattr(self._connection, name)
-
-    def transaction(self, **options: Any) -> "_RecordingTransaction":  # noqa: ANN401 - asyncpg's options
-        return _RecordingTransaction(self._connection.transaction(**options), self._writes, self._batches)
 
     async def copy_records_to_table(self, table: str, **options: Any) -> str:  # noqa: ANN401 - asyncpg's options
         options["records"] = list(options["records"])
@@ -123,7 +121,12 @@ class _RecordingConnection:
         return status
 
     async def execute(self, statement: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
-        return await self._run("execute", statement, arguments, options)
+        result = await self._run("execute", statement, arguments, options)
+        if statement == "COMMIT;":
+            self._batches.append(self._writes.copy())
+        if statement in _TRANSACTION:
+            self._writes.clear()
+        return result
 
     async def fetch(self, statement: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
         return await self._run("fetch", statement, arguments, options)
@@ -136,27 +139,6 @@ class _RecordingConnection:
         if statement.split(None, 1)[0].upper() in _WRITES:
             self._writes.append((method, (statement, *arguments), options))
         return result
-
-
-class _RecordingTransaction:
-    """A transaction: a commit keeps the recorded writes, a rollback drops them."""
-
-    def __init__(self, transaction: Any, writes: Batch, batches: list[Batch]) -> None:  # noqa: ANN401 - asyncpg's
-        self._transaction = transaction
-        self._writes = writes
-        self._batches = batches
-
-    async def start(self) -> None:
-        self._writes.clear()
-        await self._transaction.start()
-
-    async def commit(self) -> None:
-        await self._transaction.commit()
-        self._batches.append(self._writes.copy())
-
-    async def rollback(self) -> None:
-        self._writes.clear()
-        await self._transaction.rollback()
 
 
 def _published(options: dict[str, Any]) -> dict[str, Any]:

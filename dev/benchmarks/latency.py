@@ -38,11 +38,13 @@ async def latency(bench: Bench) -> Section:
     program = programs.worker()
     group = bench.topics.new_group()
     async with template_for(bench, steady(count, sizes.rate)) as template:
-        with bench.servers.database(template) as url, programs.running(program, bench.topics, group, url) as processes:
-            alive = programs.check_alive(processes)
-            bench.topics.wait_until_stable(group, program.processes, alive)
-            async with OutboxLag(url) as lag:
-                waits, late = await asyncio.to_thread(_measure, bench, count, alive)
+        with bench.servers.database(template) as url:
+            await programs.begin_where_the_group_begins(bench.topics, group, url)
+            with programs.running(program, bench.topics, group, url) as processes:
+                alive = programs.check_alive(processes)
+                bench.topics.wait_until_stable(group, program.processes, alive)
+                async with OutboxLag(url) as lag:
+                    waits, late = await asyncio.to_thread(_measure, bench, count, alive)
     milliseconds = sorted(1000 * wait for wait in waits[warm_up:])
     cuts = statistics.quantiles(milliseconds, n=1000, method="inclusive")
     about = f"{sizes.rate:,} events/s for {sizes.latency_seconds} s, from when each was due to its outcome event"

@@ -17,6 +17,8 @@ from dev.benchmarks.backlog import Backlog, Progress, Topics
 from dev.benchmarks.errors import BenchmarkError
 from dev.servers.process import ServerProcess, environment_without_settings
 from schemas.topics import TOPICS_IN
+from storage.database import connect
+from storage.stream import Position, raise_positions
 
 ROOT = Path(__file__).parents[2]
 # A poll costs the broker well under a millisecond; a run takes seconds.
@@ -59,6 +61,22 @@ class Timed:
     def rate(self) -> float:
         """Events per second."""
         return self.events / self.seconds
+
+
+async def begin_where_the_group_begins(topics: Topics, group: str, database_url: str) -> None:
+    """Store the group's offsets as the database's positions, so that events of earlier rounds are not read.
+
+    The worker believes its database, and reads a topic from the beginning into one that knows no position.
+    """
+    positions = [
+        Position(name.removeprefix(topics.prefix), number, offset)
+        for (name, number), offset in topics.committed(group).items()
+    ]
+    connection = await connect(database_url, "inventory-bench")
+    try:
+        await raise_positions(connection, positions)
+    finally:
+        await connection.close()
 
 
 @contextmanager
@@ -118,6 +136,7 @@ async def time_program(
 
     `watch` runs concurrently and is cancelled at the end.
     """
+    await begin_where_the_group_begins(topics, backlog.group, database_url)
     with running(program, topics, backlog.group, database_url) as processes:
         alive = check_alive(processes)
         topics.wait_until_stable(backlog.group, program.processes * program.members_each, alive)
