@@ -18,12 +18,10 @@ from workers.publishing.producer import (
     is_unpublishable,
     raise_first,
 )
-from workers.publishing.set_aside import SetAside
+from workers.publishing.set_aside import FAILED_POLLS, SetAside
 
 logger = logging.getLogger(__name__)
 
-# So many polls may fail as a whole before their events are set aside: the broker itself is probably away.
-FAILED_POLLS = 3
 # Each costs a new producer.
 MAX_REFUSALS_PER_POLL = 20
 
@@ -85,8 +83,9 @@ class EventPublisher:
             self._acknowledged = []
 
     def read_from_the_beginning(self) -> None:
-        """Forget the low-water position, because shards were taken that it says nothing about."""
+        """Forget which positions lie behind us, because shards were taken of which that is not known."""
         self._low_water.reset()
+        self._set_aside.start_over()
 
     def forget_acknowledged(self) -> None:
         """Forget acknowledged rows that are not marked; they are published again.
@@ -114,7 +113,9 @@ class EventPublisher:
             if (event.topic, event.key) not in keys:
                 await self._give_up(connection, event, error)
         succeeded = len(failed) < len(deliveries) or bool(unpublishable)
-        self._failed_polls = 0 if succeeded else self._failed_polls + 1
+        # A topic that is missing says nothing about the broker.
+        elsewhere = any(not concerns_topic(delivery.error) for delivery in failed)
+        self._failed_polls = 0 if succeeded else self._failed_polls + elsewhere
         for delivery in failed:
             if concerns_topic(delivery.error):
                 self._hold(delivery, None)

@@ -8,12 +8,14 @@ the topic or the keys in again.
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storage.errors import in_words
 
 logger = logging.getLogger(__name__)
 
+# So many polls may fail as a whole before their events are set aside: the broker itself is probably away.
+FAILED_POLLS = 3
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 60.0
 # Beyond this many keys the whole topic is set aside: the poll names each key that it leaves out.
@@ -84,6 +86,10 @@ class SetAside:
         self._delay = min(self._delay * 2, LAST_RETRY_SECONDS)
         self._retry_at = now + self._delay
         return True
+
+    def start_over(self) -> None:
+        """Look for the first events of everything in the whole outbox: shards were taken whose events may be older."""
+        self._held = [replace(held, from_position=0) for held in self._held]
 
     def release(self, held: Held) -> None:
         """Take events in again: one of them was published, or none are left."""
