@@ -1,17 +1,22 @@
 """The API as processes: races against the Kafka side, a process killed mid-request, and what a socket can send."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from uuid import uuid4
 
 import httpx
 import pytest
 
 from api.auth import Role
+from dev.servers.kafka import Broker
 from tests.integration.api_process import PROCESS_RULES, ApiProcess, api_process, client_of
 from tests.integration.api_shop import PREFIX, token
-from tests.integration.shop import T0, Shop, created, open_shop, problems, product, task
+from tests.integration.program import running
+from tests.integration.shop import Shop, created, open_shop, problems, product
+from tests.integration.stream import Producer, dated, eventually, now_plus, producing, settings_for
 
+MAX_ROUNDS = 30
 SERVICE = token("till", Role.SERVICE, rules=PROCESS_RULES)
 ADMIN = token("root", Role.ADMIN, rules=PROCESS_RULES)
 
@@ -24,45 +29,67 @@ async def shop(database_url: str) -> AsyncIterator[Shop]:
         assert await problems(opened.pool) == []
 
 
-async def test_two_hundred_buyers_and_ten_units(database_url: str, shop: Shop) -> None:
-    """Half over two API processes, half as events in batches: exactly ten win, and both sides win over the rounds."""
-    winners = {"http": 0, "events": 0}
-    # The events are of an earlier day. Their stream was read up to then, so none of their holds is due.
-    await shop.read_up_to(T0)
+async def test_two_hundred_buyers_and_ten_units(kafka: Broker, topics: str, database_url: str, shop: Shop) -> None:
+    """Half over two API processes, half over Kafka and a worker: exactly ten win, and both ways win over the rounds.
+
+    To keep the race even, the way that won a round begins the next one a little later.
+    """
+    winners: Counter[str] = Counter()
+    delays = {"http": 0.0, "kafka": 0.0}
     async with (
+        running(settings_for(kafka.bootstrap_servers, topics, database_url)) as worker,
+        producing(kafka.bootstrap_servers, topics) as producer,
         api_process(database_url) as first,
         api_process(database_url) as second,
         client_of(first, SERVICE) as one,
         client_of(second, SERVICE) as other,
     ):
-        for number in range(20):
-            round_ = await _buy(shop, (one, other), f"mug-{number}", number)
-            assert sum(round_.values()) == 10
+        await worker.port()
+        for number in range(MAX_ROUNDS):
+            await _buy(shop, (one, other), producer, number, delays)
+            won = Counter(
+                {
+                    way: await shop.pool.fetchval(
+                        "SELECT count(*) FROM orders WHERE status = 'reserved' AND order_id LIKE $1",
+                        f"{way}-{number}-%",
+                    )
+                    for way in delays
+                }
+            )
+            assert won.total() == 10, won
             assert await shop.stock(f"mug-{number}") == (10, 10)
-            for side, won in round_.items():
-                winners[side] += won
-            if number >= 2 and all(winners.values()):
+            winners += won
+            if number >= 2 and winners.keys() == delays.keys():
                 break
-    assert min(winners.values()) > 0, winners
+            for way, delay in delays.items():
+                delays[way] = delay + 0.01 if won[way] > 5 else max(delay - 0.01, 0.0)
+    assert winners.keys() == delays.keys(), winners
 
 
-async def _buy(shop: Shop, clients: tuple[httpx.AsyncClient, ...], product_id: str, number: int) -> dict[str, int]:
-    """Let 200 buyers want one unit each of ten; returns how many won on each side."""
+async def _buy(
+    shop: Shop, clients: tuple[httpx.AsyncClient, ...], producer: Producer, number: int, delays: Mapping[str, float]
+) -> None:
+    """Let 200 buyers want one unit each of ten; returns when every one of them was answered."""
+    product_id = f"mug-{number}"
     await shop.apply(product(product_id, 10))
 
-    async def over_http(buyer: int) -> bool:
-        body = {"order_id": f"h{number}-{buyer}", "items": [{"product_id": product_id, "quantity": 1}]}
+    async def over_http(buyer: int) -> None:
+        await asyncio.sleep(delays["http"])
+        body = {"order_id": f"http-{number}-{buyer}", "items": [{"product_id": product_id, "quantity": 1}]}
         answer = await clients[buyer % len(clients)].post(f"{PREFIX}/reserve/order", json=body)
         assert answer.status_code in {201, 409}, answer.text
-        return answer.status_code == 201
 
-    async def as_events(batch: int) -> int:
-        orders = [created(f"k{number}-{batch}-{buyer}", {product_id: 1}) for buyer in range(10)]
-        verdicts = (await shop.run([task(order) for order in orders])).verdicts
-        return [str(verdict.disposition) for verdict in verdicts].count("applied")
+    async def over_kafka() -> None:
+        await asyncio.sleep(delays["kafka"])
+        orders = dated((created(f"kafka-{number}-{buyer}", {product_id: 1}) for buyer in range(100)), now_plus(0))
+        await asyncio.gather(*map(producer.send, orders))
 
-    won = await asyncio.gather(*map(over_http, range(100)), *map(as_events, range(10)))
-    return {"http": sum(won[:100]), "events": sum(won[100:])}
+    async def answered() -> bool:
+        statement = "SELECT count(*) FROM orders WHERE order_id LIKE $1 AND status IN ('reserved', 'rejected')"
+        return bool(await shop.pool.fetchval(statement, f"%-{number}-%") == 200)
+
+    await asyncio.gather(over_kafka(), *map(over_http, range(100)))
+    await eventually(answered)
 
 
 async def test_a_process_killed_mid_request_and_a_retry_apply_once(database_url: str, shop: Shop) -> None:
