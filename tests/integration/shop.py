@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from dev.records import ConsumedRecord
 from domain.model import Policy
@@ -23,6 +23,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 POLICY = Policy()
 
 Published = dict[str, Any]
+One = TypeVar("One")
 
 _offsets = count(1)
 
@@ -154,6 +155,7 @@ _PICTURE = {
     "carts": "SELECT cart_id, status, user_id, held::text, snapshot_version, as_of, converted_at, expires_at, version"
     " FROM carts ORDER BY 1",
     "inbox": "SELECT event_id, source, digest, outcome, reason FROM inbox ORDER BY 1, 2",
+    "answers": "SELECT event_id, source, status, headers::text, body FROM http_answers ORDER BY 1, 2",
     "parked": "SELECT source, event_id, order_id, event_type FROM parked_events ORDER BY 1, 2",
     "dead letters": "SELECT topic, reason, event_id FROM dead_letters ORDER BY 1, 2, 3",
     # In the order of writing, but only per key: no other order is promised.
@@ -203,7 +205,7 @@ async def problems(pool: Pool) -> list[str]:
     return [row[0] for row in rows]
 
 
-def batches(events: Iterable[Published], cuts: Iterable[int]) -> list[list[Published]]:
+def batches(events: Iterable[One], cuts: Iterable[int]) -> list[list[One]]:
     """Cut a stream at the positions given."""
     stream = list(events)
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})

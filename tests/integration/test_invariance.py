@@ -1,19 +1,29 @@
 """Results do not depend on how a stream was cut into batches, nor on repeats; and they are what the oracle says."""
 
 import asyncio
+import dataclasses
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from datetime import timedelta
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
+from api.app import serve_app
+from api.auth import Authenticator, Role
+from api.gather import Gatherer
+from api.keys import FixedKeys, secret_key
+from api.problems import ProblemError
 from dev.oracle import shop as oracle_shop
 from dev.servers.postgres import PostgresServer
+from engine.tasks import EventTask, RequestTask, Verdict
 from storage.database import Pool, open_pool
+from tests.integration.api_shop import PREFIX, RULES, SECRET, services_for, token
 from tests.integration.shop import (
     POLICY,
     T0,
@@ -24,17 +34,21 @@ from tests.integration.shop import (
     cancelled,
     cart,
     created,
+    items,
     paid,
     picture,
     problems,
     product,
     refunded,
+    task,
 )
 
 LOW_WATERMARK = T0 - timedelta(minutes=10)
 # The last is known only at the end of a stream, the others are scarce.
 PRODUCTS = ("p", "q", "p", "q", "r")
-TABLES = "inventory, orders, carts, inbox, outbox, dead_letters, parked_events, stream_progress"
+TABLES = "inventory, orders, carts, inbox, outbox, dead_letters, parked_events, stream_progress, http_answers"
+# The clock of every request: after some of the events, a little before others, and far before the last.
+NOW = T0 + timedelta(minutes=1.5)
 
 _lines = st.dictionaries(st.sampled_from(PRODUCTS), st.integers(1, 3), min_size=1, max_size=2)
 # Some are so old that their holds are due by the stream's clock from the start.
@@ -84,6 +98,89 @@ def _streams(draw: st.DrawFn) -> list[Published]:
     return [product("p", 4, 2), product("q", 3), *stream, product("r", 5, 1)]
 
 
+class Sent(NamedTuple):
+    """A request as a client sends it, with its token's subject and role."""
+
+    method: str
+    path: str
+    body: dict[str, Any] | None
+    headers: tuple[tuple[str, str], ...]
+    subject: str
+    role: Role
+
+
+@st.composite
+def _requests(draw: st.DrawFn) -> Sent:
+    """One request about the same carts and orders: by the till for anybody, by ann or bob for themselves."""
+    name = draw(_names)
+    subject, role = draw(st.sampled_from((("till", Role.SERVICE), ("ann", Role.USER), ("bob", Role.USER))))
+    headers = (("Idempotency-Key", f"key-{draw(st.integers(0, 30))}"),) if draw(st.booleans()) else ()
+    method = "POST"
+    body: dict[str, Any] | None = None
+    match draw(st.sampled_from(("cart",) * 4 + ("order",) * 4 + ("deduct",) * 3 + ("extend", "release", "cancel"))):
+        case "cart":
+            path = "/reserve/cart"
+            body = {"cart_id": f"c{name}", "items": items(**draw(st.one_of(_lines, st.just({}))))}
+            body |= {"partial": draw(st.booleans())} | draw(st.sampled_from(({}, {"expires_in_minutes": 5})))
+        case "extend":
+            path, body = "/reserve/cart/extend", {"cart_id": f"c{name}", "expires_in_minutes": 60}
+        case "release":
+            method, path = "DELETE", f"/reserve/cart?cart_id=c{name}"
+        case "order":
+            path, body = "/reserve/order", {"order_id": f"o{name}", "items": items(**draw(_lines))}
+            body |= draw(st.sampled_from(({}, {"cart_id": f"c{name}"})))
+        case "cancel":
+            method, path = "DELETE", f"/reserve/order/o{name}"
+        case _:
+            path, body = "/deduct", {"order_id": f"o{name}"}
+            subject, role, headers = "till", Role.SERVICE, (("Idempotency-Key", f"paid-{name}"),)
+    return Sent(method, path, body, headers, subject, role)
+
+
+@st.composite
+def _corrections(draw: st.DrawFn) -> Sent:
+    """One request of an admin, about the stock on hand or the threshold."""
+    product_id = draw(st.sampled_from(PRODUCTS))
+    operation = draw(st.sampled_from(("ADD", "SUBTRACT", "SET")))
+    line = {"operation": operation, "quantity": draw(st.integers(1, 9)), "reason": "count"}
+    headers = [("Idempotency-Key", f"correction-{draw(st.integers(0, 30))}")]
+    method, path, body = "PUT", f"/{product_id}/adjust", line
+    match draw(st.sampled_from(("adjust", "threshold", "batch"))):
+        case "threshold":
+            path, body = f"/{product_id}/threshold", {"low_stock_threshold": draw(st.integers(0, 5))}
+        case "batch":
+            lines = [line | {"product_id": name, "expected_version": None} for name in (product_id, "p", "new")]
+            method, path = "POST", "/batch/adjust"
+            body = {"mode": draw(st.sampled_from(("all", "each"))), "adjustments": lines}
+        case _ if operation == "SET":
+            headers.append(("If-Match", draw(st.sampled_from(("*", '"2"', '"3"')))))
+    return Sent(method, path, body, tuple(headers), "root", Role.ADMIN)
+
+
+@st.composite
+def _mixed_streams(draw: st.DrawFn) -> list[Published | Sent]:
+    """A stream of events and requests, with repeats of both behind their firsts."""
+    stream: list[Published | Sent] = draw(
+        st.lists(st.one_of(_events(), _requests(), _corrections()), min_size=12, max_size=40)
+    )
+    for _ in range(draw(st.integers(0, 5))):
+        position = draw(st.integers(0, len(stream) - 1))
+        stream.insert(draw(st.integers(position + 1, len(stream))), stream[position])
+    return [product("p", 4, 2), product("q", 3), *stream, product("r", 5, 1)]
+
+
+class _Recorder(Gatherer):
+    """Keeps the task that the API makes of a request in place of applying it."""
+
+    def __init__(self) -> None:
+        self.tasks: list[RequestTask] = []
+
+    @override
+    async def apply(self, task: RequestTask) -> Verdict:
+        self.tasks.append(task)
+        raise ProblemError("overloaded", "recorded")
+
+
 def _first_of_each(stream: list[Published]) -> list[Published]:
     """Return the stream without what the inbox stops: repeats, and ids with other content."""
     first: dict[tuple[str, str], Published] = {}
@@ -98,12 +195,46 @@ class _Bench:
     def __init__(self, url: str) -> None:
         self.loop = asyncio.new_event_loop()
         self.pool: Pool = self.run(open_pool, url, 2)
+        self._recorder = _Recorder()
+        services = dataclasses.replace(services_for(self.pool, bytes(32)), gatherer=self._recorder)
+        self._app = serve_app(services, Authenticator(FixedKeys([secret_key(SECRET)]), RULES))
+
+    async def task_of(self, sent: Sent) -> RequestTask:
+        """Return the task that the API makes of a request."""
+        headers = {**dict(sent.headers), "Authorization": f"Bearer {token(sent.subject, sent.role)}"}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self._app), base_url="http://api") as client:
+            answer = await client.request(sent.method, PREFIX + sent.path, json=sent.body, headers=headers)
+        assert self._recorder.tasks, answer.text
+        return self._recorder.tasks.pop()
+
+    async def tasks_of(self, stream: Sequence[Published | Sent]) -> list[EventTask | RequestTask]:
+        """Return a task for each; repeats of a request have one task, so that keys made up by the API are the same."""
+        made: dict[int, RequestTask] = {}
+        for one in stream:
+            if isinstance(one, Sent) and id(one) not in made:
+                made[id(one)] = await self.task_of(one)
+        return [made[id(one)] if isinstance(one, Sent) else task(one) for one in stream]
+
+    async def outcome_of_tasks(
+        self, cut: list[list[EventTask | RequestTask]]
+    ) -> tuple[dict[str, Any], list[list[Verdict]]]:
+        """Apply the batches to an empty shop; return its picture and the verdicts, the answers in them."""
+        shop = await self._empty_shop()
+        verdicts = [list((await shop.run(batch)).verdicts) for batch in cut]
+        assert [] == await problems(self.pool)
+        return await picture(self.pool), verdicts
 
     def run(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         return self.loop.run_until_complete(function(*args))
 
     async def outcome(self, cut: list[list[Published]]) -> tuple[dict[str, Any], list[list[str]]]:
         """Apply the batches to an empty shop; return its picture and what became of each event."""
+        shop = await self._empty_shop()
+        outcomes = [await shop.apply(*batch) for batch in cut]
+        assert [] == await problems(self.pool)
+        return await picture(self.pool), outcomes
+
+    async def _empty_shop(self) -> Shop:
         async with self.pool.acquire() as connection:
             # The ledger refuses TRUNCATE, and that is tested elsewhere.
             await connection.execute(
@@ -113,9 +244,7 @@ class _Bench:
             )
         shop = Shop(self.pool, POLICY)
         await shop.read_up_to(LOW_WATERMARK)
-        outcomes = [await shop.apply(*batch) for batch in cut]
-        assert [] == await problems(self.pool)
-        return await picture(self.pool), outcomes
+        return shop
 
     def close(self) -> None:
         self.run(self.pool.close)
@@ -146,6 +275,28 @@ def test_any_cut_ends_in_the_same_state(bench: _Bench, stream: list[Published], 
     assert whole == single
     assert whole == some
     assert outcomes[0] == [outcome for one in outcomes_single for outcome in one]
+
+
+@settings(max_examples=25, suppress_health_check=_LENIENT)
+@given(stream=_mixed_streams(), cuts=st.lists(st.integers(0, 40), max_size=6))
+def test_requests_among_events_end_alike_in_any_cut(
+    bench: _Bench, stream: list[Published | Sent], cuts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one clock for all requests, state, ledger, outgoing events and every answer are the same in any cut."""
+
+    async def noon(_connection: object) -> datetime:
+        return NOW
+
+    monkeypatch.setattr("storage.load.clock", noon)
+    tasks = bench.run(bench.tasks_of, stream)
+    whole, verdicts = bench.run(bench.outcome_of_tasks, [tasks])
+    single, verdicts_single = bench.run(bench.outcome_of_tasks, [[one] for one in tasks])
+    some, _ = bench.run(bench.outcome_of_tasks, batches(tasks, cuts))
+    for verdict in verdicts[0]:
+        event(f"answer {verdict.answer.status}" if verdict.answer else "no answer")
+    assert whole == single
+    assert whole == some
+    assert verdicts[0] == [verdict for one in verdicts_single for verdict in one]
 
 
 @settings(max_examples=40, suppress_health_check=_LENIENT)
