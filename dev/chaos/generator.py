@@ -128,7 +128,9 @@ class Generator:
 
     def _delivered(self, publication: Publication, error: object, message: Any) -> None:  # noqa: ANN401 - confluent_kafka's Message
         position = None
-        if error is None:
+        # A record that the broker already had when it was sent again is acknowledged without an offset. It counts as
+        # not acknowledged, since nobody knows where it is.
+        if error is None and message.offset() is not None:
             position = (publication.topic, message.partition(), message.offset())
             self.ends[position[:2]] = max(self.ends.get(position[:2], 0), position[2] + 1)
         self.journal.append(
