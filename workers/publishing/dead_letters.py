@@ -13,7 +13,7 @@ from storage.dead_letters import DeadLetter
 from storage.errors import in_words
 from workers.publishing.kafka_headers import dead_letter_headers
 from workers.publishing.producer import OutgoingRecord, Producer, concerns_topic, is_too_large, raise_first
-from workers.publishing.set_aside import FAILED_POLLS, SetAside
+from workers.publishing.set_aside import SetAside
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ class DeadLetterPublisher:
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._set_aside = SetAside()
-        self._failed_polls = 0
         self.next_poll = 0.0
 
     def poll_within(self, seconds: float) -> None:
@@ -78,7 +77,7 @@ class DeadLetterPublisher:
 
         One that its topic refuses for its size stays in the table only, marked as such. A topic that cannot be written
         is set aside, and so is one whose records all fail. Raises the first error where nothing was acknowledged: Kafka
-        itself may be away, but not for more than FAILED_POLLS polls, because events wait behind this.
+        itself may be away, but not for ever, because events wait behind this.
         """
         errors = await self._producer.send_records([self._record(letter) for _, letter in pending])
         published: list[int] = []
@@ -95,14 +94,12 @@ class DeadLetterPublisher:
         for held in self._set_aside.held:
             if held.topic in working - failed.keys():
                 self._set_aside.release(held)
-        elsewhere = [error for error in failed.values() if not concerns_topic(error)]
-        self._failed_polls = 0 if published else self._failed_polls + bool(elsewhere)
-        topics_alone = bool(published) or self._failed_polls >= FAILED_POLLS
+        blamed = self._set_aside.blames_events(failed.values(), succeeded=bool(published))
         for topic, error in failed.items():
-            if topic not in self._set_aside.topics and (topics_alone or concerns_topic(error)):
+            if topic not in self._set_aside.topics and (blamed or concerns_topic(error)):
                 self._set_aside.add(topic, None, 0, error)
-        if not topics_alone:
-            raise_first(elsewhere)
+        if not blamed:
+            raise_first(error for error in failed.values() if not concerns_topic(error))
 
     async def _publish_alone(self, connection: asyncpg.Connection, position: int, letter: DeadLetter) -> bool:
         """Send a dead letter that was in a refused batch by itself: any record of the batch may be the large one.

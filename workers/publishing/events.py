@@ -18,7 +18,7 @@ from workers.publishing.producer import (
     is_unpublishable,
     raise_first,
 )
-from workers.publishing.set_aside import FAILED_POLLS, SetAside
+from workers.publishing.set_aside import SetAside
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ class EventPublisher:
         self._clock = clock
         self._low_water = LowWater()
         self._set_aside = SetAside()
-        self._failed_polls = 0
         # Positions that the broker acknowledged and that are not marked in the table yet.
         self._acknowledged: list[int] = []
 
@@ -70,7 +69,7 @@ class EventPublisher:
             return 0
         deliveries = await self._producer.send_events(events)
         if all(delivery.error is None for delivery in deliveries):
-            self._failed_polls = 0
+            self._set_aside.note_success()
             self._acknowledged = [event.position for event in events]
         else:
             await self._handle_failures(connection, deliveries)
@@ -113,15 +112,13 @@ class EventPublisher:
             if (event.topic, event.key) not in keys:
                 await self._give_up(connection, event, error)
         succeeded = len(failed) < len(deliveries) or bool(unpublishable)
-        # A topic that is missing says nothing about the broker.
-        elsewhere = any(not concerns_topic(delivery.error) for delivery in failed)
-        self._failed_polls = 0 if succeeded else self._failed_polls + elsewhere
+        blamed = self._set_aside.blames_events((delivery.error for delivery in failed), succeeded=succeeded)
         for delivery in failed:
             if concerns_topic(delivery.error):
                 self._hold(delivery, None)
-            elif succeeded or self._failed_polls >= FAILED_POLLS:
+            elif blamed:
                 self._hold(delivery, {event.key for event in delivery.events})
-        if not succeeded and self._failed_polls < FAILED_POLLS:
+        if not blamed:
             raise_first(delivery.error for delivery in failed if not concerns_topic(delivery.error))
 
     def _hold(self, delivery: Delivery, keys: set[str] | None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from storage.errors import in_words
+from workers.publishing.producer import concerns_topic
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class SetAside:
         self._held: list[Held] = []
         self._delay = FIRST_RETRY_SECONDS
         self._retry_at = 0.0
+        self._failed_polls = 0
 
     @property
     def held(self) -> Sequence[Held]:
@@ -53,6 +55,22 @@ class SetAside:
     def keys(self) -> list[tuple[str, str]]:
         """The (topic, key) pairs that are set aside."""
         return [(held.topic, key) for held in self._held for key in sorted(held.keys or ())]
+
+    def note_success(self) -> None:
+        """Note that something was published: the broker is there."""
+        self._failed_polls = 0
+
+    def blames_events(self, errors: Iterable[BaseException | None], *, succeeded: bool) -> bool:
+        """Note the errors of a poll, and say whether they are the events' fault and not that of the broker.
+
+        They are where something else of the poll succeeded, and once FAILED_POLLS polls in a row failed as a whole. A
+        topic that is missing says nothing about the broker.
+        """
+        if succeeded:
+            self.note_success()
+        elif any(not concerns_topic(error) for error in errors):
+            self._failed_polls += 1
+        return succeeded or self._failed_polls >= FAILED_POLLS
 
     def add(self, topic: str, keys: Iterable[str] | None, from_position: int, error: BaseException) -> None:
         """Set aside a topic, or the `keys` of one; the next attempt is then soon, whatever else is set aside."""
