@@ -28,7 +28,7 @@ from domain.lines import (
     surplus_of,
     wanted_of,
 )
-from domain.model import Cause, Fact, Order, Product, ReferenceType
+from domain.model import Cause, Order, Product, ReferenceType
 from domain.movements import Attribution, Movements
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs this one.
@@ -136,12 +136,6 @@ class OrderDraft:
     def mark_seen(self, identity: str, content: str) -> None:
         """Remember that the fact with this business identity was judged, and the digest of what it said."""
         self.seen = {**self.seen, identity: content}
-
-    def receive_payment(self, fact: Fact) -> None:
-        """Count the order as paid, and remember the payment's id if it has one."""
-        self.paid = True
-        if fact.business_id is not None:
-            self.mark_seen(f"payment:{fact.business_id}", "")
 
     def reserve(self, lines: Mapping[str, int]) -> None:
         """Reserve units that are wanted."""

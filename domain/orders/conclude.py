@@ -19,6 +19,7 @@ from domain.model import (
     Shortage,
 )
 from domain.orders.judge_refund import judge_refund
+from domain.orders.waiting import receive_payment
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
 _NONE: Mapping[str, int] = {}
@@ -85,7 +86,7 @@ def _judge_waiting(draft: OrderDraft) -> tuple[tuple[ResolvedFact, ...], tuple[O
     outcomes: list[Outcome] = []
     for fact in draft.waiting:
         if fact.kind is FactKind.PAID:
-            draft.receive_payment(fact)
+            receive_payment(draft, fact)
             reason = Reason.ALREADY_PAID
             resolved.append(ResolvedFact(fact.cause, Disposition.REFUSED, reason))
             shortages = not_delivered(draft, reason)

@@ -23,7 +23,7 @@ from domain.model import (
 from domain.orders.conclude import conclude, order_outcome
 from domain.orders.pay import deduct
 from domain.orders.shortages import find_shortages, missing_units
-from domain.orders.waiting import content_of, identity_of
+from domain.orders.waiting import content_of, identity_of, receive_payment
 
 # Read once: looking a member up through its enum costs 0.1 us, and every event needs several.
 _PENDING, _RESERVED = OrderStatus.PENDING, OrderStatus.RESERVED
@@ -93,7 +93,7 @@ def _apply_early_facts(draft: OrderDraft) -> tuple[bool, tuple[ResolvedFact, ...
                 again.append(fact)
                 continue
             case FactKind.PAID:
-                draft.receive_payment(fact)
+                receive_payment(draft, fact)
             case FactKind.CANCELLED if fact.lines is None:
                 cancelled = True
             case FactKind.CANCELLED:

@@ -90,6 +90,13 @@ def apply_early_cancellation(draft: OrderDraft) -> tuple[ResolvedFact, ...]:
     return tuple(ResolvedFact(fact.cause, Disposition.APPLIED) for fact in cancellations)
 
 
+def receive_payment(draft: OrderDraft, payment: Fact) -> None:
+    """Count the order as paid, and remember the payment's id if it has one."""
+    draft.paid = True
+    if payment.business_id is not None:
+        draft.mark_seen(identity_of(payment), "")
+
+
 def is_second_payment(order: Order, payment: Fact) -> bool:
     """Say whether a payment of an order is another one than those received before; without ids, it is a repeat."""
     if payment.business_id is None:
