@@ -205,19 +205,7 @@ class LevelPublisher:
 
 def level_json(level: StockLevel) -> bytes:
     """Return the value of a level's record."""
-    return orjson.dumps(
-        {
-            "product_id": level.product_id,
-            "on_hand": level.on_hand,
-            "reserved": level.reserved,
-            "available": level.available,
-            "low_stock_threshold": level.low_stock_threshold,
-            "stock_status": level.stock_status.value,
-            "version": level.version,
-            "updated_at": level.updated_at,
-        },
-        option=orjson.OPT_UTC_Z,
-    )
+    return orjson.dumps(level._asdict(), option=orjson.OPT_UTC_Z)
 
 
 def _is_kafkas(error: Exception) -> bool:
