@@ -69,11 +69,20 @@ def shop(
     commands = block("Quickstart", "sh", 1)
     assert commands.count(README_KAFKA) == commands.count(README_DATABASE) == 1
     commands = commands.replace(README_KAFKA, shop.bootstrap_servers).replace(README_DATABASE, shop.database_url)
-    log = tmp_path / "worker.log"
+    try:
+        with _serving("the worker", commands, tmp_path / "worker.log"):
+            yield shop
+    finally:
+        shop.delete_topics(*TOPICS_IN, *TOPICS_OUT, *TOPICS_STATE, *(f"{topic}.dlq" for topic in TOPICS_IN))
+
+
+@contextlib.contextmanager
+def _serving(name: str, commands: str, log: Path, **variables: str) -> Iterator[None]:
+    """Run commands of the README, the last of which serves until it is ended, and wait until that is ready."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["bash", "-c", commands],  # noqa: S607 - the user's own shell
-            env=_environment(INVENTORY_HTTP_PORT=str(free_port())),
+            env=_environment(INVENTORY_HTTP_PORT=str(free_port()), **variables),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -81,14 +90,13 @@ def shop(
         )
     leash.hold(process.pid, signal.SIGKILL)
     try:
-        wait_until(lambda: "Ready: " in log.read_text(), EFFECT_TIMEOUT_SECONDS, "the worker is ready", log.read_text)
-        yield shop
+        wait_until(lambda: "Ready: " in log.read_text(), EFFECT_TIMEOUT_SECONDS, f"{name} is ready", log.read_text)
+        yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(SNIPPET_TIMEOUT_SECONDS)
         leash.release(process.pid)
-        shop.delete_topics(*TOPICS_IN, *TOPICS_OUT, *TOPICS_STATE, *(f"{topic}.dlq" for topic in TOPICS_IN))
 
 
 @pytest.fixture
@@ -186,29 +194,14 @@ def api(blank_database_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
     commands = block("Call the HTTP API", "sh").replace(README_DATABASE, blank_database_url)
     assert README_DATABASE not in commands
     assert f"on port {Settings.model_fields['api_listen_port'].default}" in commands
-    log, secret = tmp_path / "api.log", tmp_path / "secret"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["bash", "-c", commands.replace("\n", f"\necho $INVENTORY_API_HS256_SECRET > {secret}\n", 1)],  # noqa: S607
-            env=_environment(INVENTORY_HTTP_PORT=str(free_port()), INVENTORY_API_LISTEN_PORT=str(port)),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    leash.hold(process.pid, signal.SIGKILL)
-    try:
-        wait_until(lambda: "Ready: " in log.read_text(), EFFECT_TIMEOUT_SECONDS, "the API is ready", log.read_text)
+    secret = tmp_path / "secret"
+    commands = commands.replace("\n", f"\necho $INVENTORY_API_HS256_SECRET > {secret}\n", 1)
+    with _serving("the API", commands, tmp_path / "api.log", INVENTORY_API_LISTEN_PORT=str(port)):
         yield {
             "INVENTORY_DATABASE_URL": blank_database_url,
             "INVENTORY_API_HS256_SECRET": secret.read_text().strip(),
             "API": f"http://localhost:{port}{PREFIX}",
         }
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(SNIPPET_TIMEOUT_SECONDS)
-        leash.release(process.pid)
 
 
 def test_a_shop_can_be_run_by_http_alone(api: dict[str, str]) -> None:

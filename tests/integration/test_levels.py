@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -20,7 +19,8 @@ from inventory.levels import republish
 from schemas.outgoing import Level
 from schemas.topics import LEVELS
 from storage import levels
-from tests.integration.shop import T0, Shop, adjusted, cart, created, open_shop, paid, product
+from tests.integration.publishing import PublishingStage
+from tests.integration.shop import T0, adjusted, cart, created, open_shop, paid, product
 from tests.integration.stream import eventually, read, settings_for
 from workers.maintenance import Maintenance, MaintenanceOptions
 from workers.publishing import levels as levels_module
@@ -30,37 +30,23 @@ from workers.publishing.levels import LevelOptions, LevelPublisher
 drops_producers = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:Unclosed:ResourceWarning")
 
 
-@dataclass
-class Stage:
-    """A shop, a broker, and publishers between them that are stopped at the end."""
+class Stage(PublishingStage):
+    """A stage for publishers of levels."""
 
-    shop: Shop
-    url: str
-    bootstrap_servers: str
-    prefix: str
-    publishers: list[LevelPublisher] = field(default_factory=list)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    application = "inventory-levels"
 
     def publisher(self, records_per_step: int = 500, records_per_second: int = 100_000) -> LevelPublisher:
         """Return a publisher that does nothing yet."""
-        for_producer = {"bootstrap_servers": self.bootstrap_servers, "acks": "all", "enable_idempotence": True}
-        made = LevelPublisher(self.url, for_producer, LevelOptions(self.prefix, records_per_second, records_per_step))
-        self.publishers.append(made)
+        options = LevelOptions(self.prefix, records_per_second, records_per_step)
+        made = LevelPublisher(self.url, self.producer_options, options)
+        self.made.append(made)
         return made
 
     def start(self) -> LevelPublisher:
         """Return a publisher that runs."""
         made = self.publisher()
-        self.tasks.append(asyncio.create_task(made.run()))
+        self.run(made)
         return made
-
-    async def stop(self) -> None:
-        """Stop all publishers."""
-        for one in self.tasks:
-            one.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        for made in self.publishers:
-            await made.close()
 
     async def records(self, at_least: int) -> list[ConsumerRecord]:
         """Return the topic's records, at least so many."""
@@ -78,13 +64,6 @@ class Stage:
             " FROM inventory"
         )
         return {row["product_id"]: dict(row) for row in rows}
-
-    async def end_sessions(self) -> None:
-        """End the publishers' sessions, as a server does that restarts."""
-        await self.shop.pool.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE application_name = 'inventory-levels' AND datname = current_database()"
-        )
 
     async def all_published(self) -> None:
         """Wait until no mark is left."""

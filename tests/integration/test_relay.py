@@ -5,7 +5,6 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid5
@@ -26,9 +25,9 @@ from storage.database import connect_worker
 from storage.dead_letters import DeadLetter
 from storage.outbox import SHARDS, shard_of
 from storage.save import OutboxRow
+from tests.integration.publishing import PublishingStage
 from tests.integration.shop import (
     T0,
-    Shop,
     adjusted,
     cancelled,
     cart,
@@ -54,38 +53,23 @@ drops_producers = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 TOPIC = "inventory.reservations"
 
 
-@dataclass
-class Stage:
-    """A shop, a broker, and relays between them that are stopped at the end."""
+class Stage(PublishingStage):
+    """A stage for relays."""
 
-    shop: Shop
-    url: str
-    bootstrap_servers: str
-    prefix: str
-    relays: list[Relay] = field(default_factory=list)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    application = "inventory-relay"
 
     def relay(self, **changes: Any) -> Relay:
         """Return a relay that does nothing yet."""
         options = RelayOptions(self.prefix, "the-group", "1.2.3", poll_seconds=0.05, batch_size=1000)
-        for_producer = {"bootstrap_servers": self.bootstrap_servers, "acks": "all", "enable_idempotence": True}
-        made = Relay(self.url, for_producer, options._replace(**changes), lambda: datetime.now(UTC))
-        self.relays.append(made)
+        made = Relay(self.url, self.producer_options, options._replace(**changes), lambda: datetime.now(UTC))
+        self.made.append(made)
         return made
 
     def start(self, **changes: Any) -> Relay:
         """Return a relay that runs."""
         made = self.relay(**changes)
-        self.tasks.append(asyncio.create_task(made.run()))
+        self.run(made)
         return made
-
-    async def stop(self) -> None:
-        """Stop all relays."""
-        for one in self.tasks:
-            one.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        for made in self.relays:
-            await made.close()
 
     async def write(self, *rows: tuple[str, str], topic: str = TOPIC) -> None:
         """Write events of (key, body) to the outbox."""
@@ -106,13 +90,6 @@ class Stage:
         """Return how many events are not marked as published."""
         number: int = await self.shop.pool.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NULL")
         return number
-
-    async def end_sessions(self) -> None:
-        """End the relays' sessions, as a server does that restarts."""
-        await self.shop.pool.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE application_name = 'inventory-relay' AND datname = current_database()"
-        )
 
     async def all_marked(self) -> None:
         """Wait until every event is marked as published."""
