@@ -1,9 +1,9 @@
 """Writes that arrive together commit together: requests are gathered into batches, each one call of `execute`.
 
 When nothing is under way a request is applied at once, with those that arrived in the same moment. While a batch is
-under way the next one gathers, for a few milliseconds at most. The queue is bounded: what it has no room for is told to
-come back. A batch that fails is applied in halves until the request that made it fail is alone; the identity of a
-request makes it safe to apply one half twice.
+under way the next one gathers, for a few milliseconds at most. The queue is bounded: a request that finds no room in it
+is refused with 503. A batch that fails is applied in halves until the request that made it fail is alone; the identity
+of a request makes it safe to apply one half twice.
 """
 
 import asyncio

@@ -225,7 +225,7 @@ async def test_a_stream_ends_after_its_lifetime(database_url: str) -> None:
 async def test_without_a_database_streams_end_and_new_ones_are_503(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client is told, and comes back; once the database answers, it is served."""
+    """The stream ends with a reason; a client that connects again is served once the database answers."""
     await served.shop.apply(product("mug", 1))
 
     async def fail(*_: object) -> None:
