@@ -18,7 +18,7 @@ from aiokafka.structs import ConsumerRecord
 
 from workers.consuming import client as client_module
 from workers.consuming.batches import merge_by_timestamp
-from workers.consuming.client import RECORDS_PER_TURN, RecordClient
+from workers.consuming.client import RECORDS_PER_TURN, RecordClient, Records
 
 ORDERS = TopicPartition("order.created", 0)
 PAYMENTS = TopicPartition("payment.succeeded", 0)
@@ -373,3 +373,38 @@ def _records(place: TopicPartition, *offsets: int, at: Iterable[int] = ()) -> li
         ConsumerRecord(place.topic, place.partition, offset, time_, 0, None, b"{}", None, 0, 2, ())
         for offset, time_ in zip(offsets, times, strict=True)
     ]
+
+
+async def test_positions_leave_out_what_is_revoked_meanwhile(
+    broker: Broker, client: RecordClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A position may have to be waited for, and a rebalance happen in the meantime."""
+    position, asked = RecordClient.position, []
+
+    async def revoked_meanwhile(client: RecordClient, partition: TopicPartition) -> int:
+        found: int = await position(client, partition)
+        asked.append(partition)
+        if len(asked) == 2:
+            broker.states.pop(asked[0])
+        return found
+
+    monkeypatch.setattr(RecordClient, "position", revoked_meanwhile)
+    positions = await client.known_positions()
+    assert {asked[1]: 0} == positions
+
+
+async def test_records_taken_before_a_rebalance_are_returned(
+    broker: Broker, client: RecordClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their partition has been revoked when the client looks whether it has more; the consumer drops them."""
+    take = RecordClient._take  # noqa: SLF001 - where aiokafka lets other tasks run
+
+    async def then_revoked(client: RecordClient, found: Records, *places: TopicPartition, **options: int) -> object:
+        taken = await take(client, found, *places, **options)
+        if found:
+            broker.states.pop(ORDERS, None)
+        return taken
+
+    monkeypatch.setattr(RecordClient, "_take", then_revoked)
+    broker.answer(ORDERS, *_records(ORDERS, 0))
+    assert {ORDERS: [0]} == _offsets(await _take(client))

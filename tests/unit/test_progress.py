@@ -34,6 +34,7 @@ class Client:
         self.end = 7
         self.answers = 0
         self.existing: set[int] = set()
+        self.assigned = {HERE}
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         """Return the partitions that exist; one topic is not known yet."""
@@ -44,8 +45,8 @@ class Client:
         return (NOON + timedelta(hours=1)).timestamp()
 
     def assignment(self) -> set[TopicPartition]:
-        """Return the one partition."""
-        return {HERE}
+        """Return the one partition, unless it was revoked."""
+        return self.assigned
 
     async def known_positions(self) -> dict[TopicPartition, int]:
         """Return where it is read."""
@@ -53,7 +54,8 @@ class Client:
         return {HERE: self.position}
 
     def highwater(self, _partition: TopicPartition) -> int:
-        """Return its end."""
+        """Return its end; as aiokafka does, for assigned partitions only."""
+        assert self.assigned
         return self.end
 
     def last_poll_timestamp(self, _partition: TopicPartition) -> int:
@@ -224,6 +226,22 @@ async def test_a_revoked_partition_has_no_gauge(recorder: ProgressRecorder) -> N
     assert _gauge() is not None
     recorder.forget({HERE})
     assert _gauge() is None
+
+
+async def test_a_partition_may_be_revoked_while_watermarks_are_written(
+    recorder: ProgressRecorder, client: Client, saved: list[PartitionProgress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client answers questions about assigned partitions only, so they are all asked before."""
+
+    async def save_progress(_connection: object, rows: Sequence[PartitionProgress]) -> None:
+        saved.extend(rows)
+        client.assigned = set()
+
+    monkeypatch.setattr(save, "save_progress", save_progress)
+    for _ in range(3):
+        client.assigned = {HERE}
+        await recorder.tick()
+    assert saved
 
 
 def test_progress_is_a_falling_lag_or_none(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
         return min(time.time() - max(known) / 1000, time.monotonic() - self._fetching_since) if known else None
 
     async def known_positions(self) -> dict[TopicPartition, int]:
-        """Return the next offset to read of each partition, without those whose position is not known yet."""
+        """Return the next offset to read of each assigned partition, without those whose position is not known yet."""
         positions: dict[TopicPartition, int] = {}
         for partition in () if self._held else self.assignment():
             try:
@@ -153,7 +153,9 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
                     positions[partition] = await self.position(partition)
             except (TimeoutError, IllegalStateError):
                 continue
-        return positions
+        # A rebalance may have revoked some while others were awaited, and aiokafka asserts that it is only asked about
+        # assigned ones.
+        return {partition: position for partition, position in positions.items() if partition in self.assignment()}
 
     async def _take_oldest(self, found: Records, limit: int) -> bool:
         """Add fetched records to `found`, in turns, from the partition furthest behind in time; say whether it has any.
@@ -201,8 +203,14 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
     async def _has_more(self, found: Records) -> bool:
         """Say whether a partition in `found` has a backlog; control records and open transactions do not count."""
         for partition in found:
-            if (self.last_stable_offset(partition) or 0) > await self.position(partition):
-                return True
+            # Each wait may end in a rebalance, which revokes partitions whose records were taken already.
+            if partition not in self.assignment():
+                continue
+            try:
+                if (self.last_stable_offset(partition) or 0) > await self.position(partition):
+                    return True
+            except IllegalStateError:
+                continue
         return False
 
 

@@ -126,11 +126,12 @@ class ProgressRecorder:
         if client is None or self._stopping or self._received != self._handled:
             return
         positions = await client.known_positions()
+        # Before anything else is awaited: a rebalance may revoke some of them meanwhile.
+        self._lag.measure(client, positions, self._watermarks.processed_offsets)
         trusted = self._watermarks.trusted(positions, quiet=self._received == self._received_at_tick)
         self._received_at_tick = self._received
         self._list_partitions(client)
         await self._write([*self._watermarks.unread_rows(), *self._watermarks.idle_rows(client, trusted)])
-        self._lag.measure(client, positions, self._watermarks.processed_offsets)
 
     def stop(self) -> None:
         """Write no more ticks: a batch that a stopping worker drops leaves positions ahead of what was processed."""
