@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from api.auth import Authenticator
 from api.front import Front
 from api.links import LINKS
-from api.problems import MEDIA_TYPE, ProblemError
+from api.problems import MEDIA_TYPE, ProblemError, internal_error
 from api.routes import adjustments, carts, cleanup, deductions, low_stock, orders, products, stream, transactions
 from api.services import Services
 
@@ -58,6 +58,8 @@ def build_app() -> FastAPI:
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
+    # Starlette would answer a bug itself, in plain text. It raises the error after this answer, and `front` logs it.
+    app.add_exception_handler(Exception, _bug)
     return app
 
 
@@ -120,6 +122,10 @@ async def _problem(_request: Request, problem: Exception) -> Response:
         raise problem
     headers = {"Cache-Control": "no-store", **problem.headers}
     return Response(problem.body(), problem.status, headers, MEDIA_TYPE)
+
+
+async def _bug(request: Request, _error: Exception) -> Response:
+    return await _problem(request, internal_error())
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

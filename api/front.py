@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from api import metrics
 from api.auth import Authenticator, Principal, TokenRejectedError, TokenRejection, bearer_token
 from api.keys import KeysUnavailableError
-from api.problems import MEDIA_TYPE, ProblemError
+from api.problems import MEDIA_TYPE, ProblemError, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Front:
                 logger.exception(
                     "A request failed, and that is a bug in the API", extra={"request_id": head.request_id}
                 )
-                await answer.problem(ProblemError("internal_error", "Something went wrong on our side."))
+                await answer.problem(internal_error())
         finally:
             _note(inner, answer, head, subject, time.perf_counter() - started)
 

@@ -126,6 +126,11 @@ class ProblemError(Exception):
         return problem_body(self.name, self.detail, **self.extensions)
 
 
+def internal_error() -> ProblemError:
+    """Return the problem that a bug is answered with."""
+    return ProblemError("internal_error", "Something went wrong on our side.")
+
+
 def problem_body(name: str, detail: str, **extensions: object) -> bytes:
     """Return a problem as JSON; the same problem has the same bytes."""
     kind = KINDS[name]

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from typing_extensions import override
 
 from schemas.incoming import (
@@ -41,6 +42,14 @@ def _sent_as_is(value: str) -> str:
     return value
 
 
+def _within_the_calendar(value: datetime) -> datetime:
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be within the years 1 to 9999 in UTC") from None
+    return value
+
+
 PathId = Annotated[
     str,
     StringConstraints(min_length=1, max_length=MAX_ID_LENGTH, pattern=WITHOUT_NUL),
@@ -48,6 +57,7 @@ PathId = Annotated[
     Path(description="The id, percent-encoded; a slash in it is %2F."),
 ]
 QueryText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(_sent_as_is)]
+QueryTime = Annotated[AwareDatetime, AfterValidator(_within_the_calendar)]
 
 
 class Received(BaseModel):

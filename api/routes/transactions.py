@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import json_answer, problems
 from api.levels import CURSOR_EXAMPLE
 from api.pages import DEFAULT_LIMIT, MAX_CURSOR_LENGTH, MAX_LIMIT
 from api.routes.products import unknown_product
 from api.services import Admin, Parts
-from api.values import PathId, QueryText, inventory_router
+from api.values import PathId, QueryText, QueryTime, inventory_router
 from storage.pages import LAST_SEQUENCE, LedgerFilter, ledger_page
 from storage.stock import read_stock
 
@@ -94,8 +94,8 @@ async def list_transactions(  # noqa: PLR0913, PLR0917 - one parameter a filter
     reference_type: Annotated[ReferenceType | None, Query(description="Only those made for this.")] = None,
     reference_id: Annotated[QueryText | None, Query(description="Only those of this order, cart or event.")] = None,
     operator: Annotated[QueryText | None, Query(description="Only those by this operator.")] = None,
-    since: Annotated[AwareDatetime | None, Query(description="Only those that occurred at or after this.")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Only those that occurred before this.")] = None,
+    since: Annotated[QueryTime | None, Query(description="Only those that occurred at or after this.")] = None,
+    until: Annotated[QueryTime | None, Query(description="Only those that occurred before this.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most entries on a page.")] = DEFAULT_LIMIT,
     cursor: Annotated[
         str | None, Query(max_length=MAX_CURSOR_LENGTH, description="The last page's next_cursor.")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from api.auth import Role
+from api.routes import transactions
 from storage.cache import Cache
 from tests.integration.api_shop import ApiShop, open_api_shop, token
 from tests.integration.shop import adjusted, created, product
@@ -223,8 +224,42 @@ async def test_the_ledger_is_listed_newest_first(shop: ApiShop) -> None:
     assert (await shop.call("GET", "/nothing/transactions")).status_code == 404
 
 
+@pytest.mark.parametrize("params", [{"since": "0001-01-01T00:00:00+14:00"}, {"until": "9999-12-31T23:59:59-14:00"}])
+async def test_a_time_outside_the_calendar_is_the_callers_mistake(shop: ApiShop, params: dict[str, str]) -> None:
+    """It has an offset and four digits of a year, and in UTC it does not exist."""
+    await shop.apply(product("mug", 1))
+    answer = await shop.call("GET", "/mug/transactions", params=params)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {"location": ["query", *params], "message": "must be within the years 1 to 9999 in UTC"}
+    ]
+
+
+async def test_a_bug_is_a_problem_as_well(
+    shop: ApiShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """500 has the form of all problems, says nothing of the bug, and the log has the traceback and the request's id."""
+
+    async def fail(*_arguments: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(transactions, "ledger_page", fail)
+    answer = await shop.call("GET", "/mug/transactions", headers={"X-Request-Id": "request-7"})
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert answer.headers["x-request-id"] == "request-7"
+    assert answer.json() == {
+        "type": "urn:inventory:problem:internal_error",
+        "title": "The server failed",
+        "status": 500,
+        "detail": "Something went wrong on our side.",
+    }
+    [logged] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert logged.exc_info is not None
+    assert logged.exc_info[0] is ZeroDivisionError
+
+
 async def test_answers_come_from_redis_and_fresh_ones_from_postgresql(database_url: str, redis_url: str) -> None:
-    """What Redis has is what is answered until it is told otherwise; `fresh` never asks it."""
+    """Redis answers with what it has until that is refreshed; `fresh` never asks it."""
     cache = Cache(redis_url)
     try:
         async with open_api_shop(database_url, cache) as shop:
