@@ -1,9 +1,9 @@
 """How a command reaches PostgreSQL, and the one line that it prints if it cannot."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -14,6 +14,9 @@ from storage.database import Connection, Pool, connect, open_pool
 from storage.errors import is_unavailable
 
 CLOSE_TIMEOUT_SECONDS = 10.0
+QUERY_TIMEOUT_SECONDS = 30.0
+
+Result = TypeVar("Result")
 
 
 @asynccontextmanager
@@ -21,6 +24,16 @@ async def connection(settings: Settings) -> AsyncIterator[Connection]:
     """Give one asyncpg connection; raises OperatorError if the server cannot be used or has no inventory tables."""
     async with _opened(settings, connect(settings.database_url)) as connected:
         yield connected
+
+
+async def query(settings: Settings, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    """Return what `work` does with a connection; raises OperatorError also where that takes over 30 seconds."""
+    async with connection(settings) as connected:
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT_SECONDS):
+                return await work(connected)
+        except (TimeoutError, asyncpg.InterfaceError) as error:
+            raise unreachable(settings, error) from error
 
 
 @asynccontextmanager

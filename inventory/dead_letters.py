@@ -1,50 +1,40 @@
 """What `inventory dlq` shows of the dead letters that the workers stored in PostgreSQL; changes nothing."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
-import asyncpg
-
 from inventory.console import printable
-from inventory.database import connection, unreachable
 from inventory.errors import OperatorError
-from inventory.settings import Settings
 from storage import dead_letter_queries
 from storage.database import Connection
 from storage.dead_letter_queries import Filter
 
-QUERY_TIMEOUT_SECONDS: Final = 30.0
 HEX_DIGITS: Final = frozenset("0123456789abcdef-")
 
 
-async def newest(settings: Settings, matching: Filter, limit: int) -> tuple[list[dict[str, Any]], int]:
+async def newest(connection: Connection, matching: Filter, limit: int) -> tuple[list[dict[str, Any]], int]:
     """Return the newest matching dead letters without their bytes, and how many match in all."""
-    async with _connected(settings) as connected:
-        page = await dead_letter_queries.read_newest(connected, matching, limit)
+    page = await dead_letter_queries.read_newest(connection, matching, limit)
     return [_plain(found._asdict()) for found in page.dead_letters], page.total
 
 
-async def groups(settings: Settings, matching: Filter, limit: int) -> list[dict[str, Any]]:
+async def groups(connection: Connection, matching: Filter, limit: int) -> list[dict[str, Any]]:
     """Return the groups of matching dead letters that failed alike, the largest first."""
-    async with _connected(settings) as connected:
-        found = await dead_letter_queries.read_groups(connected, matching, limit)
+    found = await dead_letter_queries.read_groups(connection, matching, limit)
     return [_plain(asdict(group)) for group in found]
 
 
-async def one(settings: Settings, prefix: str) -> dict[str, Any]:
+async def one(connection: Connection, prefix: str) -> dict[str, Any]:
     """Return the one dead letter whose id begins with `prefix`, with its bytes.
 
     Raises OperatorError when there is none, or more than one.
     """
     prefix = prefix.strip().lower()
     if not prefix or not HEX_DIGITS.issuperset(prefix):
-        raise OperatorError(f"{prefix!r} is no id of a dead letter: `inventory dlq list` shows them")
-    async with _connected(settings) as connected:
-        found = await dead_letter_queries.read_by_prefix(connected, prefix, 2)
+        raise OperatorError(f"{prefix!r} is not the id of a dead letter: `inventory dlq list` shows them")
+    found = await dead_letter_queries.read_by_prefix(connection, prefix, 2)
     if not found:
         raise OperatorError(f"there is no dead letter {prefix}: `inventory dlq list` shows them")
     if len(found) > 1:
@@ -123,14 +113,3 @@ def _plain_value(value: object) -> object:
             return value
         case _:
             return str(value)
-
-
-@asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[Connection]:
-    """Give a connection for `QUERY_TIMEOUT_SECONDS`; raises OperatorError when the database does not answer."""
-    async with connection(settings) as connected:
-        try:
-            async with asyncio.timeout(QUERY_TIMEOUT_SECONDS):
-                yield connected
-        except (TimeoutError, asyncpg.InterfaceError) as error:
-            raise unreachable(settings, error) from error

@@ -1,9 +1,11 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
 """`inventory audit`: checks that stock, ledger, orders and carts agree."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from inventory.commands.arguments import AsJson
 
 if TYPE_CHECKING:
     from inventory.settings import Settings
@@ -16,7 +18,7 @@ JUDGED_SHARE_OF_RETENTION = 0.9
 
 def audit(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check that stock, ledger, orders and carts agree.
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inventory.commands.arguments import AsJson
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -20,7 +22,6 @@ Since = Annotated[
     str | None, typer.Option(metavar="TIME", help="Only from the last 2h, 7d ... or since 2026-01-31T08:00Z.")
 ]
 Limit = Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Most dead letters to list.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -45,15 +46,17 @@ def list_(  # noqa: PLR0913 - one parameter per option
     import asyncio
 
     from inventory import dead_letters
+    from inventory.database import query
     from inventory.settings import load_settings
     from storage.dead_letter_queries import Filter
 
     settings = load_settings()
     matching = Filter(topic, _reason(reason), fingerprint, _since(since))
     if group:
-        _print_groups(asyncio.run(dead_letters.groups(settings, matching, limit)), as_json=as_json)
+        found = asyncio.run(query(settings, lambda opened: dead_letters.groups(opened, matching, limit)))
+        _print_groups(found, as_json=as_json)
     else:
-        found, total = asyncio.run(dead_letters.newest(settings, matching, limit))
+        found, total = asyncio.run(query(settings, lambda opened: dead_letters.newest(opened, matching, limit)))
         _print_list(found, total, as_json=as_json)
 
 
@@ -71,9 +74,10 @@ def show(
 
     from inventory import dead_letters
     from inventory.console import print_json, print_line
+    from inventory.database import query
     from inventory.settings import load_settings
 
-    dead_letter = asyncio.run(dead_letters.one(load_settings(), id_prefix))
+    dead_letter = asyncio.run(query(load_settings(), lambda opened: dead_letters.one(opened, id_prefix)))
     if as_json:
         print_json(dead_letter)
         return

@@ -5,21 +5,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inventory.commands.arguments import AsJson, checked_operator
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from inventory.settings import Settings
     from storage.outbox_queries import UnpublishableEvent
 
 app = typer.Typer(no_args_is_help=True)
 
 MAX_LIMIT = 10_000
+MAX_CHOSEN = 10_000
 COLUMNS = ("id", "created_at", "topic", "key", "type", "size_bytes", "publish_error")
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of events (see `inventory outbox list`).")]
 All = Annotated[bool, typer.Option("--all", help="All unpublishable events, 10,000 at most.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -36,11 +39,12 @@ def list_(
     """List unpublishable events, the oldest first, each with the error."""
     import asyncio
 
-    from inventory import outgoing
     from inventory.console import print_json, print_line, print_table
+    from inventory.database import query
     from inventory.settings import load_settings
+    from storage import outbox_queries
 
-    events = asyncio.run(outgoing.unpublishable(load_settings(), limit))
+    events = asyncio.run(query(load_settings(), lambda opened: outbox_queries.unpublishable(opened, limit)))
     if as_json:
         print_json([event._asdict() for event in events])
     elif not events:
@@ -53,18 +57,21 @@ def list_(
 def retry(ids: Ids = None, *, everything: All = False, yes: Yes = False, as_json: AsJson = False) -> None:
     """Send unpublishable events again.
 
-    Mend the cause first: raise the topic's max.message.bytes, for example. They are published behind later events of
+    Fix the cause first: raise the topic's max.message.bytes, for example. They are published behind later events of
     their keys. Exit code 1 if an id is not among the unpublishable events.
     """
     import asyncio
 
-    from inventory import outgoing
+    from inventory.database import query
     from inventory.settings import load_settings
+    from storage import outbox_queries
 
     settings = load_settings()
-    events = asyncio.run(outgoing.chosen(settings, _ids(ids, everything=everything)))
-    _confirm("Send again", events, yes=yes)
-    count = asyncio.run(outgoing.retry(settings, [event.id for event in events])) if events else 0
+    chosen = _chosen(settings, ids, everything=everything)
+    _confirm("Send again", chosen, yes=yes)
+    count = 0
+    if chosen:
+        count = asyncio.run(query(settings, lambda opened: outbox_queries.retry(opened, [one.id for one in chosen])))
     _report("retried", count, ids, as_json=as_json)
 
 
@@ -78,24 +85,39 @@ def discard(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give up unpublishable events for good.
+    """Discard unpublishable events for good.
 
     Consumers never see them. Exit code 1 if an id is not among the unpublishable events.
     """
     import asyncio
-    import getpass
+    from datetime import UTC, datetime
 
-    from inventory import outgoing
+    from inventory.database import query
     from inventory.settings import load_settings
+    from storage import outbox_queries
 
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings()
-    events = asyncio.run(outgoing.chosen(settings, _ids(ids, everything=everything)))
-    _confirm("Discard", events, yes=yes)
-    note = f"discarded by {operator or getpass.getuser()}: {reason.strip()}"
-    count = asyncio.run(outgoing.discard(settings, [event.id for event in events], note)) if events else 0
+    chosen = _chosen(settings, ids, everything=everything)
+    _confirm("Discard", chosen, yes=yes)
+    note = f"discarded by {checked_operator(operator)}: {reason.strip()}"
+    count = 0
+    if chosen:
+        chosen_ids, now = [one.id for one in chosen], datetime.now(UTC)
+        count = asyncio.run(query(settings, lambda opened: outbox_queries.discard(opened, chosen_ids, now, note)))
     _report("discarded", count, ids, as_json=as_json)
+
+
+def _chosen(settings: "Settings", ids: list[str] | None, *, everything: bool) -> "Sequence[UnpublishableEvent]":
+    """Return those unpublishable events that the command is about."""
+    import asyncio
+
+    from inventory.database import query
+    from storage import outbox_queries
+
+    wanted = _ids(ids, everything=everything)
+    return asyncio.run(query(settings, lambda opened: outbox_queries.unpublishable(opened, MAX_CHOSEN, wanted)))
 
 
 def _ids(texts: list[str] | None, *, everything: bool) -> "list[UUID] | None":

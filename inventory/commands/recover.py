@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inventory.commands.arguments import AsJson, checked_operator
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Operator = Annotated[str | None, typer.Option(help="Who decides it; your login name if not given.")]
 
 GAP_COLUMNS = ("topic", "partition", "from", "to", "cause", "noticed", "accepted", "by")
@@ -29,9 +30,9 @@ def recover(
 ) -> None:
     """Show where workers would start to read, and what is lost.
 
-    For each partition that is not at rest: what Kafka has, the group's offset, the database's position, where a worker
-    starts, how many records it reads again and how many Kafka deleted unread. After them, the gaps. Exit code 1 while
-    records are lost that nobody has acknowledged.
+    For each partition that has unread records, will be read again or lost records: what Kafka has, the group's offset,
+    the database's position, where a worker starts, how many records it reads again and how many Kafka deleted unread.
+    After them, the gaps. Exit code 1 while records are lost that nobody has acknowledged.
     """
     import asyncio
 
@@ -41,7 +42,7 @@ def recover(
 
     settings = load_settings()
     if accept_gap:
-        accepted = asyncio.run(recovery.accept_gaps(settings, _operator(operator)))
+        accepted = asyncio.run(recovery.accept_gaps(settings, checked_operator(operator)))
         if as_json:
             _print_gaps_as_json(accepted)
         else:
@@ -89,7 +90,7 @@ def skip(
     from inventory.settings import load_settings
     from storage.stream import Position
 
-    gap = asyncio.run(recovery.skip(load_settings(), Position(topic, partition, offset), _operator(operator)))
+    gap = asyncio.run(recovery.skip(load_settings(), Position(topic, partition, offset), checked_operator(operator)))
     print_line(f"skipped offsets {gap.from_offset} to {gap.to_offset - 1} of {topic}, partition {partition}")
 
 
@@ -129,15 +130,3 @@ def _print_gaps_as_json(gaps: "Sequence[RecordedGap]") -> None:
     from inventory.console import print_json
 
     print_json([gap._asdict() for gap in gaps])
-
-
-def _operator(name: str | None) -> str:
-    import getpass
-
-    if name is not None:
-        return name
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        # A user id in a container may have no name.
-        return "unknown"

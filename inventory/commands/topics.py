@@ -1,9 +1,9 @@
 # ruff: noqa: PLC0415 - imports inside, so that --help is instant
 """`inventory topics`: creates the topics of the contracts in Kafka."""
 
-from typing import Annotated
-
 import typer
+
+from inventory.commands.arguments import AsJson
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -16,7 +16,7 @@ def topics() -> None:
 @app.command()
 def create(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Create the topics that are missing.
 
