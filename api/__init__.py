@@ -1,1 +1,1 @@
-"""The HTTP API: the shop's own services ask, reserve, deduct and correct stock on the engine that the worker uses."""
+"""The HTTP API: services read, reserve, deduct and correct stock, through the same engine as the worker."""

@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 
 def build_app() -> FastAPI:
-    """Return the application without what it works with, as its document needs it."""
+    """Return the application without its services, which is enough for its OpenAPI document."""
     app = FastAPI(
         title="Inventory API",
         version=VERSION,
@@ -100,7 +100,7 @@ def openapi_document() -> Json:
 
 
 def _document_answer(status: str, response: Json) -> None:
-    """Say of an answer what the routes cannot: the media type of problems, and the headers they share."""
+    """Document what the routes cannot declare of an answer: the media type of problems, and shared headers."""
     headers = response.setdefault("headers", {})
     headers["X-Request-Id"] = {
         "description": "The request's own id, or ours: the same in the logs.",

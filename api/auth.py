@@ -6,8 +6,8 @@
 | service | the same for anyone; list products; deduct |
 | admin | what a service may; correct stock, see the ledger, sweep |
 
-What is wrong with a token is counted and logged by its reason. Its sender learns no more than that it is not valid, or
-that it has expired, which only follows a good signature.
+Why a token was rejected is counted and logged. Its sender learns only that it is invalid, or that it has expired; the
+latter only if its signature is good.
 """
 
 import base64
@@ -79,7 +79,7 @@ class TokenRejection(StrEnum):
 
 
 class TokenRejectedError(Exception):
-    """The token was not accepted; `reason` is ours to know."""
+    """The token was not accepted; `reason` is for logs and metrics, not for the sender."""
 
     def __init__(self, reason: TokenRejection) -> None:
         super().__init__(reason.value)
@@ -188,7 +188,7 @@ class Authenticator:
 
 
 def bearer_token(values: list[bytes]) -> bytes:
-    """Return the token of the Authorization headers; two of them are none, or a proxy could see another than we do."""
+    """Return the token of the Authorization header; two headers are refused, as a proxy may have checked the other."""
     if not values:
         raise TokenRejectedError(TokenRejection.MISSING)
     scheme, _, token = values[0].partition(b" ")

@@ -1,4 +1,4 @@
-"""What a cart or an order holds, as the API shows it, and whose it may be."""
+"""What a cart or an order holds, as the API shows it, and who may see or change it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -36,7 +36,7 @@ def is_expired(status: str, expires_at: datetime | None, now: datetime) -> bool:
 
 
 def user_for(principal: Principal, user_id: str | None) -> str | None:
-    """Return the user that a caller acts for: itself, or for services and admins whom they name."""
+    """Return the user that a request is for: the caller itself; services and admins may name another."""
     if principal.acts_for_anyone:
         return user_id
     if user_id is not None and user_id != principal.subject:

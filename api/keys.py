@@ -1,4 +1,4 @@
-"""Where the keys come from that tokens are verified with: one secret, a file, or the issuer's URL.
+"""Sources of the keys that verify tokens: one secret, a file, or the issuer's URL.
 
 A key source says which algorithms it stands for, so that a public key is never taken for a secret. Keys of a URL are
 kept: they are fetched again when they are old, and for a `kid` that is not among them, at a bounded rate and once for
@@ -25,7 +25,7 @@ MAX_JWKS_BYTES: Final = 1024 * 1024
 MAX_KEYS: Final = 100
 # Keys of this age are fetched again, so that one that the issuer withdrew is not accepted for long.
 REFRESH_SECONDS: Final = 600.0
-# Between two fetches at least this, whatever key ids the tokens that arrive make up.
+# Minimum interval between fetches: tokens with made-up key ids must not cause more.
 MIN_FETCH_SECONDS: Final = 10.0
 MIN_RSA_BITS: Final = 2048
 SHARED_KEY_ALGORITHM: Final = "HS256"
@@ -84,7 +84,7 @@ class IssuerKeys:
         found = _find(self._keys, kid)
         if found is not None:
             if self._is_old() and self._may_fetch():
-                self._start_fetch()  # beside the request: the key at hand is still the issuer's
+                self._start_fetch()  # in the background: the key that is known is still the issuer's
             return found
         if self._fetching is not None or self._may_fetch():
             await asyncio.shield(self._start_fetch())

@@ -52,7 +52,6 @@ KINDS: Final[Mapping[str, Kind]] = {
     "database_unavailable": Kind(503, "The database does not answer"),
     "keys_unavailable": Kind(503, "Tokens cannot be verified at the moment"),
 }
-RETRY_AFTER: Final = (b"retry-after", b"1")
 
 
 class InvalidField(BaseModel):
@@ -113,7 +112,7 @@ class ProblemError(Exception):
         self.detail = detail
         self.headers = dict(headers or {})
         self.extensions = extensions
-        if KINDS[name].status == 503:  # noqa: PLR2004 - what passes by itself says when to come back
+        if KINDS[name].status == 503:  # noqa: PLR2004 - temporary: say when to try again
             self.headers.setdefault("Retry-After", "1")
 
     @property

@@ -1,7 +1,7 @@
 """What every write has in common: its identity, its digest, and the answer that a repeat is given again.
 
 The identity is the caller and the Idempotency-Key, remembered in the inbox as (`http:<subject>`, key). The same key
-with another request is refused. A request without a key gets an identity that nobody else has. While a request is under
+with another request is refused. A request without a key gets a random identity. While a request is under
 way, in this process or another, a repeat of it waits for the first one to commit and is given its answer.
 """
 
@@ -18,12 +18,13 @@ from pydantic import BaseModel
 
 from api.problems import KINDS, MEDIA_TYPE, ProblemError, problem_body
 from api.services import Services, visit_of
+from api.values import MAX_KEY_LENGTH
 from domain.commands import CausedCommand
 from domain.model import Cause, Decision, Disposition, Reason, Shortage, State
 from engine.tasks import RequestTask, TaskDisposition
 from storage.answers import Answer
 
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}")
 _JSON: Final = "application/json"
 # A refused request that names something unknown is 404; the rest conflicts with what is.
 _DETAILS: Final[Mapping[Reason, str]] = {
@@ -46,7 +47,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         description="Visible ASCII, at most 255 characters: the same request with the same key is applied once.",
         min_length=1,
-        max_length=255,
+        max_length=MAX_KEY_LENGTH,
         pattern=r"^[!-~]+$",
     ),
 ]

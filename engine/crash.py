@@ -1,4 +1,4 @@
-"""How a process ends itself: on a bug of ours, or to start anew. It is restarted, and its batch is redelivered."""
+"""How a process ends itself: on a bug, or to be restarted. Its batch is redelivered."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 logger = logging.getLogger(__name__)
 
 EXIT_BUG: Final = 70
-# EX_TEMPFAIL: nothing is wrong with the program, and the next process finds its place.
+# EX_TEMPFAIL: not a bug; the next process looks up where to read from.
 EXIT_START_ANEW: Final = 75
 
 
@@ -22,7 +22,7 @@ def crash(message: str, bug: BaseException) -> NoReturn:
 
 
 def start_anew(message: str) -> NoReturn:
-    """Log one line and end the process with exit code 75, at once, so that its supervisor starts it anew."""
+    """Log one line and end the process with exit code 75, at once, so that its supervisor restarts it."""
     logger.error(message)
     logging.shutdown()
     os._exit(EXIT_START_ANEW)
@@ -32,7 +32,7 @@ def start_anew(message: str) -> NoReturn:
 def crash_on_bug(message: str) -> Iterator[None]:
     """Crash on whatever escapes the block; only a cancelled or closed coroutine may leave it.
 
-    A task that died of an exception would leave the rest of the worker running half a program.
+    Otherwise a task that died of an exception would leave the worker running without that task.
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """The time of a request: the database's clock, read under the locks of what the request touches.
 
-Requests that follow each other so have times that follow each other, whichever process serves them. Where the shop's
-events run a little ahead of that clock, a request is still later than what it finds: its sender knows the newest state.
+So the times of successive requests increase, whichever process serves them. Where the shop's events are dated a little
+ahead of that clock, a request is dated after what it finds: its sender knows the newest state.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _TICK: Final = timedelta(microseconds=1)
 
 
 def stamped(command: CausedCommand, state: State, now: datetime) -> CausedCommand:
-    """Return the command as of now, or of just after the carts that it touches."""
+    """Return the command dated now, or just after the newest event of the carts that it touches."""
     at = now
     for cart_id in footprint(command).carts:
         cart = state.carts.get(cart_id)

@@ -43,7 +43,7 @@ class CommandTask(NamedTuple):
 class RequestTask(NamedTuple):
     """A request of a caller that waits for its answer; its time is the database's (`engine.requests`).
 
-    `answer` makes the answer of what was decided and the state that it left: a pure function. It is stored in the same
+    `answer` builds the answer from the decision and the state after it; it is a pure function. It is stored in the same
     transaction, so a repeat of the request, wherever it arrives, is given the same bytes.
     """
 

@@ -1,4 +1,4 @@
-"""How a command reaches the cache."""
+"""How the HTTP API and commands reach the cache."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""The one exception whose message is written for whoever runs the command."""
+"""The one exception whose message is written for the operator."""
 
 
 class OperatorError(Exception):

@@ -25,9 +25,10 @@ from api.keys import FixedKeys, IssuerKeys, KeySource, read_jwks_file, secret_ke
 from api.pages import Cursors
 from api.services import Limits, Services
 from api.watching import Watchers, WatchLimits
-from engine.reading import StockReader, close_quietly
+from engine.reading import StockReader
 from engine.tasks import BatchResult
 from inventory import telemetry
+from inventory.cache import open_cache
 from inventory.database import connection, require_migrated, unreachable
 from inventory.errors import OperatorError
 from inventory.health import DatabaseProbe, probe_database
@@ -80,7 +81,7 @@ async def serving(settings: Settings) -> AsyncIterator[Ports]:
         cursors = Cursors(await read_cursor_key(opened))
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(_pool(settings))
-        cache = await stack.enter_async_context(_cache(settings))
+        cache = await stack.enter_async_context(open_cache(settings))
         wait_seconds = settings.api_wait.total_seconds()
         limits = Limits(
             settings.cart_reservation_ttl,
@@ -180,18 +181,6 @@ async def _refreshing(cache: Cache | None) -> AsyncIterator[Callable[[BatchResul
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-@asynccontextmanager
-async def _cache(settings: Settings) -> AsyncIterator[Cache | None]:
-    if settings.redis_url is None:
-        yield None
-        return
-    cache = Cache(settings.redis_url)
-    try:
-        yield cache
-    finally:
-        await close_quietly(cache)
 
 
 @asynccontextmanager

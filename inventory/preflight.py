@@ -38,7 +38,7 @@ async def check_database(settings: Settings) -> None:
 
 
 async def check_pooling(settings: Settings) -> None:
-    """Raise OperatorError unless sessions are the worker's own and have its settings, as a pooler may prevent.
+    """Raise OperatorError if a pooler shares sessions between clients or drops their settings.
 
     The worker needs both: session locks and prepared statements, time limits, and plans that only look rows up.
     """

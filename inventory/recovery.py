@@ -84,7 +84,7 @@ async def read_state(settings: Settings) -> StreamState:
                 group,
                 position,
                 start.offset,
-                0 if group is None or start.made_anew else max(group - start.offset, 0),
+                0 if group is None or start.recreated else max(group - start.offset, 0),
                 0 if start.gap is None else start.gap[1] - start.gap[0],
             )
         )

@@ -15,7 +15,7 @@ FROM unnest($1::text[], $2::text[]) AS k (event_id, source)
 JOIN http_answers a ON a.event_id = k.event_id AND a.source = k.source
 """
 
-# An answer goes after the identity that it belongs to, never before it.
+# An answer is deleted after the inbox row of its request, never before: a repeat would find no answer.
 _PRUNE = """
 DELETE FROM http_answers WHERE ctid = ANY (ARRAY(
     SELECT a.ctid FROM http_answers a
@@ -61,7 +61,7 @@ async def append_answers(connection: Connection, answers: Sequence[tuple[EventKe
 
 
 async def prune_answers(connection: Connection, before: datetime, limit: int) -> int:
-    """Drop at most `limit` answers given before `before` whose requests are forgotten; returns how many."""
+    """Delete at most `limit` answers from before `before` whose requests the inbox has forgotten; returns how many."""
     status: str = await connection.execute(_PRUNE, before, limit)
     return int(status.rpartition(" ")[2])
 

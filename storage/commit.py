@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # How often the server is asked why a COMMIT takes so long.
 INQUIRY_SECONDS = 5.0
 INQUIRY_LIMIT_SECONDS = 2.0
-# asyncpg takes no "none" where the connection has a limit of its own.
+# asyncpg has no value for "no limit" where the connection has one of its own.
 NO_LIMIT_SECONDS = 365 * 86_400.0
 STANDBY = "the commit waits for a synchronous standby to confirm it"
 
@@ -30,8 +30,9 @@ async def commit(pool: Pool, connection: Connection, on_wait: Callable[[str], No
     """Commit the transaction and return when the server has confirmed it.
 
     `on_wait` is called with the reason while the server waits for a standby, which has no limit. For any other reason
-    the limit is that of a statement; then, and where the task is cancelled, the connection is dropped without a word.
-    Whether the transaction is committed is unknown then; it is not visible before a standby has confirmed it.
+    the limit is that of a statement; then, and where the task is cancelled, the connection is dropped
+    without asking the server to cancel. Whether the transaction is committed is unknown then; it is not visible before
+    a standby has confirmed it.
     """
     committing = asyncio.ensure_future(connection.execute("COMMIT;", timeout=NO_LIMIT_SECONDS))
     try:

@@ -75,7 +75,7 @@ _REMEDIES: dict[type[BaseException], Remedy] = {
     # 57 an operator, a shutdown
     asyncpg.OperatorInterventionError: Remedy.WAIT,
     asyncpg.QueryCanceledError: Remedy.ISOLATE,  # statement_timeout
-    # 58, 72, XX the server's own trouble
+    # 58, 72, XX internal errors of the server
     asyncpg.PostgresSystemError: Remedy.WAIT,
     asyncpg.exceptions.SnapshotTooOldError: Remedy.RETRY,
     asyncpg.InternalServerError: Remedy.ISOLATE,

@@ -49,7 +49,7 @@ async def retry(connection: Connection, ids: Collection[UUID]) -> int:
 
 
 async def discard(connection: Connection, ids: Collection[UUID], now: datetime, note: str) -> int:
-    """Give up unpublishable events for good, with a note of who and why; returns how many.
+    """Discard unpublishable events, with a note of who did and why; returns how many.
 
     The rows stay until retention prunes them.
     """

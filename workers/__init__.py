@@ -1,1 +1,1 @@
-"""The shell: handlers, the batch consumer, execution, the outbox relay, the expiry sweeper, dead letters."""
+"""The Kafka side: handlers, consuming, publishing, the sweeper, maintenance, and refreshing the cache."""

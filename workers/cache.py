@@ -22,14 +22,15 @@ from storage.cache import CACHE_ERRORS, Batch, Cache
 
 logger = logging.getLogger(__name__)
 
-# Most pending products, orders and carts each. Beyond it the oldest is dropped, and its value in Redis is stale until
-# it expires there.
+# Maximum number of pending products, orders and carts each. Beyond it the oldest is dropped, and its value in Redis is
+# stale until it expires there.
 MAX_PENDING = 20_000
-# Most values of each kind in one write, so that serializing them does not block the event loop for long.
+# Maximum number of values of each kind in one write, so that serializing them does not block the event loop for long.
 MAX_PER_WRITE = 2_000
 # Changes are collected for this long before a write: a hot product is then written once and not once per batch.
 COLLECT_SECONDS = 0.1
-# Once it is this old, a pending value only replaces an older one: a newer one may have been written and have expired.
+# A value that has been pending for longer may only replace one that is in Redis: a newer one may have been written
+# there meanwhile, and have expired.
 LATE_SECONDS = 60.0
 
 _Row = TypeVar("_Row", Product, Order, Cart)

@@ -72,7 +72,7 @@ class Maintenance:
         # Workers that start together do not prune and audit together.
         self._retention_due = now + options.retention_interval_seconds * random.random()  # noqa: S311 - jitter
         self._audit_due = now + options.audit_interval_seconds * random.random()  # noqa: S311 - jitter
-        # Where pruning the outbox goes on: old rows before it are not published and stay. 0 is the beginning.
+        # Position at which pruning of the outbox goes on: old rows before it are unpublished and stay. 0 is the start.
         self._outbox_pruned_to = 0
         self._watermark: datetime | None = None
         self._watermark_since = now
@@ -169,8 +169,8 @@ class Maintenance:
     async def _low_watermark(self) -> datetime:
         """Return the time against which inbox rows age.
 
-        Not the time of day: a worker that died between the database's commit and the offsets' may be restarted after
-        more than the inbox's retention, and its batch is then redelivered.
+        Not the time of day: a worker that died between its database commit and its offset commit may be restarted
+        after more than the inbox's retention, and its batch is then redelivered.
         """
         async with self._pool.acquire() as connection:
             return await load.low_watermark(connection)

@@ -1,8 +1,8 @@
 """Carts: hold what is in a cart while its owner decides.
 
-A request says the whole cart as it is now; an empty one lets everything go. All of it is held or, with a 409 that lists
-every short line, nothing changes; `partial` holds what there is. Each request renews the whole cart's deadline. A user
-reaches its own carts only; without `cart_id` it is the one cart that every user has.
+A request states the whole cart as it is now; an empty one releases everything. All of it is held, or nothing changes
+and a 409 lists every short line; `partial` holds as much as is available. Each request renews the whole cart's
+deadline. A user reaches its own carts only; without `cart_id` it is the one cart that every user has.
 """
 
 from datetime import datetime, timedelta

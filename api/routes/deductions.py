@@ -1,6 +1,6 @@
 """Deductions: an order is paid, and what was reserved for it leaves the stock. For services and admins.
 
-The order is deducted whole or not at all: one that is not reserved any more is refused, and nothing is published of it.
+The order is deducted whole or not at all: one that is no longer reserved is refused, and nothing is published about it.
 An order that is paid already, by an event or by an earlier request, is answered as it is.
 """
 

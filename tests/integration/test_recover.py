@@ -145,7 +145,7 @@ async def test_what_kafka_deletes_under_a_worker_that_lags_is_a_gap_too(stage: S
     assert 0 < applied < 60
 
 
-async def test_a_topic_made_anew_is_read_from_its_beginning(stage: Stage) -> None:
+async def test_a_recreated_topic_is_read_from_its_beginning(stage: Stage) -> None:
     """Whether it has fewer records than the one before, or already more."""
     for name, before, after in (("fewer", 8, 3), ("more", 0, 9)):
         async with running(stage.settings) as program:

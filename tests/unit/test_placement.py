@@ -28,9 +28,9 @@ from workers.consuming.placement import LogEnds, Start, start_of
         # Kafka deleted what the database has: nothing is lost, even where an operator wanted it again.
         (50, 20, LogEnds(30, 80), Start(30)),
         # The topic was deleted and created again.
-        (50, 50, LogEnds(0, 10), Start(0, made_anew=True)),
-        (50, None, LogEnds(3, 10), Start(3, made_anew=True)),
-        (1, None, LogEnds(0, 0), Start(0, made_anew=True)),
+        (50, 50, LogEnds(0, 10), Start(0, recreated=True)),
+        (50, None, LogEnds(3, 10), Start(3, recreated=True)),
+        (1, None, LogEnds(0, 0), Start(0, recreated=True)),
     ],
 )
 def test_the_database_is_the_authority(

@@ -43,7 +43,7 @@ class AnchorKeeper:
         self._anchor, self._committed_at = anchor._replace(positions=positions), time.monotonic()
 
     async def start_anew(self) -> NoReturn:
-        """Leave the consumer group and end the process; the next one finds the place from which to read again."""
+        """Leave the consumer group and end the process; the next one looks up where to read from."""
         client = self._get_client()
         if client is not None:
             # Otherwise the group would wait for this member until its session times out.

@@ -34,9 +34,9 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
     """Fetches a backlog ahead and reads it by timestamp; otherwise fetches only when a batch is asked for.
 
     `batch_done` returns when the last batch has been applied, or when it is time to fetch again all the same.
-    `out_of_range` moves partitions on whose next offset Kafka does not have; aiokafka itself would go on with the
-    oldest record and say nothing. Records that cannot be read (an unsupported compression, revoked permissions) hold
-    back their own partition only, and are logged until they can be read.
+    `out_of_range` is called when Kafka does not have a partition's next offset, and moves the partition on; aiokafka
+    itself would go on with the oldest record, unreported. Records that cannot be read (an unsupported compression,
+    revoked permissions) hold back their own partition only, and are logged until they can be read.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
         return found
 
     def listed_at(self) -> float | None:
-        """Return up to when the list of partitions is known to be complete, as a Unix time; None before that is known.
+        """Return the Unix time up to which the list of partitions is known to be complete; None before that is known.
 
-        A list was requested after the one before it was received, so that is the time of which it speaks.
+        A list was requested after the one before it was received, so it was complete at that time.
         """
         return self._listed_at[0]
 
@@ -160,7 +160,7 @@ class RecordClient(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is publis
     async def _take_oldest(self, found: Records, limit: int) -> bool:
         """Add fetched records to `found`, in turns, from the partition furthest behind in time; say whether it has any.
 
-        aiokafka would empty one partition after the other: after an outage, payments long before their orders.
+        aiokafka would empty one partition after the other: after an outage, payments could come long before orders.
         """
         now = int(time.time() * 1000)
         behind = [(self._read_up_to_ms.get(partition, 0), partition) for partition in self._fetcher._records]  # noqa: SLF001 - aiokafka offers no other way to see what was fetched

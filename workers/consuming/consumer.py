@@ -2,8 +2,8 @@
 
     records -> decoded while the batch before is applied -> flood breaker -> one transaction -> offsets
 
-FastStream and aiokafka each have a way to lose records on errors, positions and rebalances; the parts beside this
-module replace those ways, and the reason stands at each.
+FastStream and aiokafka, used as they are, lose records on errors, rebalances and positions that Kafka no longer has.
+The modules beside this one replace that behaviour, and each says why.
 """
 
 import logging
@@ -167,7 +167,7 @@ class Consumer:
         await self._applier.finished_within(MAX_FETCH_DELAY_SECONDS)
 
     async def _out_of_range(self, client: RecordClient, positions: Mapping[TopicPartition, int]) -> None:
-        """Move on partitions whose next record Kafka does not have."""
+        """Move partitions past records that Kafka no longer has."""
         with crash_on_bug("A bug stopped this worker as it looked for the next record of a partition"):
             moved = await self._placement.place_again(client, positions)
             self._progress.moved(moved)

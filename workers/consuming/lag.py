@@ -1,4 +1,4 @@
-"""Lag: how many records have not been applied yet, and for how long nothing has been achieved."""
+"""Lag: how many records have not been applied yet, and for how long there has been no progress."""
 
 import time
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from workers.consuming.offsets import Offsets
 
 
 class LagMeter:
-    """Measures the lag of each partition; progress is an applied batch, a falling lag, or none at all."""
+    """Measures the lag of each partition; progress is an applied batch, or a lag that falls or is zero."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -18,11 +18,11 @@ class LagMeter:
         self.records = 0
 
     def progressed(self) -> None:
-        """Record that something was achieved just now."""
+        """Record progress just now."""
         self._progressed_at = time.monotonic()
 
     def progress_age(self) -> float:
-        """Return the seconds since something was achieved."""
+        """Return the seconds since the last progress."""
         return time.monotonic() - self._progressed_at
 
     def measure(self, client: AIOKafkaConsumer, positions: Offsets, processed: Offsets) -> None:
@@ -49,5 +49,5 @@ class LagMeter:
 
 
 def _lag(end: int | None, position: int, processed: int) -> int:
-    """Return the lag of one partition; none at its end, where only control records may follow what was processed."""
+    """Return the lag of one partition; zero at its end, where only control records may follow what was processed."""
     return 0 if end is None or position >= end else max(end - processed, 0)

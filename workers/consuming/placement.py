@@ -37,11 +37,11 @@ class LogEnds(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a partition is read from, the records it lacks (from, to), and whether its topic was made anew."""
+    """Where a partition is read from, the records it lacks (from, to), and whether its topic was recreated."""
 
     offset: int
     gap: tuple[int, int] | None = None
-    made_anew: bool = False
+    recreated: bool = False
 
 
 def start_of(stored: int | None, committed: int | None, log: LogEnds) -> Start:
@@ -51,7 +51,7 @@ def start_of(stored: int | None, committed: int | None, log: LogEnds) -> Start:
     has one. A lower offset of the group wins, so that an operator can have records read again.
     """
     if stored is not None and stored > log.end:
-        return Start(log.first, made_anew=True)
+        return Start(log.first, recreated=True)
     # A database that knows nothing of a partition which the group has read has lost everything.
     expected = stored if stored is not None else (log.first if committed is None else 0)
     gap = (expected, log.first) if log.first > expected else None
@@ -62,7 +62,7 @@ def start_of(stored: int | None, committed: int | None, log: LogEnds) -> Start:
 class Placement:
     """Places the client at the start of each partition, before its first record is read; `prefix` is the topics'.
 
-    While the database or Kafka cannot answer, nothing is read: waiting is right, guessing is not.
+    While the database or Kafka cannot answer, nothing is read: a guess could lose records.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Placement:
         self._prefix = prefix
         self._anchors = anchors
         self._batch_finished = batch_finished
-        # What the database said, while it cannot be asked where to read from.
+        # Why the database cannot be asked where to read from; None while it can.
         self.waits_because: str | None = None
 
     async def place(self, client: RecordClient, assigned: Collection[TopicPartition]) -> None:
-        """Move a new assignment to where it is to be read from, and let the client read."""
+        """Look up where the newly assigned partitions are read from, and let the client read them from there."""
 
         async def find() -> dict[TopicPartition, Start]:
             committed = await client.committed_offsets(assigned)
@@ -84,9 +84,9 @@ class Placement:
             async with self._pool.acquire() as connection:
                 stored = await stream.positions(connection)
             own = {partition: stored.get(self._name(partition)) for partition in assigned}
-            anew = await _made_anew(client, own, committed)
+            anew = await _recreated(client, own, committed)
             starts = {
-                partition: Start(logs[partition].first, made_anew=True)
+                partition: Start(logs[partition].first, recreated=True)
                 if partition in anew
                 else start_of(_read_up_to(own[partition]), committed.get(partition), logs[partition])
                 for partition in assigned
@@ -100,8 +100,8 @@ class Placement:
     async def place_again(
         self, client: RecordClient, positions: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, int]:
-        """Move partitions on whose next offset Kafka does not have; return to where."""
-        # What is in flight lies before the gap, and must not be taken for lost if this process ends now.
+        """Move partitions past offsets that Kafka does not have; returns the new offsets."""
+        # Records in flight lie before the gap: were it stored now and the process ended, they would not be read again.
         await self._batch_finished()
 
         async def find() -> dict[TopicPartition, Start]:
@@ -133,7 +133,8 @@ class Placement:
                     self.waits_because = in_words(error) if unavailable else None
                     if not warned:
                         logger.warning(
-                            "Where to read from cannot be looked up (%s); nothing is read until it can", in_words(error)
+                            "The offsets to read from cannot be looked up (%s); nothing is read until they can",
+                            in_words(error),
                         )
                         warned = True
                     await backoff.wait()
@@ -141,12 +142,12 @@ class Placement:
             self.waits_because = None
 
     async def _store(self, starts: Mapping[TopicPartition, Start], logs: Mapping[TopicPartition, LogEnds]) -> None:
-        """Write what was found out, in one transaction, and report it."""
+        """Store new positions and gaps in one transaction, and report them."""
         gaps = [Gap(*self._name(partition), *start.gap) for partition, start in starts.items() if start.gap]
         anew = [
-            Position(*self._name(partition), start.offset) for partition, start in starts.items() if start.made_anew
+            Position(*self._name(partition), start.offset) for partition, start in starts.items() if start.recreated
         ]
-        # What Kafka no longer has is behind us, so that it is no gap again when it is not one now.
+        # Positions are at least the first offset that Kafka has: each gap is recorded once, not at every start.
         raised = [Position(*self._name(partition), logs[partition].first) for partition in starts]
         async with self._pool.acquire() as connection, connection.transaction():
             await stream.raise_positions(connection, raised)
@@ -190,15 +191,15 @@ async def _log_ends(client: RecordClient, partitions: Collection[TopicPartition]
     return {partition: LogEnds(first[partition], end[partition]) for partition in partitions}
 
 
-async def _made_anew(
+async def _recreated(
     client: RecordClient,
     stored: Mapping[TopicPartition, StoredPosition | None],
     committed: Mapping[TopicPartition, int],
 ) -> set[TopicPartition]:
-    """Return partitions with records before the stored position that are newer than it: another topic of that name.
+    """Return the partitions whose topic was recreated: records below the stored position are newer than that position.
 
-    Only where the group has no offset: Kafka deletes offsets together with their topic, or when a group was away. A
-    producer whose clock is ahead can make us read a partition again, which the inbox suppresses.
+    Only where the group has no offset: Kafka deletes offsets together with their topic, or when the group was inactive
+    for long. A producer whose clock is ahead can make us read a partition again; the inbox suppresses the records.
     """
     suspected = {
         partition: position

@@ -176,7 +176,7 @@ class ProgressRecorder:
         ]
 
     async def _write(self, rows: Sequence[PartitionProgress]) -> None:
-        """Write rows between batches, unless the database went back: it lacks what these positions stand for."""
+        """Write rows between batches, unless the database went back: it lacks the events before these positions."""
         if not rows:
             return
         try:

@@ -1,7 +1,7 @@
 """All of FastStream: its broker, the one batch subscriber over all topics, and the options they run with.
 
-FastStream starts and stops the Kafka client and calls the handler. What it would do with headers that it cannot
-decode and with offsets is replaced here; the reason stands beside each.
+FastStream starts and stops the Kafka client and calls the handler. How it decodes headers and commits offsets is
+replaced here; the reason stands beside each.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from workers.consuming import lenient_headers
 from workers.consuming.client import RecordClient
 
 BATCH_TIMEOUT_MS = 200
-# How soon added partitions and recreated topics are seen; no watermark passes the refresh before the last.
+# Interval at which added partitions and recreated topics are noticed; no watermark passes the refresh before the last.
 METADATA_MAX_AGE_MS = 2000
 # Read ahead of each partition, while another one is further behind. Kafka returns a larger record all the same.
 PARTITION_FETCH_BYTES = 256 * 1024

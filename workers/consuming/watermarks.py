@@ -126,7 +126,7 @@ class WatermarkTracker:
         }
 
     def _end_confirmed(self, client: RecordClient | None, partition: TopicPartition, next_offset: int) -> datetime:
-        """Return the time up to which nothing exists at or after `next_offset`, by the broker's word; else the epoch.
+        """Return up to when the broker confirmed that nothing exists at or after `next_offset`; else the epoch.
 
         aiokafka knows when it read a fetch response, but the response may have waited in the socket for hours while
         this process was stopped. The request was sent after the response before it was read, so that time counts.

@@ -22,7 +22,7 @@ from workers.publishing.set_aside import SetAside
 
 logger = logging.getLogger(__name__)
 
-# Each costs a new producer.
+# Each refusal costs a new producer.
 MAX_REFUSALS_PER_POLL = 20
 
 
@@ -95,7 +95,7 @@ class EventPublisher:
         self._acknowledged = []
 
     async def _handle_failures(self, connection: asyncpg.Connection, deliveries: Sequence[Delivery]) -> None:
-        """Mark what was acknowledged of a batch that failed in part; set the rest aside, or mark it unpublishable."""
+        """Mark what was acknowledged of a failed batch; set the rest aside, or mark it as unpublishable."""
         deliveries, unpublishable = await self._send_refused_alone(deliveries)
         failed = [delivery for delivery in deliveries if delivery.error is not None]
         # Order is kept per key: when one event of a key failed, all events of that key in this batch are sent again.
@@ -163,7 +163,7 @@ class EventPublisher:
         await outbox.mark_unpublishable(connection, event.position, in_words(error))
 
     async def _try_again(self, connection: asyncpg.Connection, shards: list[int]) -> None:
-        """Send the first event of everything that is set aside; where one is acknowledged, take the others in again."""
+        """Send the first event of each topic or key set aside; once it is acknowledged, poll for the others again."""
         await self.mark(connection)
         first = {}
         for held in self._set_aside.held:

@@ -30,7 +30,7 @@ class LowWater:
         self.position, self._candidate = 0, None
 
     def go_back_to(self, position: int) -> None:
-        """Read from `position` again: rows were passed there that were set aside."""
+        """Read from `position` again: rows behind it that were set aside are polled for again."""
         if position < self.position:
             self.position, self._candidate = position, None
 
@@ -52,6 +52,6 @@ class LowWater:
         return self._candidate[0] if oldest_running >= self._candidate[1] else self.position - 1
 
     def raise_to(self, position: int) -> None:
-        """Pass `position`: up to there everything is settled, and nothing is left to publish."""
+        """Raise the low-water position to `position`: up to there nothing is left to publish, and no row can appear."""
         if position >= self.position:
             self.position, self._candidate = position + 1, None

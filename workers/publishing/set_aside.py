@@ -1,8 +1,8 @@
-"""What cannot be published for now: topics and keys set aside, so that all others go on, and when they are tried again.
+"""Topics and keys set aside because they cannot be published for now, so that all others go on.
 
 A topic may be missing or forbidden, a partition may have no leader. Its events stay in the outbox in their order; the
-poll leaves them out. One event of each is sent again after a delay that grows; once it is acknowledged, the poll takes
-the topic or the keys in again.
+poll leaves them out. One event of each is sent again after a delay that grows; once it is acknowledged, the poll
+includes the topic or the keys again.
 """
 
 import asyncio
@@ -110,6 +110,6 @@ class SetAside:
         self._held = [replace(held, from_position=0) for held in self._held]
 
     def release(self, held: Held) -> None:
-        """Take events in again: one of them was published, or none are left."""
+        """Include events in the poll again: one of them was published, or none are left."""
         self._held.remove(held)
         logger.info("Events of %s are published again", held.topic)
