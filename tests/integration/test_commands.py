@@ -308,10 +308,10 @@ async def test_a_dead_letter_cannot_command_the_terminal(dead_letters: dict[str,
     [
         ("ffff", "there is no dead letter ffff"),
         ("0000", "several dead letters begin with 0000"),
-        ("x%", "is no id"),
+        ("x%", "is not the id of a dead letter"),
     ],
 )
-async def test_an_id_that_names_no_single_letter_is_one_line(
+async def test_an_id_that_names_no_single_dead_letter_is_one_line(
     dead_letters: dict[str, str], inventory: Inventory, beginning: str, message: str
 ) -> None:
     """None, several and nonsense are told apart."""
