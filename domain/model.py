@@ -191,6 +191,7 @@ class Order(NamedTuple):
 
     `seen` maps the business identities of payments, partial cancellations and refunds that were judged to digests of
     what they said: they count once even after the inbox has dropped their event ids, and another content is noticed.
+    The digest is empty for payments, and for facts that were judged before digests were stored.
     `refused` stays true for an order that was rejected when it was created.
     """
 

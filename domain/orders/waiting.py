@@ -23,6 +23,9 @@ MAX_JUDGED = 1_000
 
 _PAYMENT = "payment:"
 
+# The digest in `Order.seen` of a payment, and of a fact that was judged before digests were stored (migration 0007).
+_NO_DIGEST = ""
+
 
 def park(order: Order, fact: Fact) -> Decision:
     """Keep a fact with its order until it can be judged; beyond the bounds it is in conflict, which can be redriven.
@@ -94,7 +97,7 @@ def receive_payment(draft: OrderDraft, payment: Fact) -> None:
     """Count the order as paid, and remember the payment's id if it has one."""
     draft.paid = True
     if payment.business_id is not None:
-        draft.mark_seen(identity_of(payment), "")
+        draft.mark_seen(identity_of(payment), _NO_DIGEST)
 
 
 def is_second_payment(order: Order, payment: Fact) -> bool:
@@ -124,14 +127,17 @@ def content_of(fact: Fact) -> str:
 
 
 def judge_repeat(order: Order, fact: Fact) -> Decision | None:
-    """Return the decision about a fact whose business identity is known: a duplicate, or a conflict; else None."""
+    """Return the decision about a fact whose business identity is known: a duplicate, or a conflict; else None.
+
+    Without a digest of what was judged, it is taken for a duplicate: it counted once, whatever it said.
+    """
     identity = identity_of(fact)
     known = order.seen.get(identity)
     if known is None:
         known = next((content_of(waits) for waits in order.waiting if _is_named(waits, identity)), None)
     if known is None:
         return None
-    if known == content_of(fact):
+    if known in {_NO_DIGEST, content_of(fact)}:
         return Decision(Disposition.DUPLICATE)
     kind = "refund" if fact.kind is FactKind.REFUNDED else "cancellation"
     name = fact.business_id or fact.cause.event_id

@@ -680,6 +680,25 @@ def test_a_conflict_names_what_was_received_before(first: Event, again: Event, n
     assert expected == _five(ORDER_OF_FIVE, first).take(again).message
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        refunded({"p": 1}),
+        refunded({"p": 3}, restock=False),
+        cancelled({"p": 1}, cancellation_id="c"),
+        cancelled({"q": 2}, name="2", cancellation_id="c"),
+        cancelled({"p": 4}),
+    ],
+)
+def test_a_fact_that_was_judged_without_a_digest_is_a_duplicate(again: Event) -> None:
+    """What it said is not known: a repeat is taken for the same, never for a conflict, and moves nothing."""
+    books = _five(ORDER_OF_FIVE, PAY)
+    judged = dict.fromkeys(("refund:r", "cancellation_id:c", "cancellation:shop:cancelled-o"), "")
+    books.state.orders["o"] = books.state.orders["o"]._replace(seen=judged)
+    decision = books.take(again)
+    assert (Disposition.DUPLICATE, None, (5, 0)) == (decision.disposition, decision.order, books.stock("p"))
+
+
 def test_the_digest_of_a_fact_does_not_change() -> None:
     """It is stored with the order: computed in another way, every repeat of a judged refund would be a conflict."""
     fact = Fact(FactKind.REFUNDED, Cause("shop", "r", at(0)), {"q": 2, "p": 1}, "r")
