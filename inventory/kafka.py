@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
@@ -20,6 +20,7 @@ from inventory.topics import TopicLayout
 CLIENT_ID = "inventory"
 ADMIN_TIMEOUT_SECONDS = 15.0
 PRODUCER_TIMEOUT_SECONDS = 30.0
+GROUP_TIMEOUT_SECONDS = 30.0
 PRODUCER_LINGER_MS = 5
 
 
@@ -111,6 +112,23 @@ async def producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
         with contextlib.suppress(TimeoutError, KafkaError):
             async with asyncio.timeout(PRODUCER_TIMEOUT_SECONDS):
                 await client.stop()
+
+
+@asynccontextmanager
+async def group_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Give a consumer that reads and commits the group's offsets without joining it.
+
+    Raises OperatorError if Kafka cannot be used, or the block takes over 30 seconds.
+    """
+    client = AIOKafkaConsumer(**client_options(settings), group_id=settings.kafka_group_id, enable_auto_commit=False)
+    try:
+        async with asyncio.timeout(GROUP_TIMEOUT_SECONDS):
+            await client.start()
+            yield client
+    except (KafkaError, OSError) as error:
+        raise unreachable(settings, error) from error
+    finally:
+        await client.stop()
 
 
 def topic_layout(settings: Settings) -> TopicLayout:

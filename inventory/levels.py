@@ -1,15 +1,12 @@
 """Writes every product's level to `inventory.levels` again: for a topic that was lost, or after an upgrade."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
-from aiokafka.errors import KafkaError
-
-from inventory import kafka, wiring
 from inventory.console import ProgressLine
-from inventory.database import connection, require_migrated
 from inventory.errors import OperatorError
-from inventory.settings import Settings
 from storage import levels, stock
 from storage.database import Connection
 from workers.publishing.levels import LevelPublisher
@@ -18,43 +15,41 @@ POLL_SECONDS = 0.2
 # How long nothing may be published before the command gives up waiting; the marks stay.
 STANDSTILL_SECONDS = 60.0
 
+# Opens a publisher of levels; raises OperatorError if Kafka cannot be used, also inside the block.
+OpenPublisher = Callable[[], AbstractAsyncContextManager[LevelPublisher]]
 
-async def republish(settings: Settings, show: ProgressLine) -> int:
+
+async def republish(connection: Connection, open_publisher: OpenPublisher, show: ProgressLine) -> int:
     """Mark every product and wait until all are published; returns how many products.
 
     A worker that publishes levels goes on doing so and publishes these too. Where there is none, this process publishes
-    until all are done. Raises OperatorError where PostgreSQL or Kafka cannot be used, or nothing is published any more;
-    what is marked by then is published by the next worker.
+    until all are done. Raises OperatorError where Kafka cannot be used, or nothing is published any more; what is
+    marked by then is published by the next worker.
     """
-    async with connection(settings) as opened:
-        await require_migrated(opened)
-        total, _ = await stock.count_products(opened)
-        marked = await _mark_all(opened, total, show)
-        if marked is None:
-            return 0
-        products, marked_at = marked
-        publisher = wiring.make_level_publisher(settings)
+    total, _ = await stock.count_products(connection)
+    marked = await _mark_all(connection, total, show)
+    if marked is None:
+        return 0
+    products, marked_at = marked
+    async with open_publisher() as publisher:
         publishing = asyncio.create_task(_publish(publisher))
         try:
-            await _wait(opened, publishing, marked_at, products, show)
-        except (KafkaError, TimeoutError) as error:
-            raise kafka.unreachable(settings, error) from error
+            await _wait(connection, publishing, marked_at, products, show)
         finally:
             publishing.cancel()
             await asyncio.wait([publishing])
-            await publisher.close()
-        return products
+    return products
 
 
-async def _mark_all(opened: Connection, total: int, show: ProgressLine) -> tuple[int, datetime] | None:
+async def _mark_all(connection: Connection, total: int, show: ProgressLine) -> tuple[int, datetime] | None:
     """Mark all products page by page; returns how many, and when the last was marked. None where there is none."""
-    page = await levels.mark_page(opened, "")
+    page = await levels.mark_page(connection, "")
     products = 0
     marked_at: datetime | None = None
     while page is not None:
         products, marked_at = products + page.products, page.marked_at
         show("products marked", products, max(total, products))
-        page = await levels.mark_page(opened, page.last_id)
+        page = await levels.mark_page(connection, page.last_id)
     return None if marked_at is None else (products, marked_at)
 
 
@@ -66,12 +61,12 @@ async def _publish(publisher: LevelPublisher) -> None:
 
 
 async def _wait(
-    opened: Connection, publishing: "asyncio.Task[None]", marked_at: datetime, products: int, show: ProgressLine
+    connection: Connection, publishing: "asyncio.Task[None]", marked_at: datetime, products: int, show: ProgressLine
 ) -> None:
     """Wait until nothing that was marked up to `marked_at` is left."""
     clock = asyncio.get_running_loop().time
     fewest, moved_at = None, clock()
-    while remaining := await levels.count_remaining(opened, marked_at):
+    while remaining := await levels.count_remaining(connection, marked_at):
         show("products published", max(0, products - remaining), products)
         if publishing.done():
             publishing.result()

@@ -1,11 +1,13 @@
 """Builds the parts of a worker from the settings."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 
 import asyncpg
+from aiokafka.errors import KafkaError
 
 from domain.model import Policy
 from engine.tasks import BatchResult
@@ -113,6 +115,18 @@ def make_level_publisher(settings: Settings) -> LevelPublisher:
         kafka.producer_options(settings),
         LevelOptions(settings.kafka_topic_prefix, settings.levels_max_records_per_second),
     )
+
+
+@asynccontextmanager
+async def level_publisher(settings: Settings) -> AsyncIterator[LevelPublisher]:
+    """Give the publisher of `inventory.levels` to a command; raises OperatorError if Kafka cannot be used."""
+    publisher = make_level_publisher(settings)
+    try:
+        yield publisher
+    except (KafkaError, TimeoutError) as error:
+        raise kafka.unreachable(settings, error) from error
+    finally:
+        await publisher.close()
 
 
 def make_sweeper(settings: Settings, pool: Pool, policy: Policy, after_commit: AfterCommit) -> Sweeper:

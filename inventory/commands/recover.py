@@ -10,8 +10,9 @@ from inventory.commands.arguments import AsJson, checked_operator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inventory.recovery import StreamState
-    from storage.stream import RecordedGap
+    from inventory.recovery import Group, StreamState
+    from inventory.settings import Settings
+    from storage.stream import Gap, Position, RecordedGap
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -36,19 +37,18 @@ def recover(
     """
     import asyncio
 
-    from inventory import recovery
     from inventory.console import print_line
     from inventory.settings import load_settings
 
     settings = load_settings()
     if accept_gap:
-        accepted = asyncio.run(recovery.accept_gaps(settings, checked_operator(operator)))
+        accepted = asyncio.run(_accept_gaps(settings, checked_operator(operator)))
         if as_json:
             _print_gaps_as_json(accepted)
         else:
             print_line(f"{len(accepted):,} gaps acknowledged")
         return
-    state = asyncio.run(recovery.read_state(settings))
+    state = asyncio.run(_read_state(settings))
     _print_state(state, everything=False, as_json=as_json)
     if state.needs_attention:
         raise typer.Exit(1)
@@ -64,10 +64,9 @@ def show(*, as_json: AsJson = False) -> None:
     """Show the positions of every partition, and the gaps."""
     import asyncio
 
-    from inventory import recovery
     from inventory.settings import load_settings
 
-    _print_state(asyncio.run(recovery.read_state(load_settings())), everything=True, as_json=as_json)
+    _print_state(asyncio.run(_read_state(load_settings())), everything=True, as_json=as_json)
 
 
 @app.command()
@@ -85,13 +84,48 @@ def skip(
     """
     import asyncio
 
-    from inventory import recovery
     from inventory.console import print_line
     from inventory.settings import load_settings
     from storage.stream import Position
 
-    gap = asyncio.run(recovery.skip(load_settings(), Position(topic, partition, offset), checked_operator(operator)))
+    position = Position(topic, partition, offset)
+    gap = asyncio.run(_skip(load_settings(), position, checked_operator(operator)))
     print_line(f"skipped offsets {gap.from_offset} to {gap.to_offset - 1} of {topic}, partition {partition}")
+
+
+async def _read_state(settings: "Settings") -> "StreamState":
+    from inventory.database import connection
+    from inventory.recovery import read_state
+
+    async with connection(settings) as opened:
+        return await read_state(opened, _group(settings))
+
+
+async def _accept_gaps(settings: "Settings", operator: str) -> "list[RecordedGap]":
+    from inventory.database import connection
+    from storage.stream import accept_gaps
+
+    async with connection(settings) as opened:
+        return await accept_gaps(opened, operator)
+
+
+async def _skip(settings: "Settings", position: "Position", operator: str) -> "Gap":
+    from inventory import recovery
+    from inventory.database import connection
+
+    async with connection(settings) as opened:
+        return await recovery.skip(opened, _group(settings), position, operator)
+
+
+def _group(settings: "Settings") -> "Group":
+    from functools import partial
+
+    from inventory import kafka
+    from inventory.recovery import Group
+
+    return Group(
+        partial(kafka.admin_client, settings), partial(kafka.group_consumer, settings), settings.kafka_topic_prefix
+    )
 
 
 def _print_state(state: "StreamState", *, everything: bool, as_json: bool) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,10 @@ from aiokafka.errors import ProducerFenced
 from dev.servers.kafka import Broker
 from engine import metrics
 from inventory import levels as republishing
+from inventory.console import ProgressLine
 from inventory.errors import OperatorError
 from inventory.levels import republish
+from inventory.wiring import level_publisher
 from schemas.outgoing import Level
 from schemas.topics import LEVELS
 from storage import levels
@@ -267,13 +270,18 @@ async def test_marks_are_deleted_as_their_products_are_published(stage: Stage, m
 # --- republishing -------------------------------------------------------------------------------
 
 
+async def _republish(stage: Stage, show: ProgressLine = lambda *_progress: None) -> int:
+    settings = settings_for(stage.bootstrap_servers, stage.prefix, stage.url)
+    async with stage.shop.pool.acquire() as connection:
+        return await republish(connection, partial(level_publisher, settings), show)
+
+
 async def test_republishing_makes_a_lost_topic_whole(stage: Stage) -> None:
     """Without a worker the command itself publishes every product, changed or not."""
     await stage.shop.apply(*(product(f"p{number}", number) for number in range(7)))
     await stage.shop.pool.execute("DELETE FROM level_changes")
     shown: list[tuple[str, int, int]] = []
-    settings = settings_for(stage.bootstrap_servers, stage.prefix, stage.url)
-    assert 7 == await republish(settings, lambda *progress: shown.append(progress))
+    assert 7 == await _republish(stage, lambda *progress: shown.append(progress))
     assert await stage.stock() == _last(await stage.records(7))
     assert {("products marked", 7, 7), ("products published", 7, 7)} <= set(shown)
     assert [] == await stage.marked()
@@ -285,8 +293,7 @@ async def test_republishing_leaves_the_publishing_to_a_worker(stage: Stage) -> N
     running = stage.start()
     await stage.all_published()
     assert running.is_publisher
-    settings = settings_for(stage.bootstrap_servers, stage.prefix, stage.url)
-    assert 7 == await republish(settings, lambda *_progress: None)
+    assert 7 == await _republish(stage)
     assert running.is_publisher
     assert [1, 1] == _versions(await stage.records(14), "p3")
 
@@ -300,15 +307,14 @@ async def test_republishing_gives_up_waiting_for_a_worker_that_cannot_publish(
     async with stage.shop.pool.acquire() as connection:
         assert await levels.become_publisher(connection)
         with pytest.raises(OperatorError, match="no level was published for 0 s"):
-            await republish(settings_for(stage.bootstrap_servers, stage.prefix, stage.url), lambda *_progress: None)
+            await _republish(stage)
         await connection.execute("SELECT pg_advisory_unlock_all()")
     assert ["a", "a"] == await stage.marked()
 
 
 async def test_an_empty_shop_has_nothing_to_republish(stage: Stage) -> None:
     """No products, no records, no wait."""
-    settings = settings_for(stage.bootstrap_servers, stage.prefix, stage.url)
-    assert 0 == await republish(settings, lambda *_progress: None)
+    assert 0 == await _republish(stage)
 
 
 # --- several publishers -------------------------------------------------------------------------
