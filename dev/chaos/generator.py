@@ -21,12 +21,17 @@ from dev.records import Position, ProducedRecord
 
 TICK_SECONDS = 0.01
 FLUSH_SECONDS = 60.0
+# How often a record is published in all before a run does without it, as a producer's retry loop does.
+MAX_ATTEMPTS = 3
 SOURCE = "chaos/shop"
 ODD_HEADERS_EVERY = 17
 
 
 class Sent(NamedTuple):
-    """One attempt to publish; `position` and `acked_at` (wall clock) are None without an acknowledgement."""
+    """One attempt to publish.
+
+    Without an acknowledgement `position` and `acked_at` (wall clock) are None and `error` says why.
+    """
 
     number: int
     topic: str
@@ -35,6 +40,7 @@ class Sent(NamedTuple):
     wild: bool
     position: Position | None
     acked_at: float | None
+    error: str | None
 
 
 class Generator:
@@ -66,6 +72,7 @@ class Generator:
         self.journal: list[Sent] = []
         self.ends: dict[tuple[str, int], int] = {}
         self.attempted = 0
+        self._failed: list[tuple[Publication, ProducedRecord]] = []
 
     async def run(self, finished: asyncio.Event) -> None:
         """Publish until `finished`, then the rest of what has begun, and wait for all acknowledgements."""
@@ -89,11 +96,20 @@ class Generator:
         self._bursts.append(count)
 
     async def flush(self) -> None:
-        """Wait until everything is acknowledged; give up on what is not within FLUSH_SECONDS."""
-        left = await asyncio.to_thread(self._producer.flush, FLUSH_SECONDS)
-        if left:
-            self._producer.purge()
-            await asyncio.to_thread(self._producer.flush, 5)
+        """Wait until everything is acknowledged; what failed, or is not within FLUSH_SECONDS, is published again.
+
+        The broker may have a record whose acknowledgement was lost, so publishing it again may make a duplicate.
+        """
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            left = await asyncio.to_thread(self._producer.flush, FLUSH_SECONDS)
+            if left:
+                self._producer.purge()
+                await asyncio.to_thread(self._producer.flush, 5)
+            failed, self._failed = self._failed, []
+            if not failed or attempt == MAX_ATTEMPTS:
+                return
+            for publication, record in failed:
+                self._produce(publication, record)
 
     def acknowledged_ends(self) -> dict[tuple[str, int], int]:
         """Return the end of each partition, by the acknowledgements so far."""
@@ -112,7 +128,9 @@ class Generator:
             at = now - timedelta(seconds=publication.age)
         if not publication.copy_of:
             self._times[publication.event_id] = at
-        record = encode(publication, at)
+        self._produce(publication, encode(publication, at))
+
+    def _produce(self, publication: Publication, record: ProducedRecord) -> None:
         self.attempted += 1
         try:
             self._producer.produce(
@@ -120,17 +138,27 @@ class Generator:
                 record.value,
                 record.key,
                 headers=list(record.headers),
-                timestamp=int(now.timestamp() * 1000),
-                on_delivery=lambda error, message: self._delivered(publication, error, message),
+                timestamp=int(time.time() * 1000),
+                on_delivery=lambda error, message: self._delivered(publication, record, error, message),
             )
         except (BufferError, KafkaException) as error:
             raise ChaosError(f"the producer's queue is full or closed: {error}") from error
 
-    def _delivered(self, publication: Publication, error: object, message: Any) -> None:  # noqa: ANN401 - confluent_kafka's Message
-        position = None
+    def _delivered(
+        self,
+        publication: Publication,
+        record: ProducedRecord,
+        error: object,
+        message: Any,  # noqa: ANN401 - confluent_kafka's Message
+    ) -> None:
+        position, reason = None, None if error is None else str(error)
+        if error is not None:
+            self._failed.append((publication, record))
         # A record that the broker already had when it was sent again is acknowledged without an offset. It counts as
         # not acknowledged, since nobody knows where it is.
-        if error is None and message.offset() is not None:
+        if error is None and message.offset() is None:
+            reason = "acknowledged without an offset"
+        elif error is None:
             position = (publication.topic, message.partition(), message.offset())
             self.ends[position[:2]] = max(self.ends.get(position[:2], 0), position[2] + 1)
         self.journal.append(
@@ -142,6 +170,7 @@ class Generator:
                 publication.wild,
                 position,
                 None if position is None else time.time(),
+                reason,
             )
         )
 
