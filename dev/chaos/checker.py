@@ -17,7 +17,7 @@ from dev.chaos.evidence import Evidence, Row, read_event
 from dev.chaos.generator import Sent
 from dev.oracle.history import check
 from dev.oracle.observations import Observed, Violation
-from dev.oracle.shop import Settings
+from dev.oracle.settings import Settings
 from dev.records import EVENT_TOPICS_OUT, TOPICS_IN, ConsumedRecord, Position
 
 Identity = tuple[str, str]

@@ -21,7 +21,7 @@ from dev.chaos.progress import ProgressMonitor
 from dev.chaos.supervisor import Supervisor
 from dev.chaos.workload import Workload
 from dev.oracle.observations import Violation
-from dev.oracle.shop import Settings
+from dev.oracle.settings import Settings
 
 RULES = Settings(cart_ttl=timedelta(seconds=CART_TTL_SECONDS), order_ttl=timedelta(seconds=ORDER_TTL_SECONDS))
 READY_SECONDS = 120.0

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from dev.oracle.observations import History, Row, Violation, cause_of
-from dev.oracle.shop import is_edge, status_of
+from dev.oracle.stock import is_edge, status_of
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dev.oracle.events import Event, PublishedEvent, read
 from dev.oracle.ledger_check import check_adjustments, check_ledger
 from dev.oracle.observations import History, Observed, Violation
 from dev.oracle.order_check import check_order
-from dev.oracle.shop import Settings
+from dev.oracle.settings import Settings
 
 
 def check(events: Iterable[PublishedEvent], observed: Observed, settings: Settings | None = None) -> list[Violation]:

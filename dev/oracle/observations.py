@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from dev.oracle.events import Event
-from dev.oracle.shop import Settings
+from dev.oracle.settings import Settings
 
 Row = Mapping[str, Any]
 

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 from dev.oracle.events import Event
 from dev.oracle.observations import History, Row, Violation, cause_of
-from dev.oracle.shop import Product, Shop, Verdict
+from dev.oracle.shop import Shop
+from dev.oracle.stock import Product
+from dev.oracle.verdicts import Verdict
 
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 NO_STOCK = frozenset({"insufficient_stock", "unknown_product"})

@@ -19,7 +19,8 @@ from api.auth import Authenticator, Role
 from api.gather import Gatherer
 from api.keys import FixedKeys, secret_key
 from api.problems import ProblemError
-from dev.oracle import shop as oracle_shop
+from dev.oracle.shop import Shop as OracleShop
+from dev.oracle.verdicts import Verdict as OracleVerdict
 from dev.servers.postgres import PostgresServer
 from engine.tasks import EventTask, RequestTask, Verdict
 from storage.database import Pool, open_pool
@@ -304,7 +305,7 @@ def test_requests_among_events_end_alike_in_any_cut(
 def test_the_end_is_what_the_oracle_says(bench: _Bench, stream: list[Published], cuts: list[int]) -> None:
     """Stock, ledger sums, order statuses, holds of carts and everything published agree with the independent model."""
     found, _ = bench.run(bench.outcome, batches(stream, cuts))
-    model = oracle_shop.Shop(suppress_repeats=True)
+    model = OracleShop(suppress_repeats=True)
     verdicts = [model.apply(one, LOW_WATERMARK) for one in _first_of_each(stream)]
     assert _stock(model) == {row[0]: (row[1], row[2], row[7]) for row in found["inventory"]}
     statuses = {order_id: order.status for order_id, order in model.orders.items()}
@@ -328,11 +329,11 @@ def test_a_thousand_events_cut_at_random_are_the_same(bench: _Bench) -> None:
     assert 330 == len(whole["orders"])
 
 
-def _stock(model: oracle_shop.Shop) -> dict[str, tuple[int, int, int]]:
+def _stock(model: OracleShop) -> dict[str, tuple[int, int, int]]:
     return {name: (product.on_hand, product.reserved, product.entries) for name, product in model.products.items()}
 
 
-def _ledger(model: oracle_shop.Shop) -> dict[tuple[str, str], int]:
+def _ledger(model: OracleShop) -> dict[tuple[str, str], int]:
     return {(name, kind): n for name, product in model.products.items() for kind, n in product.ledger.items() if n}
 
 
@@ -343,7 +344,7 @@ def _sums(ledger: list[tuple[Any, ...]]) -> dict[tuple[str, str], int]:
     return {key: n for key, n in sums.items() if n}
 
 
-def _published_by(verdicts: list[oracle_shop.Verdict]) -> Counter[tuple[str, str]]:
+def _published_by(verdicts: list[OracleVerdict]) -> Counter[tuple[str, str]]:
     published: Counter[tuple[str, str]] = Counter()
     for verdict in verdicts:
         for one in (*verdict.expired, verdict):

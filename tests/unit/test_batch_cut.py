@@ -9,7 +9,8 @@ from hypothesis import event as note
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dev.oracle import shop as oracle_shop
+from dev.oracle.settings import Settings as OracleSettings
+from dev.oracle.shop import Shop as OracleShop
 from domain.model import LatePaymentPolicy, Policy
 from engine import working_set
 from engine.execute import execute
@@ -121,7 +122,7 @@ def test_which_holds_expire_is_what_the_oracle_says(policy: Policy) -> None:
     @given(_STREAMS, st.sampled_from(_LOW_WATERMARKS))
     def agrees(stream: list[Event], low_watermark: Any) -> None:
         found = _apply(stream, set(), low_watermark, policy)
-        model = oracle_shop.Shop(oracle_shop.Settings(late_payment=policy.late_payment.value), suppress_repeats=True)
+        model = OracleShop(OracleSettings(late_payment=policy.late_payment.value), suppress_repeats=True)
         verdicts = [model.apply(one, low_watermark) for one in stream]
         assert {name: (one.on_hand, one.reserved) for name, one in model.products.items()} == {
             name: (one.on_hand, one.reserved) for name, one in found.products.items()

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dev.oracle.shop import Edge, Settings, Short, Verdict, is_edge
-from dev.oracle.shop import Outcome as ExpectedOutcome
+from dev.oracle.settings import Settings
 from dev.oracle.shop import Shop as OracleShop
+from dev.oracle.stock import is_edge
+from dev.oracle.verdicts import Edge, Short, Verdict
+from dev.oracle.verdicts import Outcome as ExpectedOutcome
 from domain.commands import Command, ExpireCart, ExpireOrder, ForgetFact
 from domain.decide import decide
 from domain.model import (
