@@ -29,13 +29,13 @@ def cancel_order(state: State, command: CancelOrder, _policy: Policy) -> Decisio
         return park(order, Fact(FactKind.CANCELLED, command.cause))
     draft = OrderDraft(order, state.products, command.cause, command.reason)
     if order.paid and not order.refused:
-        draft.cancel_whole()
+        draft.lines.cancel_whole()
     if order.status is OrderStatus.DEDUCTED:
-        back = draft.surplus(order.lines)
+        back = draft.lines.surplus(order.lines)
         draft.restock(back, command.cause)
         draft.status = OrderStatus.RESTOCKED
         return conclude(draft, order_outcome(OutcomeKind.RESTOCKED, draft, command.cause, back))
-    held = draft.held()
+    held = draft.lines.held()
     draft.release(held)
     draft.status, draft.expires_at = OrderStatus.RELEASED, None
     return conclude(draft, order_outcome(OutcomeKind.RELEASED, draft, command.cause, held))
@@ -62,15 +62,15 @@ def _judge_lines(draft: OrderDraft, fact: Fact, lines: Mapping[str, int]) -> Dec
     """
     cause = fact.cause
     draft.mark_seen(identity_of(fact), content_of(fact))
-    if not draft.is_cancellable(lines):
+    if not draft.lines.is_cancellable(lines):
         return conclude(draft, None, refusal=Reason.CANCELLATION_EXCEEDS_ORDER)
-    draft.cancel(lines)
+    draft.lines.cancel(lines)
     if draft.status is OrderStatus.DEDUCTED:
-        back = draft.surplus(lines)
+        back = draft.lines.surplus(lines)
         draft.restock(back, cause)
         return conclude(draft, order_outcome(OutcomeKind.RESTOCKED, draft, cause, back))
     released = lines if draft.status is OrderStatus.RESERVED else {}
     draft.release(released)
-    if not draft.wanted():
+    if not draft.lines.wanted():
         draft.status, draft.expires_at = OrderStatus.RELEASED, None
     return conclude(draft, order_outcome(OutcomeKind.RELEASED, draft, cause, released))

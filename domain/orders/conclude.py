@@ -73,7 +73,7 @@ def not_delivered(draft: OrderDraft, reason: Reason) -> tuple[Shortage, ...]:
     """Return the lines of an order that a payment was meant for and will not be delivered, for `reason`."""
     return tuple(
         Shortage(product_id, quantity, draft.moves.available(product_id), reason)
-        for product_id, quantity in draft.wanted().items()
+        for product_id, quantity in draft.lines.wanted().items()
     )
 
 

@@ -40,7 +40,7 @@ def create_order(state: State, command: CreateOrder, policy: Policy) -> Decision
     cause = command.cause
     draft = OrderDraft(known, state.products, cause)
     draft.user_id, draft.cart_id = command.user_id, command.cart_id
-    draft.request(command.lines)
+    draft.lines.request(command.lines)
     # A pending order is paid only where the payment met a cancellation of the whole order.
     cancelled = known.paid
     resolved: tuple[ResolvedFact, ...] = ()
@@ -48,11 +48,11 @@ def create_order(state: State, command: CreateOrder, policy: Policy) -> Decision
         cancelled_now, resolved = _apply_early_facts(draft)
         cancelled = cancelled or cancelled_now
     cart = None if command.cart_id is None else state.carts.get(command.cart_id)
-    wanted = draft.wanted()
+    wanted = draft.lines.wanted()
     if cancelled or not wanted:
         draft.status = OrderStatus.RELEASED
         if draft.paid:
-            draft.cancel_whole()
+            draft.lines.cancel_whole()
         converted = convert_cart(draft.moves, cart, command)
         outcome = order_outcome(OutcomeKind.RELEASED, draft, cause, {})
         return conclude(draft, outcome, cart=converted, resolved=resolved)
@@ -109,9 +109,9 @@ def _apply_early_facts(draft: OrderDraft) -> tuple[bool, tuple[ResolvedFact, ...
 
 def _cancel_lines_early(draft: OrderDraft, fact: Fact, lines: Mapping[str, int]) -> Reason | None:
     draft.mark_seen(identity_of(fact), content_of(fact))
-    if not draft.is_cancellable(lines):
+    if not draft.lines.is_cancellable(lines):
         return Reason.CANCELLATION_EXCEEDS_ORDER
-    draft.cancel(lines)
+    draft.lines.cancel(lines)
     return None
 
 

@@ -19,7 +19,7 @@ def expire_order(state: State, command: ExpireOrder, _policy: Policy) -> Decisio
         return Decision(Disposition.DUPLICATE)
     cause = Cause("inventory-worker", f"expired:order:{order.order_id}:{due.isoformat()}", due)
     draft = OrderDraft(order, state.products, cause)
-    held = draft.held()
+    held = draft.lines.held()
     draft.release(held)
     draft.status, draft.expires_at = OrderStatus.EXPIRED, None
     return conclude(draft, order_outcome(OutcomeKind.EXPIRED, draft, cause, held))

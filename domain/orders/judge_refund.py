@@ -24,16 +24,16 @@ def judge_refund(draft: OrderDraft, fact: Fact) -> Judgement:
         return Reason.ORDER_REJECTED, None, {}
     if draft.status is OrderStatus.EXPIRED:
         return Reason.RESERVATION_EXPIRED, None, {}
-    if not draft.is_refundable(lines, returned=returned):
+    if not draft.lines.is_refundable(lines, returned=returned):
         return Reason.REFUND_EXCEEDS_DEDUCTED, None, {}
-    draft.refund(lines, restock=fact.restock, returned=returned)
+    draft.lines.refund(lines, restock=fact.restock, returned=returned)
     if fact.restock:
-        back = draft.surplus(lines)
+        back = draft.lines.surplus(lines)
         draft.restock(back, fact.cause)
         return None, OutcomeKind.RESTOCKED if back else None, back
-    excess = draft.excess(lines)
+    excess = draft.lines.excess(lines)
     if any(draft.moves.available(product_id) < quantity for product_id, quantity in excess.items()):
-        draft.refund(lines, restock=False, returned=returned, sign=-1)
+        draft.lines.refund(lines, restock=False, returned=returned, sign=-1)
         return Reason.INSUFFICIENT_STOCK, None, {}
     draft.take_off_again(excess, fact.cause)
     return None, OutcomeKind.DEDUCTED if excess else None, excess

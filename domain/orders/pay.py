@@ -47,7 +47,7 @@ def pay_order(state: State, command: PayOrder, policy: Policy) -> Decision:
     draft = OrderDraft(order, state.products, command.cause)
     receive_payment(draft, fact)
     if order.status is _RESERVED:
-        return conclude(draft, deduct(draft, draft.held()))
+        return conclude(draft, deduct(draft, draft.lines.held()))
     if order.status is OrderStatus.EXPIRED:
         return _pay_late(state, draft, policy)
     if order.status is OrderStatus.REJECTED:
@@ -79,7 +79,7 @@ def _pay_again(state: State, order: Order, fact: Fact) -> Decision:
 def _pay_late(state: State, draft: OrderDraft, policy: Policy) -> Decision:
     if policy.late_payment is LatePaymentPolicy.SHORTFALL:
         return _shortfall(draft, Reason.RESERVATION_EXPIRED)
-    wanted = draft.wanted()
+    wanted = draft.lines.wanted()
     shortages = find_shortages(state, wanted, {})
     if shortages:
         return _shortfall(draft, Reason.RESERVATION_EXPIRED, shortages)
@@ -100,5 +100,5 @@ def _shortfall(
     reported = shortages or not_delivered(draft, reason)
     outcome = order_outcome(OutcomeKind.SHORTFALL, draft, draft.cause, {}, reason, reported)
     if reason is Reason.ORDER_CANCELLED and not draft.refused:
-        draft.cancel_whole()
+        draft.lines.cancel_whole()
     return conclude(draft, outcome, resolved=resolved, refusal=reason, short=missing_units(shortages))
