@@ -6,14 +6,13 @@ deadline, or dead-lettered with its original bytes. Shares no code with the work
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from typing_extensions import override
-
 from dev.chaos.evidence import Evidence, Row, read_event
+from dev.chaos.findings import Finding, Line
 from dev.chaos.generator import Sent
 from dev.oracle.history import check
 from dev.oracle.observations import Observed, Violation
@@ -22,57 +21,8 @@ from dev.records import EVENT_TOPICS_OUT, TOPICS_IN, ConsumedRecord, Position
 
 Identity = tuple[str, str]
 
-# The count of the line that a kind of violation goes to; all other kinds count as unexpected.
-COUNTED_AS: Mapping[str, str] = {
-    "lost": "lost",
-    "double_applied": "double_applied",
-    "oversold": "negative_stock",
-    "ledger": "ledger_errors",
-    "low_stock_missing": "low_stock_missing",
-    "low_stock_repeated": "low_stock_repeated",
-    "expired_though_paid": "expired_though_paid",
-}
 REASONS_FOR_VALID_EVENTS = frozenset({"deadline_expired"})
 ADDED_HEADERS = ("__dlq.", "x-dlq-", "x-original-topic")
-
-
-@dataclass
-class Line:
-    """The counts of one run, in the order in which they are printed."""
-
-    attempted: int = 0
-    acknowledged: int = 0
-    applied: int = 0
-    duplicates_suppressed: int = 0
-    parked: int = 0
-    dead_lettered: int = 0
-    lost: int = 0
-    double_applied: int = 0
-    unexpected: int = 0
-    negative_stock: int = 0
-    ledger_errors: int = 0
-    low_stock_missing: int = 0
-    low_stock_repeated: int = 0
-    expired_though_paid: int = 0
-
-    @override
-    def __str__(self) -> str:
-        return " ".join(f"{name.name}={getattr(self, name.name)}" for name in fields(self))
-
-
-@dataclass
-class Finding:
-    """The counts and the violations behind them."""
-
-    line: Line = field(default_factory=Line)
-    violations: list[Violation] = field(default_factory=list)
-
-    def add(self, violations: Iterable[Violation]) -> None:
-        """Add violations to the list and to the counts."""
-        for violation in violations:
-            self.violations.append(violation)
-            name = COUNTED_AS.get(violation.kind, "unexpected")
-            setattr(self.line, name, getattr(self.line, name) + 1)
 
 
 @dataclass

@@ -11,10 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from dev.chaos.checker import Finding, judge
+from dev.chaos.checker import judge
 from dev.chaos.cluster import CART_TTL_SECONDS, ORDER_TTL_SECONDS, ROOT, Deployment, Servers, open_deployment
 from dev.chaos.evidence import Evidence, read_tables, read_topics
 from dev.chaos.faults import WORKERS
+from dev.chaos.findings import Finding
 from dev.chaos.generator import Generator
 from dev.chaos.nemesis import FaultRecord, Nemesis
 from dev.chaos.progress import ProgressMonitor

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dev.chaos.checker import Finding, judge
+from dev.chaos.checker import judge
 from dev.chaos.evidence import Evidence, read_event
+from dev.chaos.findings import Finding
 from dev.chaos.run import RULES, Result
 from dev.records import ConsumedRecord
 
