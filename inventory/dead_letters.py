@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from inventory.console import printable
 from inventory.errors import OperatorError
 from storage import dead_letter_queries
 from storage.database import Connection
 from storage.dead_letter_queries import Filter
-
-HEX_DIGITS: Final = frozenset("0123456789abcdef-")
 
 
 async def newest(connection: Connection, matching: Filter, limit: int) -> tuple[list[dict[str, Any]], int]:
@@ -27,13 +25,10 @@ async def groups(connection: Connection, matching: Filter, limit: int) -> list[d
 
 
 async def one(connection: Connection, prefix: str) -> dict[str, Any]:
-    """Return the one dead letter whose id begins with `prefix`, with its bytes.
+    """Return the one dead letter whose id begins with `prefix` (lower case), with its bytes.
 
     Raises OperatorError when there is none, or more than one.
     """
-    prefix = prefix.strip().lower()
-    if not prefix or not HEX_DIGITS.issuperset(prefix):
-        raise OperatorError(f"{prefix!r} is not the id of a dead letter: `inventory dlq list` shows them")
     found = await dead_letter_queries.read_by_prefix(connection, prefix, 2)
     if not found:
         raise OperatorError(f"there is no dead letter {prefix}: `inventory dlq list` shows them")

@@ -32,6 +32,15 @@ def checked_id(text: str, argument: str, longest: int | None = None) -> str:
     return text
 
 
+def checked_topic(text: str, argument: str) -> str:
+    """Refuse a topic that the worker does not read: an empty answer would look as if all were well."""
+    from schemas.topics import TOPICS_IN
+
+    if text not in TOPICS_IN:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(TOPICS_IN)}", param_hint=argument)
+    return text
+
+
 def checked_text(text: str | None) -> str | None:
     """Refuse text that is not UTF-8, which a terminal may pass on and PostgreSQL cannot store."""
     if text is None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inventory.commands.arguments import AsJson
+from inventory.commands.arguments import AsJson, checked_text, checked_topic
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -51,7 +51,8 @@ def list_(  # noqa: PLR0913 - one parameter per option
     from storage.dead_letter_queries import Filter
 
     settings = load_settings()
-    matching = Filter(topic, _reason(reason), fingerprint, _since(since))
+    topic = None if topic is None else checked_topic(topic, "--topic")
+    matching = Filter(topic, _reason(reason), checked_text(fingerprint), _since(since))
     if group:
         found = asyncio.run(query(settings, lambda opened: dead_letters.groups(opened, matching, limit)))
         _print_groups(found, as_json=as_json)
@@ -77,7 +78,8 @@ def show(
     from inventory.database import query
     from inventory.settings import load_settings
 
-    dead_letter = asyncio.run(query(load_settings(), lambda opened: dead_letters.one(opened, id_prefix)))
+    beginning = _beginning(id_prefix)
+    dead_letter = asyncio.run(query(load_settings(), lambda opened: dead_letters.one(opened, beginning)))
     if as_json:
         print_json(dead_letter)
         return
@@ -92,6 +94,18 @@ def _reason(text: str | None) -> str | None:
     if text is None or text in DEAD_LETTER_REASONS:
         return text
     raise typer.BadParameter(f"{text!r} is none of {', '.join(DEAD_LETTER_REASONS)}", param_hint="--reason")
+
+
+def _beginning(text: str) -> str:
+    """Refuse what no id begins with; ids are looked up in lower case."""
+    from string import hexdigits
+
+    beginning = text.strip().lower()
+    if beginning and set(beginning) <= {*hexdigits, "-"}:
+        return beginning
+    raise typer.BadParameter(
+        f"{text!r} is not the id of a dead letter: `inventory dlq list` shows them", param_hint="ID"
+    )
 
 
 def _since(text: str | None) -> "datetime | None":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inventory.commands.arguments import AsJson, checked_operator
+from inventory.commands.arguments import AsJson, checked_operator, checked_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,10 +98,10 @@ def discard(
 
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
+    note = f"discarded by {checked_operator(operator)}: {checked_text(reason.strip())}"
     settings = load_settings()
     chosen = _chosen(settings, ids, everything=everything)
     _confirm("Discard", chosen, yes=yes)
-    note = f"discarded by {checked_operator(operator)}: {reason.strip()}"
     count = 0
     if chosen:
         chosen_ids, now = [one.id for one in chosen], datetime.now(UTC)

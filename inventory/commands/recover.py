@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inventory.commands.arguments import AsJson, checked_operator
+from inventory.commands.arguments import AsJson, checked_operator, checked_topic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def skip(
     from inventory.settings import load_settings
     from storage.stream import Position
 
-    position = Position(topic, partition, offset)
+    position = Position(checked_topic(topic, "TOPIC"), partition, offset)
     gap = asyncio.run(_skip(load_settings(), position, checked_operator(operator)))
     print_line(f"skipped offsets {gap.from_offset} to {gap.to_offset - 1} of {topic}, partition {partition}")
 

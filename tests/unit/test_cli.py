@@ -131,6 +131,26 @@ def test_a_reason_that_does_not_exist_is_refused() -> None:
     assert all(reason in " ".join(result.stderr.split()) for reason in DEAD_LETTER_REASONS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("dlq", "show", "x%"), "is not the id of a dead letter"),
+        (("dlq", "show", " "), "is not the id of a dead letter"),
+        (("dlq", "list", "--topic", "order.craeted"), "is none of"),
+        (("outbox", "retry", "x"), "an id is a UUID"),
+        (("outbox", "discard", "--all", "--reason", " "), "say why"),
+        (("outbox", "discard", "--all", "--reason", "\udcff"), "is not valid UTF-8"),
+        (("stream", "skip", "order.craeted", "0", "1"), "is none of"),
+        (("stock", "adjust", "x" * 257, "--add", "1", "--reason", "r"), "characters, at most"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_connecting(arguments: tuple[str, ...], words: str) -> None:
+    """Whoever mistypes an id while the database is away reads of the id."""
+    away = "postgresql://nobody@127.0.0.1:1/nowhere"
+    result = _inventory(*arguments, INVENTORY_DATABASE_URL=away, INVENTORY_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert (2, True) == (result.returncode, words in " ".join(result.stderr.replace("│", " ").split())), result.stderr
+
+
 def test_an_operators_error_is_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The error's own words are printed, line by line."""
     assert _leaves_with(monkeypatch, OperatorError("one\ntwo")) == 2
