@@ -88,19 +88,39 @@ def _now() -> datetime:
 
 
 @asynccontextmanager
+async def open_process(
+    pool: Pool, key: bytes = b"key", cache: Cache | None = None, limits: Limits = LIMITS
+) -> AsyncIterator[ApiShop]:
+    """Open a process of the API on a pool; requests go straight to the application."""
+    app = serve_app(services_for(pool, key, cache, limits), Authenticator(FixedKeys([secret_key(SECRET)]), RULES))
+    # A bug is to be seen as the 500 that a client would get.
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        yield ApiShop(pool, client=client)
+
+
+@asynccontextmanager
 async def open_api_shop(
     url: str, cache: Cache | None = None, size: int = 5, limits: Limits = LIMITS
 ) -> AsyncIterator[ApiShop]:
-    """Open a shop and its API on a migrated database; requests go straight to the application."""
+    """Open a shop and its API on a migrated database."""
     pool = await open_pool(url, size)
     try:
         async with pool.acquire() as connection:
             key = await read_cursor_key(connection)
-        services = services_for(pool, key, cache, limits)
-        app = serve_app(services, Authenticator(FixedKeys([secret_key(SECRET)]), RULES))
-        # A bug is to be seen as the 500 that a client would get.
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-            yield ApiShop(pool, client=client)
+        async with open_process(pool, key, cache, limits) as opened:
+            yield opened
     finally:
         await pool.close()
+
+
+def items(**lines: int) -> list[dict[str, Any]]:
+    """Return lines as a request carries them."""
+    return [{"product_id": product_id, "quantity": quantity} for product_id, quantity in lines.items()]
+
+
+def kind(answer: httpx.Response) -> tuple[int, str]:
+    """Return a problem's status and name."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    assert answer.json()["status"] == answer.status_code
+    return answer.status_code, answer.json()["type"].rpartition(":")[2]

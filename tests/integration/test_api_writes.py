@@ -1,19 +1,20 @@
-"""Writing over HTTP: carts, orders, deductions and corrections, on the engine that events go through."""
+"""Writing over HTTP: carts, orders and deductions, on the engine that events go through."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 
 from api.auth import Role
+from domain import stock
 from domain.commands import UpdateCart
 from domain.model import Cause
 from engine.execute import execute
 from engine.tasks import command_task
-from tests.integration.api_shop import ApiShop, open_api_shop, token
+from storage.database import open_pool
+from tests.integration.api_shop import ApiShop, items, kind, open_api_shop, open_process, token
 from tests.integration.shop import cart, created, paid, problems, product
 
 ANN, BOB = token("ann"), token("bob")
@@ -28,18 +29,6 @@ async def shop(database_url: str) -> AsyncIterator[ApiShop]:
         await opened.apply(product("mug", 10))
         yield opened
         assert await problems(opened.pool) == []
-
-
-def items(**lines: int) -> list[dict[str, Any]]:
-    """Return lines as a request carries them."""
-    return [{"product_id": product_id, "quantity": quantity} for product_id, quantity in lines.items()]
-
-
-def kind(answer: httpx.Response) -> tuple[int, str]:
-    """Return a problem's status and name."""
-    assert answer.headers["content-type"] == "application/problem+json", answer.text
-    assert answer.json()["status"] == answer.status_code
-    return answer.status_code, answer.json()["type"].rpartition(":")[2]
 
 
 # --- carts --------------------------------------------------------------------------------------
@@ -226,93 +215,6 @@ async def test_a_service_acts_for_a_user(shop: ApiShop) -> None:
     assert kind(await shop.call("POST", "/reserve/order", SERVICE, crossed)) == (404, "unknown_cart")
 
 
-# --- corrections --------------------------------------------------------------------------------
-
-
-async def test_stock_is_added_subtracted_and_set(shop: ApiShop) -> None:
-    """The ledger says who and why; the ETag is the new version, which the next SET must name."""
-    body = {"operation": "ADD", "quantity": 5, "reason": "delivery"}
-    assert kind(await shop.call("PUT", "/mug/adjust", None, body)) == (400, "idempotency_key_missing")
-    added = await shop.call("PUT", "/mug/adjust", None, body, KEY)
-    assert (added.status_code, added.json()["on_hand"], added.headers["etag"]) == (200, 15, '"2"')
-    setting = {"operation": "SET", "quantity": 7, "reason": "count"}
-    assert kind(await shop.call("PUT", "/mug/adjust", None, setting)) == (428, "precondition_required")
-    for stale in ('"1"', 'W/"2"', '"x"', "2"):
-        answer = await shop.call("PUT", "/mug/adjust", None, setting, {"If-Match": stale})
-        assert kind(answer) == (412, "stale_version"), stale
-    assert (await shop.call("PUT", "/mug/adjust", None, setting, {"If-Match": '"2"'})).json()["on_hand"] == 7
-    assert (await shop.call("PUT", "/mug/adjust", None, setting, {"If-Match": "*"})).json()["on_hand"] == 7
-    less = {"operation": "SUBTRACT", "quantity": 8, "reason": "broken"}
-    refused = await shop.call("PUT", "/mug/adjust", None, less, {"Idempotency-Key": "k2"})
-    assert kind(refused) == (409, "below_reserved")
-    rows = await shop.rows("SELECT type, quantity, operator, reason FROM inventory_transactions ORDER BY sequence")
-    assert rows[1:] == [("ADJUST", 5, "root", "delivery"), ("ADJUST", 8, "root", "count")]
-
-
-async def test_a_product_is_created_by_add_and_set(shop: ApiShop) -> None:
-    """201 with the default threshold; SUBTRACT and a named version find nothing."""
-    new = {"operation": "ADD", "quantity": 5, "reason": "new"}
-    created_ = await shop.call("PUT", "/tea/adjust", None, new, KEY)
-    assert (created_.status_code, created_.json()["on_hand"], created_.json()["stock_status"]) == (201, 5, "low")
-    zero = {"operation": "SET", "quantity": 0, "reason": "new"}
-    assert (await shop.call("PUT", "/nut/adjust", None, zero, {"If-Match": "*"})).status_code == 201
-    assert kind(await shop.call("PUT", "/oil/adjust", None, zero, {"If-Match": '"1"'})) == (412, "stale_version")
-    less = {"operation": "SUBTRACT", "quantity": 1, "reason": "x"}
-    assert kind(await shop.call("PUT", "/oil/adjust", None, less, {"Idempotency-Key": "k2"})) == (
-        404,
-        "unknown_product",
-    )
-
-
-async def test_a_threshold_judges_the_status_at_once(shop: ApiShop) -> None:
-    """The edge is published with the same commit."""
-    answer = await shop.call("PUT", "/mug/threshold", None, {"low_stock_threshold": 10})
-    assert (answer.status_code, answer.json()["stock_status"]) == (200, "low")
-    assert ("inventory.low_stock", "mug") in [
-        (row[0], row[1]) for row in await shop.rows("SELECT type, aggregateid FROM outbox")
-    ]
-    assert kind(await shop.call("PUT", "/tea/threshold", None, {"low_stock_threshold": 1})) == (404, "unknown_product")
-
-
-async def test_a_batch_of_corrections_is_all_or_each(shop: ApiShop) -> None:
-    """In order, each on what the one before left; `all` changes nothing where one is refused."""
-    lines = [
-        {"product_id": "mug", "operation": "SUBTRACT", "quantity": 10, "reason": "r"},
-        {"product_id": "mug", "operation": "SUBTRACT", "quantity": 1, "reason": "r"},
-        {"product_id": "tea", "operation": "ADD", "quantity": 4, "reason": "r"},
-    ]
-    refused = await shop.call("POST", "/batch/adjust", None, {"mode": "all", "adjustments": lines}, KEY)
-    assert kind(refused) == (409, "adjustment_refused")
-    assert [result["reason"] for result in refused.json()["results"]] == [
-        "adjustment_refused",
-        "below_reserved",
-        "adjustment_refused",
-    ]
-    assert await shop.stock("mug") == (10, 0)
-    each = await shop.call(
-        "POST", "/batch/adjust", None, {"mode": "each", "adjustments": lines}, {"Idempotency-Key": "k2"}
-    )
-    assert [result["status"] for result in each.json()["results"]] == ["applied", "refused", "applied"]
-    assert [await shop.stock("mug"), await shop.stock("tea")] == [(0, 0), (4, 0)]
-
-
-async def test_each_edge_in_a_batch_is_published_once(shop: ApiShop) -> None:
-    """Out, back, out again within one request: four events with four ids."""
-    lines = [
-        {"product_id": "mug", "operation": operation, "quantity": 10, "reason": "r"}
-        for operation in ("SUBTRACT", "ADD", "SUBTRACT")
-    ]
-    await shop.call("POST", "/batch/adjust", None, {"mode": "all", "adjustments": lines}, KEY)
-    rows = await shop.rows("SELECT type, id FROM outbox WHERE aggregatetype <> 'inventory.reservations'")
-    assert len({row[1] for row in rows}) == len(rows)
-    assert [row[0] for row in rows] == [
-        "inventory.low_stock",
-        "inventory.stock_recovered",
-        "inventory.back_in_stock",
-        "inventory.low_stock",
-    ]
-
-
 # --- idempotency --------------------------------------------------------------------------------
 
 
@@ -351,7 +253,7 @@ async def test_a_repeat_while_the_first_is_under_way_is_given_its_answer(shop: A
     add = {"operation": "ADD", "quantity": 5, "reason": "delivery"}
     url = await shop.pool.fetchval("SELECT current_database()")
     assert url
-    async with _second_process(shop) as other:
+    async with open_process(shop.pool) as other:
         answers = await asyncio.gather(
             *((shop if number % 2 else other).call("PUT", "/mug/adjust", None, add, KEY) for number in range(20))
         )
@@ -376,8 +278,6 @@ async def test_answers_are_kept_as_long_as_their_identity(shop: ApiShop) -> None
 
 async def test_a_bug_in_one_request_fails_it_alone(shop: ApiShop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the culprit of a batch gets 500; its neighbours are applied once each."""
-    from domain import stock  # noqa: PLC0415 - broken here on purpose
-
     right = stock.adjust_stock
 
     def broken(state: Any, command: Any, policy: Any) -> Any:
@@ -432,33 +332,12 @@ async def test_a_full_queue_says_come_back(shop: ApiShop, monkeypatch: pytest.Mo
 
 async def test_a_database_that_is_gone_is_a_503_and_nothing_is_half_done(shop: ApiShop, database_url: str) -> None:
     """Retry-After at once, for reads and writes alike; the same key later is applied once."""
-    from storage.database import open_pool  # noqa: PLC0415 - this test's own
-
     assert database_url
     gone = await open_pool("postgresql://nobody@127.0.0.1:1/nowhere", 2)
-    async with _second_process(shop, gone) as away:
+    async with open_process(gone) as away:
         add = {"operation": "ADD", "quantity": 5, "reason": "delivery"}
         for method, path, body, headers in (("GET", "/mug", None, {}), ("PUT", "/mug/adjust", add, KEY)):
             answer = await away.call(method, path, None, body, headers)
             assert (kind(answer), answer.headers["retry-after"]) == ((503, "database_unavailable"), "1")
     await gone.close()
     assert (await shop.call("PUT", "/mug/adjust", None, add, KEY)).json()["on_hand"] == 15
-
-
-def _second_process(shop: ApiShop, pool: Any = None) -> Any:
-    from contextlib import asynccontextmanager  # noqa: PLC0415 - only here
-
-    from api.app import serve_app  # noqa: PLC0415 - only here
-    from api.auth import Authenticator  # noqa: PLC0415 - only here
-    from api.keys import FixedKeys, secret_key  # noqa: PLC0415 - only here
-    from tests.integration.api_shop import RULES, SECRET, services_for  # noqa: PLC0415 - only here
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[ApiShop]:
-        services = services_for(pool or shop.pool, b"key")
-        app = serve_app(services, Authenticator(FixedKeys([secret_key(SECRET)]), RULES))
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-            yield ApiShop(pool or shop.pool, client=client)
-
-    return opened()

@@ -1,8 +1,7 @@
-"""The one transaction on a real database: what is received, parked and dead-lettered, and at what cost."""
+"""The one transaction on a real database: what is received, parked and dead-lettered, and what errors do."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,14 +11,12 @@ import pytest
 from domain.commands import AdjustStock, ExpireOrder
 from domain.model import Cause, Operation
 from engine import execute as execute_module
-from engine import working_set
 from engine.execute import execute
 from engine.tasks import ExpiryTask, command_task
-from storage import dead_letters, load, outbox, retention, save
-from storage.database import Connection, Pool
+from storage import load, save
+from storage.database import Connection
 from storage.errors import ContentionPersistsError, is_unavailable
 from storage.save import PartitionProgress
-from tests.integration.counting import counted
 from tests.integration.shop import (
     POLICY,
     T0,
@@ -30,7 +27,6 @@ from tests.integration.shop import (
     created,
     event,
     items,
-    open_shop,
     paid,
     picture,
     problems,
@@ -164,98 +160,6 @@ async def test_an_overdue_fact_becomes_a_dead_letter_and_its_replay_works(shop: 
     assert (7, 0) == await shop.stock("p")
 
 
-async def test_a_due_order_gives_way_to_who_wants_its_stock(shop: Shop) -> None:
-    """A command that would be refused for lack of stock gets that of a due hold, in the same transaction."""
-    await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
-    await shop.read_up_to(T0 - timedelta(minutes=40))
-    assert ["applied"] == await shop.apply(created("new", {"p": 5}))
-    assert ("expired", "reserved") == (await shop.status("old"), await shop.status("new"))
-    outgoing = [(type_.removeprefix(RESERVATION), key) for type_, key in await shop.outgoing() if key in {"old", "new"}]
-    assert [("reserved", "old"), ("expired", "old"), ("reserved", "new")] == outgoing
-
-
-async def test_any_number_of_due_holds_expires_for_an_order(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shortage that only the last of more due holds than are loaded at first covers is covered."""
-    monkeypatch.setattr(working_set, "DUE_HOLDS_LOADED", (100, 150, None))
-    numbers = range(100)
-    await shop.apply(product("p", 200))
-    await shop.apply(*(created(f"o{number}", {"p": 1}, minutes=-60) for number in numbers))
-    await shop.apply(*(cart(f"c{number}", {"p": 1}, minutes=-60) for number in numbers))
-    await shop.read_up_to(T0)
-    result = await shop.run([task(created("new", {"p": 199}))])
-    assert (["applied"], 199) == ([result.verdicts[0].disposition], result.expired)
-    assert (200, 200) == await shop.stock("p")
-    assert [("c99",)] == await shop.rows("SELECT cart_id FROM carts WHERE status = 'active'")
-
-
-async def test_a_due_cart_gives_way_too(shop: Shop) -> None:
-    """A cart's hold that is due expires first as well."""
-    await shop.apply(product("p", 5), cart("old", {"p": 5}, minutes=-60))
-    await shop.read_up_to(T0 - timedelta(minutes=29))
-    assert ["applied"] == await shop.apply(created("new", {"p": 5}))
-    assert [("expired",)] == await shop.rows("SELECT status FROM carts WHERE cart_id = 'old'")
-    assert (5, 5) == await shop.stock("p")
-
-
-async def test_a_hold_that_is_not_due_by_the_streams_clock_stands(shop: Shop) -> None:
-    """Whatever the wall clock says, a hold stands until the low watermark has passed its deadline."""
-    await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
-    await shop.read_up_to(T0 - timedelta(minutes=46))
-    assert ["refused"] == await shop.apply(created("new", {"p": 5}), now=T0 + timedelta(days=1))
-    assert ("reserved", "rejected") == (await shop.status("old"), await shop.status("new"))
-
-
-async def test_a_payment_in_the_same_batch_wins_over_expiry(shop: Shop) -> None:
-    """A due hold that is paid earlier in the batch does not expire in favour of a later order."""
-    await shop.apply(product("p", 5), created("old", {"p": 5}, minutes=-60))
-    await shop.read_up_to(T0)
-    assert ["applied", "refused"] == await shop.apply(paid("old"), created("new", {"p": 5}))
-    assert ("deducted", "rejected") == (await shop.status("old"), await shop.status("new"))
-
-
-async def test_a_hold_made_and_due_in_the_same_batch_gives_way(shop: Shop) -> None:
-    """A late order whose hold is due from the start gives way in its own batch as it would in a later one."""
-    await shop.apply(product("p", 5))
-    await shop.read_up_to(T0)
-    await shop.apply(created("old", {"p": 5}, minutes=-60), created("new", {"p": 5}))
-    assert ("expired", "reserved") == (await shop.status("old"), await shop.status("new"))
-
-
-async def test_a_hold_that_took_an_expired_ones_place_gives_way_in_its_turn(shop: Shop) -> None:
-    """The second shortage of a product in one batch is handled as in a batch of its own."""
-    await shop.apply(product("p", 3))
-    await shop.read_up_to(T0)
-    events = [created("old", {"p": 1}, -60), created("new", {"p": 3}, -60), paid("old", -30)]
-    assert ["applied"] * 3 == await shop.apply(*events)
-    assert ("deducted", "expired") == (await shop.status("old"), await shop.status("new"))
-    assert (2, 0) == await shop.stock("p")
-
-
-async def test_a_hold_seen_for_one_product_gives_way_on_the_next(shop: Shop) -> None:
-    """A product that runs short only because a hold on another product gave way is looked up as well."""
-    await shop.apply(product("p", 3), product("q", 3))
-    await shop.read_up_to(T0)
-    due = [created("on-p", {"p": 1}, -60), created("on-q", {"q": 1}, -60)]
-    await shop.apply(*due, created("large", {"p": 3, "q": 2}, 1), cart("c", {"q": 1}, minutes=2))
-    assert ("expired", "expired", "reserved") == tuple([await shop.status(name) for name in ("on-p", "on-q", "large")])
-    assert ((3, 3), (3, 3)) == (await shop.stock("p"), await shop.stock("q"))
-
-
-async def test_expiries_that_go_on_uncovering_shortages_come_to_an_end(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A batch in which each dropped hold makes the next order short is applied in halves rather than dead-lettered."""
-    monkeypatch.setattr(execute_module, "MAX_RESTARTS", 2)
-    await shop.apply(product("a", 1), product("b", 1))
-    await shop.apply(created("due-a", {"a": 1}, minutes=-60))
-    await shop.apply(product("c", 1), created("due-b", {"c": 1}, minutes=-60))
-    await shop.apply(adjusted("b", "SET", 2), cart("due-cart", {"b": 1}, minutes=-60))
-    await shop.read_up_to(T0)
-    outcomes = await shop.apply(created("first", {"a": 1, "b": 1}), created("second", {"b": 1}))
-    assert ["applied", "applied"] == outcomes
-    assert [("expired",)] == await shop.rows("SELECT status FROM carts")
-
-
 async def test_skip_locked_leaves_out_what_others_work_on(shop: Shop) -> None:
     """A sweep does not wait for an order that another transaction has locked, and expires the others."""
     await shop.apply(product("p", 5), product("q", 5))
@@ -358,57 +262,6 @@ async def test_a_watermark_never_passes_the_databases_clock(shop: Shop) -> None:
     assert [(read, True)] == await shop.rows(until)
 
 
-@pytest.mark.parametrize("names", [["o"], ["o", "bad"]], ids=["applied whole", "applied in halves"])
-async def test_a_partition_that_a_batch_registers_counts_as_unread(shop: Shop, names: list[str]) -> None:
-    """The first batch of a stream expires nothing: it brings the first rows, and payments may wait behind it."""
-    await shop.rows("DELETE FROM stream_progress RETURNING 1")
-    await shop.pool.execute("ALTER TABLE orders ADD CONSTRAINT ck_test CHECK (order_id <> 'bad')")
-    batch = [product("p", 1), created("due", {"p": 1}, -60), *(created(name, {"p": 1}) for name in names)]
-    progress = [PartitionProgress("order.created", 0, 1, T0)]
-    await execute(shop.pool, [task(one) for one in batch], POLICY, T0, progress=progress)
-    assert ["reserved", "rejected"] == [await shop.status("due"), await shop.status("o")]
-    await shop.apply(created("later", {"p": 1}))
-    assert ["expired", "reserved"] == [await shop.status("due"), await shop.status("later")]
-
-
-async def test_the_number_of_statements_does_not_depend_on_the_batch(database_url: str) -> None:
-    """A batch of 3 and a batch of 300 of each kind of event take the same number of round trips."""
-    counts = []
-    async with open_shop(database_url) as shop:
-        for run, size in enumerate((3, 300)):
-            names = [f"{run}-{number:04}" for number in range(size)]
-            await shop.apply(*(product(f"p{name}", 5) for name in names))
-            await shop.apply(*(created(f"known{name}", {f"p{name}": 1}) for name in names))
-            mixed = [
-                *(product(f"new{name}", 5) for name in names),
-                *(cart(f"c{name}", {f"p{name}": 1}) for name in names),
-                *(created(f"o{name}", {f"p{name}": 1}, minutes=1, cart_id=f"c{name}") for name in names),
-                *(paid(f"known{name}") for name in names),
-                *(paid(f"early{name}") for name in names),
-                *(adjusted(f"p{name}", "ADD", 1, f"add{name}") for name in names),
-            ]
-            async with counted(shop.pool) as statements:
-                await shop.run([task(one) for one in mixed])
-            counts.append(len(statements))
-    assert counts[0] == counts[1]
-    assert counts[0] < 25
-
-
-@pytest.mark.parametrize("rows", [0, 100_000])
-async def test_every_hot_statement_is_an_index_look_up(database_url: str, rows: int) -> None:
-    """With and without rows and statistics, what the worker runs all the time reads no table whole."""
-    async with open_shop(database_url) as shop:
-        statements = await _hot_statements(shop)
-        if rows:
-            await _fill(shop.pool, rows)
-            await shop.pool.execute("ANALYZE")
-        assert len(statements) > 12
-        for statement, arguments in statements:
-            plan = await _plan(shop.pool, statement, arguments)
-            # The table of partitions is as small as it is, and read whole on purpose.
-            assert "Seq Scan" not in plan.replace("Seq Scan on stream_progress", ""), (statement, plan)
-
-
 async def test_the_ledger_takes_entries_and_nothing_else(shop: Shop) -> None:
     """Entries of the ledger can be neither changed nor removed, not even by TRUNCATE."""
     await shop.apply(product("p", 10))
@@ -443,9 +296,6 @@ async def test_a_line_named_twice_is_summed(shop: Shop) -> None:
     assert (10, 5) == await shop.stock("p")
 
 
-# --- small tools --------------------------------------------------------------------------------
-
-
 def _failing(function: Callable[..., Awaitable[Any]], failures: list[Any]) -> Callable[..., Awaitable[Any]]:
     """Return the function behind failures that are used up one a call."""
 
@@ -471,82 +321,3 @@ async def _error_when(shop: Shop, place: str, act: Callable[[Connection], Awaita
         with pytest.raises(Exception) as caught:  # noqa: PT011 - which it is, is what the caller asks
             await shop.apply(created(f"o-{place}", {f"for-{place}": 2}))
     return caught.value
-
-
-async def _hot_statements(shop: Shop) -> list[tuple[str, tuple[Any, ...]]]:
-    """Run everything once and return each prepared statement that touched a table, with its arguments."""
-    seen: dict[str, tuple[Any, ...]] = {}
-
-    def note(entry: Any) -> None:
-        if entry.query.lstrip().upper().startswith(("SELECT", "UPDATE", "INSERT", "DELETE", "(SELECT")):
-            seen[entry.query] = tuple(entry.args or ())
-
-    async with shop.pool.acquire() as connection:
-        connection._con.add_query_logger(note)  # noqa: SLF001 - the logger must outlive this use of the connection
-        single = _OneConnection(connection)
-        now = T0
-
-        async def apply(*events: Any) -> None:
-            await execute(single, [task(one) for one in events], POLICY, now)
-
-        await apply(product("p", 5), product("q", 5), paid("early"), paid("late"))
-        await apply(created("o", {"p": 5}, minutes=-60), cart("c", {"q": 5}, minutes=-60), created("early", {"q": 1}))
-        await shop.read_up_to(T0 + timedelta(days=2))
-        await apply(created("wants", {"p": 1}), cart("c2", {"q": 4}), cart("c", {"q": 1}, minutes=5), paid("wants"))
-        await apply(created("o2", {"p": 1}, minutes=-60), adjusted("p", "ADD", 1))
-        await apply(adjusted("p", "ADD", 2))
-        await execute(single, [], POLICY, now, progress=[PartitionProgress("order.created", 0, 1, T0)])
-        await Sweeper(single, POLICY, 1, lambda: T0, lambda _report: None).run_once()
-        await dead_letters.pending_dead_letters(connection, 100, 1000)
-        await dead_letters.mark_published(connection, [1], now)
-        await outbox.pending(connection, [1, 2, 3], 0, 100, published=[1], now=now)
-        await outbox.pending(connection, [1], 0, 100, now=now, without_topics=["t"], without_keys=[("t", "k")])
-        await outbox.first_pending(connection, [1, 2, 3], 0, "t", ["k"])
-        await outbox.mark_unpublishable(connection, 1, "too large")
-        await outbox.mark_published(connection, [1], now)
-        await outbox.backlog(connection)
-        await retention.prune_inbox(connection, T0 - timedelta(days=9000), 10)
-        await retention.prune_outbox(connection, T0 - timedelta(days=9000), 10, 0)
-    return [(query, args) for query, args in seen.items() if "pg_advisory" not in query and "set_config" not in query]
-
-
-class _OneConnection:
-    """A pool of one connection, so that one logger sees everything."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[Connection]:
-        yield self._connection
-
-
-async def _plan(pool: Pool, statement: str, arguments: tuple[Any, ...]) -> str:
-    """Return the generic plan of a statement, as a connection of the worker's would keep it."""
-    async with pool.acquire() as connection:
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
-        await connection.execute(f"PREPARE kept AS {statement}")
-        values = f"({', '.join('NULL' for _ in arguments)})" if arguments else ""
-        rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE kept{values}")
-        await connection.execute("DEALLOCATE kept")
-    return "\n".join(row[0] for row in rows)
-
-
-async def _fill(pool: Pool, rows: int) -> None:
-    """Put rows into every large table."""
-    for table, columns, values in (
-        (
-            "inventory",
-            "product_id, on_hand, reserved, low_stock_threshold, stock_status, alert_status, version, last_sequence",
-            "'x' || n, 5, 0, 0, 'ok', 'ok', 1, 0",
-        ),
-        ("orders", "order_id, status, lines, paid, refused, version", "'x' || n, 'deducted', '{}', true, false, 1"),
-        ("carts", "cart_id, status, held, version", "'x' || n, 'converted', '{}', 1"),
-        ("inbox", "event_id, source, digest, outcome", "'x' || n, 's', '', 'applied'"),
-        (
-            "outbox",
-            "id, aggregatetype, aggregateid, type, payload, occurred_at, shard, published_at",
-            "gen_random_uuid(), 't', 'k', 't', '{}', now(), n % 16, now()",
-        ),
-    ):
-        await pool.execute(f"INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(1, $1) n", rows)  # noqa: S608 - constants

@@ -4,106 +4,18 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import TypeAlias
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import Fetcher, FetchError, FetchResult
-from aiokafka.errors import OffsetOutOfRangeError, TopicAuthorizationFailedError, UnsupportedCodecError
-from aiokafka.structs import ConsumerRecord
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.errors import TopicAuthorizationFailedError
 
+from tests.unit.fetches import ORDERS, PAYMENTS, Broker, Record, State, records_at
 from workers.consuming import client as client_module
 from workers.consuming.batches import merge_by_timestamp
 from workers.consuming.client import RECORDS_PER_TURN, RecordClient, Records
-
-ORDERS = TopicPartition("order.created", 0)
-PAYMENTS = TopicPartition("payment.succeeded", 0)
-Record: TypeAlias = "ConsumerRecord[bytes, bytes]"
-
-
-@dataclass
-class State:
-    """The position of a partition, and where the broker has said that it ends."""
-
-    position: int = 0
-    lso: int = 0
-    highwater: int = 0
-    paused: bool = False
-    timestamp: int | None = None
-    has_valid_position: bool = True
-
-    def consumed_to(self, position: int) -> None:
-        """Move the position."""
-        self.position = position
-
-
-class Batch:
-    """What aiokafka makes of a fetch response: records are decoded as they are taken, and may prove unreadable."""
-
-    def __init__(self, records: Iterable[Record], *, then_fails: bool = False) -> None:
-        self._records = self._read(list(records), then_fails)
-        self.next_fetch_offset = 0
-
-    def _read(self, records: list[Record], then_fails: bool) -> Iterator[Record]:  # noqa: FBT001 - as given
-        for record in records:
-            self.next_fetch_offset = record.offset + 1
-            yield record
-        if then_fails:
-            raise UnsupportedCodecError("zstd")
-
-    def __iter__(self) -> Iterator[Record]:
-        return self._records
-
-    def __next__(self) -> Record:
-        return next(self._records)
-
-
-@dataclass
-class Broker:
-    """The assigned partitions, and the fetch responses received for them."""
-
-    states: dict[TopicPartition, State] = field(default_factory=lambda: {ORDERS: State(), PAYMENTS: State()})
-    fetched: OrderedDict[TopicPartition, FetchResult | FetchError] = field(default_factory=OrderedDict)
-    calls: list[str] = field(default_factory=list)
-    waiting: set["asyncio.Future[None]"] = field(default_factory=set)
-
-    def answer(self, place: TopicPartition, *records: Record, end: int | None = None, then_fails: bool = False) -> None:
-        """Receive records; `end` is where the partition ends, by default after them."""
-        state = self.states[place]
-        state.lso = records[-1].offset + 1 if end is None else end
-        state.timestamp = round(time.time() * 1000)
-        batch = Batch(records, then_fails=then_fails)
-        batch.next_fetch_offset = state.position
-        assignment = SimpleNamespace(active=True, state_value=self.states.get)
-        self.fetched[place] = FetchResult(place, assignment=assignment, partition_records=batch, backoff=0)
-
-    def refuse(self, place: TopicPartition) -> None:
-        """Receive an error."""
-        self.fetched[place] = FetchError(error=TopicAuthorizationFailedError(place.topic), backoff=0)
-
-    def lose(self, place: TopicPartition, offset: int) -> None:
-        """Receive the answer that there is no such offset."""
-        self.fetched[place] = FetchError(error=OffsetOutOfRangeError({place: offset}), backoff=0)
-
-    async def out_of_range(self, client: RecordClient, positions: Mapping[TopicPartition, int]) -> None:
-        """Go on a hundred offsets further."""
-        self.calls.append(f"out of range: {sorted(positions.values())}")
-        for place, offset in positions.items():
-            client.seek(place, offset + 100)
-            self.answer(place, *_records(place, offset + 100))
-
-    async def batch_done(self) -> None:
-        """Record that the client waited for the end of a batch, and how many partitions were paused meanwhile."""
-        self.calls.append(f"batch done, {self.paused} paused")
-
-    @property
-    def paused(self) -> int:
-        """How many partitions are not fetched."""
-        return sum(state.paused for state in self.states.values())
 
 
 @pytest.fixture
@@ -147,18 +59,18 @@ async def test_nothing_is_fetched_while_a_batch_of_a_steady_stream_is_applied(
     broker: Broker, client: RecordClient
 ) -> None:
     """After a batch that emptied the topics, the next fetch waits until the batch is applied."""
-    broker.answer(ORDERS, *_records(ORDERS, 0, 1))
+    broker.answer(ORDERS, *records_at(ORDERS, 0, 1))
     assert {ORDERS: [0, 1]} == _offsets(await _take(client))
     assert (2, None) == (broker.paused, client.poll_age())
-    asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *_records(ORDERS, 2))
+    asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *records_at(ORDERS, 2))
     assert {ORDERS: [2]} == _offsets(await _take(client))
     assert ["batch done, 2 paused"] == broker.calls
 
 
 async def test_a_backlog_is_fetched_ahead(broker: Broker, client: RecordClient) -> None:
     """Where one partition has more, the next batch is fetched while this one is applied."""
-    broker.answer(ORDERS, *_records(ORDERS, 0), end=9)
-    broker.answer(PAYMENTS, *_records(PAYMENTS, 0))
+    broker.answer(ORDERS, *records_at(ORDERS, 0), end=9)
+    broker.answer(PAYMENTS, *records_at(PAYMENTS, 0))
     await _take(client)
     assert (0, []) == (broker.paused, broker.calls)
     assert client.poll_age() is not None
@@ -166,7 +78,7 @@ async def test_a_backlog_is_fetched_ahead(broker: Broker, client: RecordClient) 
 
 async def test_control_records_and_open_transactions_are_no_backlog(broker: Broker, client: RecordClient) -> None:
     """Records of an open transaction cannot be read yet, and a commit marker is no record."""
-    broker.answer(ORDERS, *_records(ORDERS, 0))
+    broker.answer(ORDERS, *records_at(ORDERS, 0))
     broker.states[ORDERS].highwater = 9
     await _take(client)
     assert 2 == broker.paused
@@ -177,25 +89,25 @@ async def test_it_never_returns_without_records(broker: Broker, client: RecordCl
     taking = asyncio.create_task(client.getmany(timeout_ms=1, max_records=10))
     await asyncio.sleep(0.05)
     assert not taking.done()
-    broker.answer(ORDERS, *_records(ORDERS, 0))
+    broker.answer(ORDERS, *records_at(ORDERS, 0))
     assert [ORDERS] == list(await taking)
 
 
 async def test_revoked_partitions_are_left_alone(broker: Broker, client: RecordClient) -> None:
     """Kafka's client raises for a partition that is not assigned, and that would end the consumer."""
-    broker.answer(ORDERS, *_records(ORDERS, 0))
+    broker.answer(ORDERS, *records_at(ORDERS, 0))
     await _take(client)
     del broker.states[PAYMENTS]
-    asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *_records(ORDERS, 1))
+    asyncio.get_running_loop().call_later(0.02, broker.answer, ORDERS, *records_at(ORDERS, 1))
     assert {ORDERS: [1]} == _offsets(await _take(client))
 
 
 async def test_once_suspended_it_stays_suspended(broker: Broker, client: RecordClient) -> None:
     """The end of the batch in flight resumes nothing."""
-    broker.answer(ORDERS, *_records(ORDERS, 0))
+    broker.answer(ORDERS, *records_at(ORDERS, 0))
     await _take(client)
     client.suspend()
-    broker.answer(ORDERS, *_records(ORDERS, 1))
+    broker.answer(ORDERS, *records_at(ORDERS, 1))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.getmany(timeout_ms=1, max_records=10), 0.05)
     assert 2 == broker.paused
@@ -216,7 +128,7 @@ async def test_a_batch_is_put_back_to_its_first_records(client: RecordClient, mo
     sought: list[tuple[TopicPartition, int]] = []
     monkeypatch.setattr(client, "seek", lambda partition, offset: sought.append((partition, offset)))
     refunds = TopicPartition("payment.refunded", 0)
-    batch = [*_records(ORDERS, 3), *_records(PAYMENTS, 7, 8), *_records(refunds, 1), *_records(ORDERS, 4, 5)]
+    batch = [*records_at(ORDERS, 3), *records_at(PAYMENTS, 7, 8), *records_at(refunds, 1), *records_at(ORDERS, 4, 5)]
     client.put_back(batch)
     assert [(ORDERS, 3), (PAYMENTS, 7)] == sought
 
@@ -234,8 +146,8 @@ async def test_a_fetch_ages_while_it_is_unanswered(broker: Broker, client: Recor
 
 async def test_a_backlog_is_read_by_the_time_of_its_records(broker: Broker, client: RecordClient) -> None:
     """After an outage payments are not read long before their orders, in whatever order the responses arrive."""
-    broker.answer(PAYMENTS, *_records(PAYMENTS, *range(300), at=range(300)), end=1000)
-    broker.answer(ORDERS, *_records(ORDERS, *range(300), at=range(300)), end=1000)
+    broker.answer(PAYMENTS, *records_at(PAYMENTS, *range(300), at=range(300)), end=1000)
+    broker.answer(ORDERS, *records_at(ORDERS, *range(300), at=range(300)), end=1000)
     taken = {ORDERS: 0, PAYMENTS: 0}
     for _ in range(4):
         found = _offsets(await _take(client, 100))
@@ -254,7 +166,7 @@ async def test_a_batch_is_bounded_by_its_decoded_bytes(
     monkeypatch.setattr(client_module, "MAX_BATCH_BYTES", 20_000)
     large = b"0" * 1000
     content = {"value": large} if part == "value" else {"headers": (("padding", large),)}
-    records = [dataclasses.replace(record, **content) for record in _records(ORDERS, *range(100))]
+    records = [dataclasses.replace(record, **content) for record in records_at(ORDERS, *range(100))]
     broker.answer(ORDERS, *records)
     sizes = [len((await _take(client))[ORDERS]) for _ in range(4)]
     assert [2 * RECORDS_PER_TURN] * 3 + [100 - 6 * RECORDS_PER_TURN] == sizes
@@ -263,8 +175,8 @@ async def test_a_batch_is_bounded_by_its_decoded_bytes(
 async def test_a_producer_whose_clock_is_ahead_does_not_come_last(broker: Broker, client: RecordClient) -> None:
     """Its records count as if they were written now."""
     tomorrow, now = int(time.time() * 1000) + 86_400_000, int(time.time() * 1000)
-    broker.answer(ORDERS, *_records(ORDERS, *range(100), at=range(tomorrow, tomorrow + 100)), end=1000)
-    broker.answer(PAYMENTS, *_records(PAYMENTS, *range(300), at=range(now, now + 300)), end=1000)
+    broker.answer(ORDERS, *records_at(ORDERS, *range(100), at=range(tomorrow, tomorrow + 100)), end=1000)
+    broker.answer(PAYMENTS, *records_at(PAYMENTS, *range(300), at=range(now, now + 300)), end=1000)
     found = _offsets(await _take(client, 4 * RECORDS_PER_TURN))
     assert len(found[ORDERS]) > RECORDS_PER_TURN
 
@@ -274,10 +186,10 @@ async def test_an_unreadable_record_loses_no_other(
     broker: Broker, client: RecordClient, first: TopicPartition, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An unsupported compression holds back its own partition; the records of all others are returned."""
-    broker.answer(first, *_records(first, 0), end=9)
+    broker.answer(first, *records_at(first, 0), end=9)
     for place in (first, ORDERS, PAYMENTS):
         broker.fetched.pop(place, None)
-        broker.answer(place, *_records(place, *range(5)), end=9, then_fails=place is PAYMENTS)
+        broker.answer(place, *records_at(place, *range(5)), end=9, then_fails=place is PAYMENTS)
     found = _offsets(await _take(client))
     assert list(range(5)) == found[ORDERS]
     assert broker.states[PAYMENTS].position == len(found.get(PAYMENTS, ()))
@@ -288,8 +200,8 @@ async def test_an_unreadable_record_loses_no_other_while_the_client_waits(broker
     """While waiting, one record is taken at a time, so an error can lose none that was taken with it."""
     taking = asyncio.create_task(client.getmany(timeout_ms=60_000, max_records=100))
     await asyncio.sleep(0.02)
-    broker.answer(ORDERS, *_records(ORDERS, *range(5)))
-    broker.answer(PAYMENTS, *_records(PAYMENTS, 0), then_fails=True)
+    broker.answer(ORDERS, *records_at(ORDERS, *range(5)))
+    broker.answer(PAYMENTS, *records_at(PAYMENTS, 0), then_fails=True)
     (waiter,) = broker.waiting
     waiter.set_result(None)
     assert list(range(5)) == _offsets(await taking)[ORDERS]
@@ -299,7 +211,7 @@ async def test_a_topic_without_permission_stops_no_other(broker: Broker, client:
     """Its error comes with each response, and its partition always is the furthest behind."""
     for start in range(0, 30, 10):
         broker.refuse(PAYMENTS)
-        broker.answer(ORDERS, *_records(ORDERS, *range(start, start + 10)), end=1000)
+        broker.answer(ORDERS, *records_at(ORDERS, *range(start, start + 10)), end=1000)
         assert {ORDERS: list(range(start, start + 10))} == _offsets(await _take(client, 10))
 
 
@@ -321,14 +233,14 @@ async def test_it_waits_while_there_are_only_errors(
     assert 2 <= errors <= 10
     assert 1 == len(caplog.records)
     monkeypatch.setattr(client, "_coordinator", SimpleNamespace(check_errors=lambda: None))
-    broker.answer(ORDERS, *_records(ORDERS, 0))
+    broker.answer(ORDERS, *records_at(ORDERS, 0))
     assert {ORDERS: [0]} == _offsets(await taking)
 
 
 async def test_records_that_kafka_deleted_are_not_passed_over_in_silence(broker: Broker, client: RecordClient) -> None:
     """Other partitions' records come first; then the consumer decides where to go on."""
     broker.lose(ORDERS, 7)
-    broker.answer(PAYMENTS, *_records(PAYMENTS, 0))
+    broker.answer(PAYMENTS, *records_at(PAYMENTS, 0))
     assert {PAYMENTS: [0]} == _offsets(await _take(client))
     assert {ORDERS: [107]} == _offsets(await _take(client))
     assert "out of range: [7]" in broker.calls
@@ -344,14 +256,14 @@ async def test_a_held_assignment_is_not_read(broker: Broker, client: RecordClien
     assert 2 == broker.paused
     client.start_at({ORDERS: 40, PAYMENTS: 50})
     assert (0, [40, 50]) == (broker.paused, [state.position for state in broker.states.values()])
-    broker.answer(ORDERS, *_records(ORDERS, 40))
+    broker.answer(ORDERS, *records_at(ORDERS, 40))
     assert {ORDERS: [40]} == _offsets(await taking)
 
 
 def test_partitions_are_merged_by_time_and_each_keeps_its_order() -> None:
     """An order and its payment in one batch are applied in the order in which they happened."""
-    orders = _records(ORDERS, 0, 1, 2, at=(10, 30, 20))
-    payments = _records(PAYMENTS, 0, 1, at=(15, 40))
+    orders = records_at(ORDERS, 0, 1, 2, at=(10, 30, 20))
+    payments = records_at(PAYMENTS, 0, 1, at=(15, 40))
     merged = merge_by_timestamp([*payments, *orders])
     assert [(10, 0), (15, 0), (30, 1), (20, 2), (40, 1)] == [(one.timestamp, one.offset) for one in merged]
     assert orders == merge_by_timestamp(orders)
@@ -365,14 +277,6 @@ async def _take(client: RecordClient, max_records: int = 100) -> dict[TopicParti
 
 def _offsets(found: dict[TopicPartition, list[Record]]) -> dict[TopicPartition, list[int]]:
     return {place: [record.offset for record in records] for place, records in found.items()}
-
-
-def _records(place: TopicPartition, *offsets: int, at: Iterable[int] = ()) -> list[Record]:
-    times = list(at) or [0] * len(offsets)
-    return [
-        ConsumerRecord(place.topic, place.partition, offset, time_, 0, None, b"{}", None, 0, 2, ())
-        for offset, time_ in zip(offsets, times, strict=True)
-    ]
 
 
 async def test_positions_leave_out_what_is_revoked_meanwhile(
@@ -406,5 +310,5 @@ async def test_records_taken_before_a_rebalance_are_returned(
         return taken
 
     monkeypatch.setattr(RecordClient, "_take", then_revoked)
-    broker.answer(ORDERS, *_records(ORDERS, 0))
+    broker.answer(ORDERS, *records_at(ORDERS, 0))
     assert {ORDERS: [0]} == _offsets(await _take(client))

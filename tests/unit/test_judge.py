@@ -1,113 +1,34 @@
 """The fold of a batch, given/when/then, without a database: verdicts, and the rows that would be written."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from domain.commands import (
-    AdjustStock,
-    CancelOrder,
-    CausedCommand,
-    CreateOrder,
-    CreateProduct,
-    ExpireCart,
-    ExpireOrder,
-    ForgetFact,
-    PayOrder,
-    RefundOrder,
-    Request,
-    UpdateCart,
-)
-from domain.due import DueHold, DueHolds
-from domain.model import Cause, Decision, Disposition, Operation, OrderStatus, Policy, Reason, ResolvedFact, State
+from domain.commands import AdjustStock, CancelOrder, CreateOrder, ForgetFact, PayOrder, RefundOrder
+from domain.model import Cause, Disposition, Operation, Reason, ResolvedFact
 from engine.dead_letters import build_dead_letter
-from engine.judge import Changes, judge, key_of
-from engine.tasks import (
-    CommandTask,
-    DeadLetterTask,
-    DeadlineTask,
-    EventTask,
-    ExpiryTask,
-    RequestTask,
-    Task,
-    TaskDisposition,
-    Verdict,
-    command_task,
-)
-from storage.answers import Answer
-from storage.dead_letters import DeadLetterReason, ParkedEvent, StoredRecord
+from engine.judge import Changes, key_of
+from engine.tasks import CommandTask, DeadLetterTask, DeadlineTask, EventTask, Verdict, command_task
+from storage.dead_letters import DeadLetterReason, ParkedEvent
 from storage.save import InboxRow
 from tests.unit.domain_cases import at
-
-APPLIED, DUPLICATE, REFUSED, PARKED, CONFLICT, DEAD_LETTERED = TaskDisposition
-NOW = at(500)
-POLICY = Policy(parked_event_ttl=timedelta(hours=7))
-
-
-def cause(event_id: str, minutes: float = 0) -> Cause:
-    """Return the cause of an event of the shop."""
-    return Cause("shop", event_id, at(minutes))
-
-
-def record(value: str) -> StoredRecord:
-    """Return the record that carried an event."""
-    return StoredRecord("a.topic", 3, 14, b"key", value.encode(), (), at(0))
-
-
-def event(
-    command: CreateOrder | PayOrder | CancelOrder | RefundOrder | UpdateCart | CreateProduct | AdjustStock,
-    digest: bytes = b"1",
-) -> EventTask:
-    """Return an event that means `command`."""
-    return EventTask(command, digest, record(command.cause.event_id), f"type-{command.cause.event_id}")
-
-
-def created(order_id: str, quantity: int = 1, minutes: float = 0, *, event_id: str | None = None) -> EventTask:
-    """Return an order of product `p`."""
-    return event(CreateOrder(cause(event_id or f"created-{order_id}", minutes), order_id, {"p": quantity}))
-
-
-def paid(order_id: str = "o") -> EventTask:
-    """Return an order's payment."""
-    return event(PayOrder(cause(f"paid-{order_id}", 1), order_id))
-
-
-def adjusted(quantity: int, digest: bytes = b"1", event_id: str = "add") -> EventTask:
-    """Return an addition to the stock of `p`."""
-    return event(AdjustStock(cause(event_id), "p", Operation.ADD, quantity), digest)
-
-
-class Fold:
-    """Batches that are decided one after another, on a shop with 10 units of `p`."""
-
-    def __init__(self) -> None:
-        self.state = State({}, {}, {})
-        self.known: dict[tuple[str, str], bytes] = {}
-        self.batch(event(CreateProduct(cause("new"), "p", 10, 0)))
-
-    def batch(self, *tasks: Task, due_before: datetime | None = None) -> Changes:
-        """Decide a batch."""
-        due = None if due_before is None else DueHolds(self.state, due_before, dict.fromkeys(self.state.products))
-        return judge(tasks, self.state, self.known, due, POLICY, NOW)
-
-    def stock(self) -> tuple[int, int]:
-        """Return (on hand, reserved) of `p`."""
-        product = self.state.products["p"]
-        return product.on_hand, product.reserved
-
-
-@pytest.fixture
-def fold() -> Fold:
-    """A shop with 10 units of `p`."""
-    return Fold()
-
-
-def dispositions(changes: Changes) -> list[TaskDisposition]:
-    """Return what became of each task."""
-    return [verdict.disposition for verdict in changes.verdicts]
-
-
-# --- identity -----------------------------------------------------------------------------------
+from tests.unit.judging import (
+    APPLIED,
+    CONFLICT,
+    DEAD_LETTERED,
+    DUPLICATE,
+    NOW,
+    PARKED,
+    REFUSED,
+    Fold,
+    adjusted,
+    cause,
+    created,
+    dispositions,
+    event,
+    paid,
+    record,
+)
 
 
 @pytest.mark.parametrize("batches", [1, 2], ids=["in one batch", "in a later batch"])
@@ -225,9 +146,6 @@ def test_a_duplicate_by_content_is_received(fold: Fold) -> None:
     assert Disposition.DUPLICATE is changes.inbox["shop", "again"].outcome
 
 
-# --- conflicts ----------------------------------------------------------------------------------
-
-
 def test_a_conflicting_event_is_dead_lettered_and_not_received(fold: Fold) -> None:
     """An order created again with other lines; its redrive is decided anew."""
     fold.batch(created("o"))
@@ -256,9 +174,6 @@ def test_a_conflicting_request_is_not_received(fold: Fold) -> None:
     verdict = Verdict(CONFLICT, DeadLetterReason.CONFLICT, message)
     assert Changes(verdicts=[verdict, verdict]) == fold.batch(request, request)
     assert ("shop", "other") not in fold.known
-
-
-# --- waiting facts ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -353,143 +268,6 @@ def test_a_dead_letter_is_stored_as_it_is(fold: Fold) -> None:
     changes = fold.batch(DeadLetterTask(dead_letter))
     verdict = Verdict(DEAD_LETTERED, DeadLetterReason.DECODE_ERROR, "not JSON")
     assert Changes(verdicts=[verdict], dead_letters=[dead_letter]) == changes
-
-
-# --- requests -----------------------------------------------------------------------------------
-
-
-def request(command: CausedCommand, digest: bytes = b"1") -> RequestTask:
-    """Return a request that is answered with what was decided and the stock that it left."""
-
-    def answer(decision: Decision, state: State) -> Answer:
-        product = state.products["p"]
-        return Answer(200, (), f"{decision.disposition}: {product.on_hand}, {product.reserved}".encode())
-
-    return RequestTask(command, digest, answer)
-
-
-ADD = AdjustStock(Cause("api", "add", at(0)), "p", Operation.ADD, 5)
-KEY = ("api", "add")
-ANSWER = Answer(200, (), b"applied: 15, 0")
-
-
-def test_a_request_is_answered_and_received(fold: Fold) -> None:
-    """The answer is made of the decision and the state after it, and stored beside the inbox row."""
-    changes = fold.batch(request(ADD, b"digest"))
-    assert [Verdict(APPLIED, answer=ANSWER)] == changes.verdicts
-    assert {KEY: ANSWER} == changes.answers
-    assert {KEY: InboxRow("add", "api", b"digest", Disposition.APPLIED, None)} == changes.inbox
-    assert b"digest" == fold.known[KEY]
-
-
-def test_a_request_is_decided_at_the_time_of_the_batch(fold: Fold) -> None:
-    """Whatever its own clock says."""
-    [entry] = fold.batch(request(ADD)).ledger
-    assert Cause("api", "add", NOW) == entry.cause
-
-
-def test_a_request_is_later_than_the_cart_that_it_finds(fold: Fold) -> None:
-    """A producer's clock may be a little ahead of the database's."""
-    fold.batch(event(UpdateCart(cause("cart", 500.5), "c", {"p": 1})))
-    fold.batch(request(UpdateCart(Cause("api", "cart", at(0)), "c", {"p": 2})))
-    assert at(500.5) + timedelta(microseconds=1) == fold.state.carts["c"].as_of
-
-
-def test_a_repeated_request_is_given_its_answer_again(fold: Fold) -> None:
-    """From this batch, or from the store; it is not made anew, because the stock has changed since."""
-    repeat = Verdict(DUPLICATE, answer=ANSWER)
-    changes = fold.batch(request(ADD), adjusted(1, event_id="other"), request(ADD))
-    assert [Verdict(APPLIED, answer=ANSWER), Verdict(APPLIED), repeat] == changes.verdicts
-    later = judge([request(ADD)], fold.state, fold.known, None, POLICY, NOW, {KEY: ANSWER})
-    assert Changes(verdicts=[repeat]) == later
-
-
-def test_a_repeat_whose_answer_is_gone_has_none(fold: Fold) -> None:
-    """Answers are kept for a shorter time than ids."""
-    fold.batch(request(ADD))
-    assert [Verdict(DUPLICATE)] == fold.batch(request(ADD)).verdicts
-
-
-def test_a_request_with_the_id_of_another_is_a_conflict(fold: Fold) -> None:
-    """It is not applied and gets no answer of the other."""
-    fold.batch(request(ADD))
-    message = "another event with this id and source was received before, with other content"
-    changes = fold.batch(request(ADD, b"2"))
-    assert Changes(verdicts=[Verdict(CONFLICT, DeadLetterReason.ID_REUSED, message)]) == changes
-
-
-def test_a_request_in_conflict_is_answered_and_not_received(fold: Fold) -> None:
-    """It may be sent again."""
-    fold.batch(created("o"))
-    changes = fold.batch(request(CreateOrder(Cause("api", "other", at(0)), "o", {"p": 2})))
-    message = "order o was created before with other lines"
-    verdict = Verdict(CONFLICT, None, message, Answer(200, (), b"conflict: 10, 1"))
-    assert Changes(verdicts=[verdict]) == changes
-    assert ("api", "other") not in fold.known
-
-
-def test_a_request_that_would_wait_is_a_bug(fold: Fold) -> None:
-    """`Request` refuses what does not exist; the command by itself would wait."""
-    with pytest.raises(AssertionError, match=r"^a request cannot wait for its order: its sender waits for the answer$"):
-        fold.batch(request(PayOrder(Cause("api", "paid", at(0)), "unheard-of")))
-    [verdict] = fold.batch(request(Request(PayOrder(Cause("api", "paid", at(0)), "unheard-of")))).verdicts
-    assert (REFUSED, Reason.UNKNOWN_ORDER) == (verdict.disposition, verdict.reason)
-
-
-# --- expiry -------------------------------------------------------------------------------------
-
-
-def test_an_expiry_is_counted_once(fold: Fold) -> None:
-    """The hold that expires counts; further attempts are duplicates and do not."""
-    fold.batch(created("o"))
-    expiry = ExpiryTask(ExpireOrder("o", at(60)))
-    changes = fold.batch(expiry, expiry, expiry)
-    assert [Verdict(APPLIED), Verdict(DUPLICATE), Verdict(DUPLICATE)] == changes.verdicts
-    assert (1, {"o"}, {}) == (changes.expired, changes.orders, changes.inbox)
-    assert OrderStatus.EXPIRED is fold.state.orders["o"].status
-
-
-def test_every_expiry_of_a_batch_is_counted(fold: Fold) -> None:
-    """Of orders and carts."""
-    fold.batch(created("o"), event(UpdateCart(cause("cart"), "c", {"p": 4})))
-    assert 2 == fold.batch(ExpiryTask(ExpireOrder("o", at(60))), ExpiryTask(ExpireCart("c", at(60)))).expired
-
-
-def test_due_holds_expire_in_favour_of_a_shortage(fold: Fold) -> None:
-    """They are counted, and what they publish comes before what the command does."""
-    fold.batch(created("a", 4), event(UpdateCart(cause("cart"), "c", {"p": 4})))
-    changes = fold.batch(created("new", 9), due_before=at(60))
-    assert [Verdict(APPLIED)] == changes.verdicts
-    assert (2, {"a", "new"}, {"c"}, {"p"}) == (changes.expired, changes.orders, changes.carts, changes.products)
-    assert ["expired", "expired", "reserved"] == [
-        row.type.rpartition(".")[2] for row in changes.outbox if row.topic == "inventory.reservations"
-    ]
-    assert ["RELEASE", "RELEASE", "RESERVE"] == [entry.type for entry in changes.ledger]
-    assert {"p"} == changes.short
-
-
-def test_without_a_shortage_due_holds_stand(fold: Fold) -> None:
-    """Nothing expires where there is enough for everybody."""
-    fold.batch(created("a", 4))
-    changes = fold.batch(created("new", 6), due_before=at(60))
-    assert (0, {"new"}) == (changes.expired, changes.orders)
-
-
-def test_a_shortage_is_named(fold: Fold) -> None:
-    """The products of which more was wanted than available; due holds on them are looked for."""
-    changes = fold.batch(created("o", 11), created("other", 3))
-    assert [REFUSED, APPLIED] == dispositions(changes)
-    assert {"p"} == changes.short
-    assert Reason.INSUFFICIENT_STOCK is changes.verdicts[0].reason
-
-
-def test_every_hold_that_a_batch_makes_is_named(fold: Fold) -> None:
-    """Of orders and carts with their deadlines, also one that ended within the batch."""
-    cart = event(UpdateCart(cause("cart", 2), "c", {"p": 1}))
-    emptied = event(UpdateCart(cause("emptied", 3), "d", {}))
-    changes = fold.batch(created("o"), paid(), created("rejected", 99), cart, emptied)
-    assert {DueHold(at(15), "order", "o"), DueHold(at(32), "cart", "c")} == changes.holds
-    assert ({"o", "rejected"}, {"c", "d"}) == (changes.orders, changes.carts)
 
 
 def test_the_fold_decides_each_task_on_what_those_before_left(fold: Fold) -> None:

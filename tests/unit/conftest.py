@@ -1,0 +1,11 @@
+"""What several of these tests start from."""
+
+import pytest
+
+from tests.unit.judging import Fold
+
+
+@pytest.fixture
+def fold() -> Fold:
+    """A shop with 10 units of `p`."""
+    return Fold()
